@@ -1,0 +1,21 @@
+"""resexp: run, measure and draw the experiments of the residual-network papers."""
+
+import difflib
+from collections.abc import Iterable
+
+__version__ = "0.1.0"
+
+
+class UserError(Exception):
+    """Bad input: one line that says what, where, which value and what to do. The command line exits with code 2."""
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """The end of an error message about an unknown word: the nearest right one, or all of them where none is near.
+
+    >>> did_you_mean("resnet65", ["plain56", "resnet56"])
+    'did you mean resnet56?'
+    """
+    choices = list(choices)
+    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    return f"did you mean {near[0]}?" if near else "choose from " + ", ".join(choices)

@@ -1,0 +1,418 @@
+"""All configuration: the dataclasses, and ``load(overrides) -> Config``. The only module that names hydra or omegaconf.
+
+Hydra composes the YAML files of ``conf/`` with the overrides of the command line; the result is converted once into
+dataclasses that check themselves. Everything behind this module sees plain Python objects.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from resexp import UserError, catalog, did_you_mean
+
+_PACKAGE = Path(__file__).resolve().parent
+# Beside the package in a checkout, inside it in an installed wheel.
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+GROUPS = ("model", "dataset", "protocol")
+SOURCE_KEYS = {  # what each data source reads; anything else set for it is a mistake
+    "digits": (),
+    "cifar10": ("root", "download"),
+    "cifar100": ("root", "download"),
+    "imagefolder": ("root", "image_size"),
+    "synthetic": ("image_size", "examples"),
+}
+
+
+def setting(default: Any = dataclasses.MISSING, *, doc: str, decides: bool = True) -> Any:
+    """A field with its explanation. ``decides=False``: it cannot change a run's result, and so not its name either."""
+    metadata = {"doc": doc, "decides": decides}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def check(ok: bool, key: str, value: object, rule: str) -> None:
+    """Raise UserError ``key=value: rule`` unless ``ok``."""
+    if not ok:
+        raise UserError(f"{key}={'null' if value is None else value}: {rule}")
+
+
+def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
+    check(value in choices, key, value, did_you_mean(value, choices))
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelConfig:
+    """The net."""
+
+    family: str = setting(doc="plain or resnet; model=plain56 sets family and depth")
+    depth: int = setting(doc="layers with weights: 6n+2 (CIFAR layout), 18 or 34 (ImageNet layout)")
+    layout: str = setting("auto", doc="cifar (3 stages), imagenet (4 stages), auto: by the depth")
+    width: int | None = setting(None, doc="channels of the first stage; null: the paper's, 16 or 64")
+    stem: str = setting("auto", doc="3x3, 7x7 (stride 2 and max pooling), auto: by layout and image size")
+    shortcut: str | None = setting(None, doc="A identity and zero padding, B projection where the shape changes, C always")
+
+    def __post_init__(self) -> None:
+        check_choice("family", self.family, catalog.FAMILIES)
+        check_choice("model.layout", self.layout, catalog.LAYOUTS)
+        check_choice("model.stem", self.stem, catalog.STEMS)
+        catalog.stages(self.depth, self.layout)
+        if self.layout == "auto":
+            self.layout = catalog.layout_of(self.depth)
+        if self.width is None:
+            self.width = catalog.BASE_WIDTH[self.layout]
+        check(self.width >= 1, "model.width", self.width, "must be at least 1")
+        if self.family == "plain":
+            rule = "a plain net has no shortcut; drop it, or take model=resnet"
+            check(self.shortcut is None, "model.shortcut", self.shortcut, f"{rule}{self.depth}")
+        else:
+            check_choice("model.shortcut", str(self.shortcut), catalog.SHORTCUTS)
+
+    @property
+    def name(self) -> str:
+        return f"{self.family}{self.depth}"
+
+
+@dataclass(kw_only=True, slots=True)
+class DatasetConfig:
+    """The data set."""
+
+    name: str = setting(doc="its name in tables and run folders")
+    source: str = setting(doc="digits, cifar10, cifar100, imagefolder, synthetic")
+    root: str | None = setting(None, doc="folder of the images; null: the variable RESEXP_DATA", decides=False)
+    download: bool = setting(False, doc="fetch and verify the official archive if it is missing", decides=False)
+    image_size: int | None = setting(None, doc="imagefolder: resize the short side, crop the centre; synthetic: side")
+    examples: int | None = setting(None, doc="synthetic: training images")
+    sweep_width: int | None = setting(None, doc="width of every net in a sweep that sets none", decides=False)
+
+    def __post_init__(self) -> None:
+        check_choice("dataset.source", self.source, list(SOURCE_KEYS))
+        for key, unset in (("root", None), ("download", False), ("image_size", None), ("examples", None)):
+            value = getattr(self, key)
+            rule = f"dataset={self.name} does not use it; drop it"
+            check(value == unset or key in SOURCE_KEYS[self.source], f"dataset.{key}", value, rule)
+        for key in ("image_size", "examples"):
+            value = getattr(self, key)
+            check(value is None or value >= 1, f"dataset.{key}", value, "must be at least 1")
+        check("/" not in self.name and bool(self.name), "dataset.name", self.name, "a plain word, please")
+
+
+@dataclass(kw_only=True, slots=True)
+class ProtocolConfig:
+    """Everything besides net and data that decides the number."""
+
+    name: str = setting(doc="its name in tables and run folders")
+    steps: int = setting(doc="optimiser updates of the whole run")
+    batch_size: int = setting(doc="images of one step")
+    val_size: int = setting(0, doc="images held out of the training set, never trained on")
+    lr: float = setting(doc="learning rate")
+    lr_drops: list[int] = setting([], doc="steps at which the rate is multiplied by lr_drop_factor, from step 0")
+    lr_drop_factor: float = setting(0.1, doc="factor of each drop")
+    momentum: float = setting(0.9, doc="SGD momentum")
+    weight_decay: float = setting(0.0, doc="L2 penalty on all parameters")
+    warmup_depth: int | None = setting(None, doc="nets of at least this depth warm up; null: none does")
+    warmup_lr: float = setting(0.01, doc="learning rate of the warm-up")
+    warmup_error: float = setting(80.0, doc="it ends when the mean error (%) of warmup_window batches is below this")
+    warmup_window: int = setting(100, doc="batches in that mean")
+    normalize: str = setting("pixel-mean", doc="pixel-mean: subtract the training images' mean at each pixel; none")
+    pad: int = setting(0, doc="zero pixels around the image before the random crop; 0: no crop")
+    flip: bool = setting(False, doc="mirror half of the images")
+    precision: str = setting("fp32", doc="fp32 or bf16 (autocast; weights stay fp32)")
+    eval_every: int = setting(doc="steps between evaluations on the validation and test images")
+    log_every: int = setting(doc="steps between lines of the training error, the mean since the line before")
+    save_seconds: float = setting(60.0, doc="seconds between checkpoints", decides=False)
+
+    def __post_init__(self) -> None:
+        def at_least(bound: float, *keys: str) -> None:
+            for key in keys:
+                check(getattr(self, key) >= bound, f"protocol.{key}", getattr(self, key), f"must be at least {bound}")
+
+        at_least(1, "steps", "eval_every", "log_every", "warmup_window")
+        at_least(2, "batch_size")  # batch norm has no variance of one image
+        at_least(0, "val_size", "momentum", "weight_decay", "pad", "save_seconds", "lr", "warmup_lr")
+        ordered = all(0 < a < b for a, b in zip([0.5, *self.lr_drops], self.lr_drops, strict=False))
+        check(ordered, "protocol.lr_drops", self.lr_drops, "must be growing steps of at least 1")
+        check_choice("protocol.normalize", self.normalize, ("pixel-mean", "none"))
+        check_choice("protocol.precision", self.precision, ("fp32", "bf16"))
+
+
+@dataclass(kw_only=True, slots=True)
+class Config:
+    """One run."""
+
+    model: ModelConfig
+    dataset: DatasetConfig
+    protocol: ProtocolConfig
+    seed: int = setting(0, doc="of initialisation, order and augmentation")
+    deterministic: bool = setting(False, doc="on a GPU: bit-identical repeats, slower", decides=False)
+    device: str = setting("auto", doc="auto, cpu, cuda, cuda:1, ...", decides=False)
+    threads: int | None = setting(None, doc="CPU threads; null: one for a tiny net, else all cores", decides=False)
+    workers: int | None = setting(None, doc="sweep: runs side by side; null: one a core, or one a GPU", decides=False)
+    activation_checkpointing: bool = setting(False, doc="less memory for one more forward pass", decides=False)
+    max_minutes: float | None = setting(None, doc="stop cleanly with a checkpoint after this time", decides=False)
+    output_dir: str = setting("outputs", doc="holds runs/ and figures/", decides=False)
+    tensorboard: bool = setting(True, doc="write TensorBoard events into the run folder", decides=False)
+
+    def __post_init__(self) -> None:
+        check(0 <= self.seed < 2**32, "seed", self.seed, "must be from 0 to 4294967295")
+        known = self.device in ("auto", "cpu", "cuda") or (
+            self.device.startswith("cuda:") and self.device[5:].isdecimal()
+        )
+        check(known, "device", self.device, "choose from auto, cpu, cuda, cuda:1, ...")
+        for key in ("threads", "workers"):
+            value = getattr(self, key)
+            check(value is None or value >= 1, key, value, "must be at least 1, or null")
+        check(self.max_minutes is None or self.max_minutes > 0, "max_minutes", self.max_minutes, "must be above 0")
+
+    @property
+    def run_name(self) -> str:
+        """``<net>-<dataset>-<protocol>-s<seed>-<hash>``, the hash over all that decides the result."""
+        text = json.dumps(identity(self), sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return f"{self.model.name}-{self.dataset.name}-{self.protocol.name}-s{self.seed}-{digest}"
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.output_dir) / "runs" / self.run_name
+
+
+@dataclass(kw_only=True, slots=True)
+class Claim:
+    """A statement that can come out true or false: ``at_least <= metric(net) - metric(minus) <= at_most``, in points."""
+
+    text: str
+    metric: str
+    net: str
+    minus: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("claim.metric", self.metric, ("train_error", "val_error", "test_error"))
+        bounded = self.at_least is not None or self.at_most is not None
+        check(bounded, "claim.text", self.text, "needs at_least or at_most")
+
+
+@dataclass(kw_only=True, slots=True)
+class Study:
+    """The runs behind one published figure or table, and its claims."""
+
+    name: str
+    title: str
+    sweep: list[str]
+    claims: list[Claim] = field(default_factory=list)
+
+
+def identity(settings: Any) -> dict[str, Any]:
+    """What decides the result, as nested plain values, without what has its default: a key added later changes nothing."""
+    result: dict[str, Any] = {}
+    for f in dataclasses.fields(settings):
+        value = getattr(settings, f.name)
+        if dataclasses.is_dataclass(value):
+            result[f.name] = identity(value)
+        elif f.metadata["decides"]:
+            default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+            if value != default:
+                result[f.name] = value
+    return result
+
+
+def load(overrides: Sequence[str] = (), config_dir: Path | None = None) -> Config:
+    """Compose and check the configuration of one run. Raises UserError."""
+    words = _parse(overrides)
+    for word in words:
+        if word.is_sweep_override():
+            raise UserError(f"{word.input_line}: one run takes one value; resexp sweep runs them all")
+    job = next(_jobs(words, both_families=False))
+    return _compose(job, config_dir)
+
+
+def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[tuple[list[str], Config]]:
+    """All runs of a sweep, each with its own overrides, composed and checked before the first starts. Raises UserError.
+
+    Runs that come out the same are kept once. Without ``model.width`` the data set's ``sweep_width`` is taken.
+    """
+    words = _parse(overrides)
+    width_given = any(_key(word) == "model.width" for word in words)
+    runs: dict[str, tuple[list[str], Config]] = {}
+    for job in _jobs(words, both_families=True):
+        cfg = _compose(job, config_dir)
+        if cfg.dataset.sweep_width and not width_given:
+            job.append(f"model.width={cfg.dataset.sweep_width}")
+            cfg = _compose(job, config_dir)
+        runs.setdefault(cfg.run_name, (job, cfg))
+    return list(runs.values())
+
+
+def load_study(name: str, overrides: Sequence[str] = (), config_dir: Path | None = None) -> tuple[Study, list[str]]:
+    """A study and the overrides of its sweep, in which the given ones take the place of its own. Raises UserError."""
+    folders = [*([config_dir / "study"] if config_dir else []), CONF / "study"]
+    path = next((folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").is_file()), None)
+    if path is None:
+        raise UserError(f"study {name}: no such study; {did_you_mean(name, names('study', config_dir))}")
+    with _one_line_errors(str(path)):
+        merged = OmegaConf.merge(OmegaConf.structured(Study), {"name": name}, OmegaConf.load(path))
+        study = cast(Study, OmegaConf.to_object(merged))
+    given = {_key(word) for word in _parse(overrides)}
+    net_words = {"model", "depth", "family"}
+    replaced = given | (net_words if given & net_words else set())
+    kept = [word for word in study.sweep if _key(_parse([word])[0]) not in replaced]
+    return study, [*kept, *overrides]
+
+
+def names(group: str, config_dir: Path | None = None) -> list[str]:
+    """The names of a group's files: ``names("dataset")``."""
+    folders = [CONF / group, *([config_dir / group] if config_dir else [])]
+    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+
+
+def read_yaml(name: str) -> Any:
+    """A YAML file of ``conf/`` as plain Python: ``read_yaml("published")``."""
+    return yaml.safe_load((CONF / f"{name}.yaml").read_text())
+
+
+def to_yaml(settings: Any) -> str:
+    return yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False)
+
+
+def describe_keys() -> Iterator[tuple[str, str]]:
+    """(key, explanation) of every setting, for the help text."""
+
+    def walk(cls: type, prefix: str) -> Iterator[tuple[str, str]]:
+        for f in dataclasses.fields(cls):
+            if dataclasses.is_dataclass(f.type):
+                yield from walk(cast(type, f.type), f"{f.name}.")
+            else:
+                yield prefix + f.name, f.metadata["doc"]
+
+    return walk(Config, "")
+
+
+def _key(word: Override) -> str:
+    return word.key_or_group
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    """Overrides in Hydra's grammar, with known keys only; the values are checked when the configuration is composed."""
+    keys = [*GROUPS, "depth", "family", *(key for key, _ in describe_keys())]
+    words = []
+    for text in overrides:
+        try:
+            word = OverridesParser.create().parse_override(text)
+        except (OverrideParseException, HydraException):
+            raise UserError(f"cannot read {text!r}: write key=value, as in model=plain56 seed=1") from None
+        if _key(word) not in keys:
+            raise UserError(f"{text}: no key {_key(word)}; {_near_key(_key(word), keys)}")
+        words.append(word)
+    return words
+
+
+def _near_key(key: str, keys: Sequence[str]) -> str:
+    # A bare "width" means model.width: compare with the last part as well.
+    for full in keys:
+        if full.rpartition(".")[2] == key:
+            return f"did you mean {full}?"
+    near = did_you_mean(key, keys)
+    return near if near.startswith("did you mean") else "resexp train --help lists the keys"
+
+
+def _jobs(words: Sequence[Override], both_families: bool) -> Iterator[list[str]]:
+    """The override lists of all runs, in the order of Hydra's own sweeps: the last list varies fastest."""
+    net_words = [word for word in words if _key(word) in ("model", "depth", "family", "model.depth", "model.family")]
+    nets = _nets(net_words, both_families)
+    factors: list[list[list[str]]] = []
+    for word in words:
+        if net_words and word is net_words[0]:
+            factors.append([[f"model={family}", f"model.depth={depth}"] for family, depth in nets])
+        elif word not in net_words:
+            factors.append([[text] for text in _values_as_overrides(word)])
+    if not net_words:
+        factors.insert(0, [[]])
+    for combination in itertools.product(*factors):
+        yield list(itertools.chain.from_iterable(combination))
+
+
+def _values_as_overrides(word: Override) -> list[str]:
+    if not word.is_sweep_override():
+        return [word.input_line or ""]
+    return [f"{word.get_key_element()}={value}" for value in word.sweep_string_iterator()]
+
+
+def _values(word: Override) -> list[str]:
+    if word.is_sweep_override():
+        return list(word.sweep_string_iterator())
+    return [str(word.value())]
+
+
+def _nets(words: Sequence[Override], both_families: bool) -> list[tuple[str, int]]:
+    """The nets that model=, depth= and family= name together."""
+    given: dict[str, list[str]] = {}
+    for word in words:
+        key = _key(word).removeprefix("model.")
+        if key in given:
+            raise UserError(f"{word.input_line}: {key} is given twice")
+        given[key] = _values(word)
+    if "model" in given:
+        for key in ("depth", "family"):
+            if key in given:
+                model = ",".join(given["model"])
+                raise UserError(f"model={model} {key}={','.join(given[key])}: model= names both; drop one of the two")
+        return [catalog.parse_name(name) for name in given["model"]]
+    families = given.get("family", list(catalog.FAMILIES) if both_families else ["resnet"])
+    for family in families:
+        check_choice("family", family, catalog.FAMILIES)
+    depths = given.get("depth", ["20"])
+    for depth in depths:
+        check(depth.isdecimal(), "depth", depth, "must be a whole number, as in depth=56")
+    return [(family, int(depth)) for depth in depths for family in families]
+
+
+def _compose(overrides: Sequence[str], config_dir: Path | None) -> Config:
+    texts = []
+    for word in OverridesParser.create().parse_overrides(list(overrides)):
+        group, text = _key(word), word.input_line or ""
+        if group in GROUPS and word.type == OverrideType.CHANGE:
+            value = str(word.value())
+            if value not in names(group, config_dir):
+                raise UserError(f"{group}={value}: no such {group}; {did_you_mean(value, names(group, config_dir))}")
+        elif group not in GROUPS and word.type == OverrideType.CHANGE:
+            text = f"++{text}"  # a key that this file leaves at its default is set all the same
+        texts.append(text)
+    if config_dir is not None:
+        if not config_dir.is_dir():
+            raise UserError(f"--config-dir {config_dir}: no such folder")
+        texts.append(f"hydra.searchpath=['file://{config_dir.resolve()}']")
+    with _one_line_errors(" ".join(overrides)):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = compose("config", texts)
+        merged = OmegaConf.merge(OmegaConf.structured(Config), composed)
+        return cast(Config, OmegaConf.to_object(merged))
+
+
+@contextlib.contextmanager
+def _one_line_errors(where: str) -> Iterator[None]:
+    """Turn what Hydra and OmegaConf raise into a UserError of one line."""
+    try:
+        yield
+    except ConfigKeyError as error:
+        keys = [key for key, _ in describe_keys()]
+        raise UserError(f"no key {error.full_key}; {_near_key(str(error.full_key), keys)}") from None
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise UserError(f"{key}{str(error.msg or error).splitlines()[0]}") from None
+    except (HydraException, yaml.YAMLError, TypeError) as error:
+        raise UserError(f"{where}: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,51 @@
+"""CIFAR-10 and CIFAR-100, from the official archive or from class folders of the same images."""
+
+from pathlib import Path
+
+import numpy as np
+
+from resexp import UserError
+from resexp.data.dataset import Dataset, canonical, relabel
+from resexp.data.imagefolder import Progress, load_imagefolder
+
+SIZES = (50_000, 10_000)  # training and test images of both data sets
+
+
+def load_cifar(name: str, root: Path, *, download: bool = False, progress: Progress | None = None) -> Dataset:
+    """Images (N, 3, 32, 32) of ``cifar10`` or ``cifar100``.
+
+    Looks for the class folders ``root/<name>/train`` first, then for the official archive (unpacked or not), which
+    torchvision verifies by its MD5 sums, and fetches it with ``download=True``.
+
+    :raises UserError: if neither is there, or if what is there is incomplete.
+    """
+    tree = root / name
+    dataset = load_imagefolder(tree, progress=progress) if (tree / "train").is_dir() else _official(name, root, download)
+    for part, images, expected in zip(("training", "test"), (dataset.train, dataset.test), SIZES, strict=True):
+        if len(images) != expected:
+            raise UserError(f"{name} in {root}: {len(images):,} {part} images of {expected:,}; unpack it again")
+    return dataset
+
+
+def _official(name: str, root: Path, download: bool) -> Dataset:
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+    folder, archive = root / source.base_folder, root / source.filename
+    if not download and not folder.is_dir() and not archive.is_file():
+        raise UserError(
+            f"{name}: found in {root} neither {name}/train/<class>/ nor {source.base_folder}/; unpack it there, "
+            "name its folder with dataset.root= or RESEXP_DATA, or fetch it with dataset.download=true"
+        )
+    try:
+        if archive.is_file() and not folder.is_dir():
+            download = True  # torchvision unpacks an archive that lies there, verified, without fetching it again
+        train, test = (source(str(root), train=train, download=download) for train in (True, False))
+    except (RuntimeError, OSError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{name}: {folder} is incomplete or damaged ({reason}); remove it and fetch it again") from None
+    parts = []
+    for part in (train, test):
+        labels, classes = relabel(part.targets, part.classes)
+        parts.append(canonical(np.asarray(part.data), labels))  # (N, 32, 32, 3)
+    return Dataset(train=parts[0], test=parts[1], classes=classes)

@@ -1,0 +1,89 @@
+"""What every source becomes: uint8 images and labels in an order that depends on nothing but the pixels."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images and labels of one part of a data set.
+
+    :param images: uint8 (N, C, H, W).
+    :param labels: int64 (N,).
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> "Images":
+        return Images(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training part, a test part, and a validation part where a protocol holds one out."""
+
+    train: Images
+    test: Images
+    classes: tuple[str, ...]
+    val: Images | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    def hold_out(self, count: int) -> "Dataset":
+        """Move the first ``count`` training images to the validation part; their order is a hash's, so a random one."""
+        if count == 0:
+            return self
+        if count >= len(self.train):
+            raise ValueError(f"cannot hold {count} of {len(self.train)} training images out")
+        images, labels = self.train.images, self.train.labels
+        return dataclasses.replace(
+            self, val=Images(images[:count], labels[:count]), train=Images(images[count:], labels[count:])
+        )
+
+    def to(self, device: torch.device) -> "Dataset":
+        val = self.val.to(device) if self.val else None
+        return dataclasses.replace(self, train=self.train.to(device), test=self.test.to(device), val=val)
+
+    def digest(self) -> str:
+        """A fingerprint of pixels and labels: a resumed run refuses another data set under the same name."""
+        sha = hashlib.sha256()
+        for part in (self.train, self.test):
+            sha.update(part.images.cpu().numpy().data)
+            sha.update(part.labels.cpu().numpy().data)
+        return sha.hexdigest()[:16]
+
+
+def canonical(images: np.ndarray, labels: np.ndarray) -> Images:
+    """Sort by a hash of the pixels: an archive and a folder tree of the same images then give the same run.
+
+    :param images: uint8 (N, H, W, C).
+    :param labels: integers (N,).
+    """
+    images = np.ascontiguousarray(images)
+    keys = [
+        (hashlib.blake2b(image.data, digest_size=16).digest(), int(label))
+        for image, label in zip(images, labels, strict=True)
+    ]
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    channels_first = np.ascontiguousarray(images[order].transpose(0, 3, 1, 2))
+    return Images(torch.from_numpy(channels_first), torch.from_numpy(np.asarray(labels, dtype=np.int64)[order]))
+
+
+def relabel(labels: Sequence[int], classes: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Number the classes by their sorted names, as class folders do."""
+    order = sorted(classes)
+    new = np.array([order.index(name) for name in classes])
+    return new[np.asarray(labels)], tuple(order)

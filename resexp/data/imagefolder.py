@@ -1,0 +1,132 @@
+"""Any ``train/`` and ``val/`` (or ``test/``) of class folders, decoded once and cached as uint8."""
+
+import hashlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from resexp import UserError
+from resexp.data.dataset import Dataset, Images, canonical
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+Progress = Callable[[str, int, int], None]  # (what, done, of): called now and then while a folder is decoded
+
+
+def cache_dir() -> Path:
+    """``RESEXP_CACHE``, else the user's cache folder."""
+    base = os.environ.get("RESEXP_CACHE")
+    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "resexp"
+
+
+def load_imagefolder(root: Path, *, image_size: int | None = None, progress: Progress | None = None) -> Dataset:
+    """Training images of ``root/train``, test images of ``root/val`` or ``root/test``; (N, 3, H, W) each.
+
+    :param image_size: resize the short side to this and crop the centre; None asks for images of one size.
+    :raises UserError: for a missing folder, a class without images or unknown in training, an unreadable image.
+    """
+    train = root / "train"
+    test = root / "val" if (root / "val").is_dir() else root / "test"
+    for folder, what in ((root, "no such folder"), (train, "no train/ in it"), (test, "no val/ or test/ in it")):
+        if not folder.is_dir():
+            raise UserError(f"data set {root}: {what}; it needs train/ and val/ (or test/) of class folders")
+    classes = tuple(sorted(folder.name for folder in train.iterdir() if folder.is_dir()))
+    if len(classes) < 2:
+        found = f"only the class {classes[0]}" if classes else "no class folder"
+        raise UserError(f"data set {train}: {found}; it needs a folder for each of at least two classes")
+    unknown = sorted({folder.name for folder in test.iterdir() if folder.is_dir()} - set(classes))
+    if unknown:
+        raise UserError(f"data set {test}: class {unknown[0]} is not in {train}; remove it, or add its training images")
+    parts = [_load_part(folder, classes, image_size, progress) for folder in (train, test)]
+    sizes = [part.images.shape[1:] for part in parts]
+    if sizes[0] != sizes[1]:
+        raise UserError(f"data set {root}: training images {tuple(sizes[0])}, test images {tuple(sizes[1])}; "
+                        "set dataset.image_size")  # fmt: skip
+    return Dataset(train=parts[0], test=parts[1], classes=classes)
+
+
+def _load_part(folder: Path, classes: tuple[str, ...], image_size: int | None, progress: Progress | None) -> Images:
+    files: list[tuple[str, int]] = []
+    fingerprint = hashlib.sha256(f"v1 {image_size}".encode())
+    for label, name in enumerate(classes):
+        found = 0
+        if (folder / name).is_dir():
+            for entry in sorted(os.scandir(folder / name), key=lambda entry: entry.name):
+                if Path(entry.name).suffix.lower() in SUFFIXES:
+                    status = entry.stat()
+                    fingerprint.update(f"{name}/{entry.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+                    files.append((entry.path, label))
+                    found += 1
+        if not found and folder.name == "train":
+            raise UserError(f"data set {folder / name}: no images; remove the folder, or unpack the data set again")
+    if not files:
+        raise UserError(f"data set {folder}: no images; unpack the data set again")
+    cache = cache_dir() / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.npz"
+    arrays = _read_cache(cache, fingerprint.hexdigest())
+    if arrays is None:
+        arrays = _decode(files, folder, image_size, progress)
+        _write_cache(cache, fingerprint.hexdigest(), *arrays)
+    return canonical(*arrays)
+
+
+def _read_cache(path: Path, fingerprint: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """The cached arrays, or None if they are missing, of other files, or damaged (numpy checks the archive's CRC)."""
+    try:
+        with np.load(path, allow_pickle=False) as cache:
+            if str(cache["fingerprint"]) != fingerprint:
+                return None
+            return cache["images"], cache["labels"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _write_cache(path: Path, fingerprint: str, images: np.ndarray, labels: np.ndarray) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+            np.savez(file, fingerprint=np.array(fingerprint), images=images, labels=labels)
+        Path(file.name).replace(path)
+    except OSError:
+        pass  # a cache is a convenience: without room for it, the next start decodes again
+
+
+def _decode(
+    files: list[tuple[str, int]], folder: Path, image_size: int | None, progress: Progress | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (N, H, W, 3) and labels (N,). Pillow decodes outside the interpreter's lock, so threads help."""
+    images: np.ndarray | None = None
+    with ThreadPoolExecutor() as pool:
+        decoded = pool.map(lambda file: _read_image(file[0], image_size), files, chunksize=64)
+        for index, image in enumerate(decoded):
+            if images is None:
+                images = np.empty((len(files), *image.shape), dtype=np.uint8)
+            if image.shape != images.shape[1:]:
+                here, first = ("x".join(map(str, shape[1::-1])) for shape in (image.shape, images.shape[1:]))
+                raise UserError(f"{files[index][0]}: {here} pixels, the images before it {first}; "
+                                "set dataset.image_size")  # fmt: skip
+            images[index] = image
+            if progress and ((index + 1) % 500 == 0 or index + 1 == len(files)):
+                progress(f"decoding {folder}", index + 1, len(files))
+    if images is None:
+        raise ValueError("no files to decode")
+    return images, np.array([label for _, label in files])
+
+
+def _read_image(path: str, image_size: int | None) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            image = image.convert("RGB")
+            if image_size is not None and image.size != (image_size, image_size):
+                scale = image_size / min(image.size)
+                wide, high = (max(image_size, round(scale * side)) for side in image.size)
+                image = image.resize((wide, high), Image.Resampling.BILINEAR)
+                left, top = (wide - image_size) // 2, (high - image_size) // 2
+                image = image.crop((left, top, left + image_size, top + image_size))
+            return np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: not a readable image ({error}); replace it or remove it") from None

@@ -1,0 +1,52 @@
+"""The variable under study: what joins a block's input to its output (He et al. 2015, Sec. 3.3 and Table 3).
+
+================  ===================================  ==========================================
+connection        where the shape stays                where the stage changes width and size
+================  ===================================  ==========================================
+None (plain)      nothing                              nothing
+A                 identity                             identity, subsampled and zero-padded
+B                 identity                             1x1 convolution, batch norm
+C                 1x1 convolution, batch norm          1x1 convolution, batch norm
+================  ===================================  ==========================================
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ZeroPad(nn.Module):
+    """Option A: every ``stride``-th pixel, with channels of zeros added behind. No parameters."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.extra = out_channels - in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, :, :: self.stride, :: self.stride]  # (N, C, H, W) -> (N, C, H/stride, W/stride)
+        return F.pad(x, (0, 0, 0, 0, 0, self.extra))  # -> (N, C + extra, H/stride, W/stride)
+
+
+def projection(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """Options B and C: a 1x1 convolution and batch norm. (N, C, H, W) -> (N, out_channels, H/stride, W/stride)."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+    )
+
+
+def make_shortcut(option: str | None, in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
+    """The shortcut of one block, or None for a plain block.
+
+    :param option: ``None`` (plain), ``"A"``, ``"B"`` or ``"C"``; raises ValueError for anything else.
+    """
+    same_shape = stride == 1 and in_channels == out_channels
+    match option:
+        case None:
+            return None
+        case "A":
+            return nn.Identity() if same_shape else ZeroPad(in_channels, out_channels, stride)
+        case "B":
+            return nn.Identity() if same_shape else projection(in_channels, out_channels, stride)
+        case "C":
+            return projection(in_channels, out_channels, stride)
+    raise ValueError(f"shortcut {option!r}: choose from None, 'A', 'B', 'C'")

@@ -1,0 +1,277 @@
+"""A run folder: what is written into it and how it is read back, in one file.
+
+``config.yaml``, ``env.json``, ``metrics.jsonl``, ``summary.json``, ``checkpoint.pt``, ``tb/``; DESIGN in the README.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from resexp import UserError
+
+METRICS, SUMMARY, CONFIG, ENV, CHECKPOINT = "metrics.jsonl", "summary.json", "config.yaml", "env.json", "checkpoint.pt"
+SPLITS = ("train", "val", "test")
+
+
+@contextlib.contextmanager
+def open_folder(run_dir: Path) -> Iterator[None]:
+    """Make the folder and hold it: a second process on the same run raises UserError. The kernel frees it on any death."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = (run_dir / ".lock").open("a+")
+    except OSError as error:
+        raise UserError(f"cannot write into {run_dir}: {error.strerror}; set output_dir= to a writable folder") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise UserError(f"{run_dir}: process {lock.read().strip()} is training this run; leaving it alone") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write all of it or nothing."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def write_env(run_dir: Path, *, step: int, device: str, threads: int) -> None:
+    """Where and how this run runs; a resumed run adds an entry to ``resumed`` instead of forgetting its first machine."""
+    here = {
+        "start": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["resexp", *sys.argv[1:]]),
+        "git_commit": _git_commit(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in ("torch", "torchvision", "numpy")},
+        },
+        "hardware": {"cpu": _cpu_name(), "cores": len(os.sched_getaffinity(0)), "device": device},
+        "threads": threads,
+        "world_size": 1,
+    }
+    path = run_dir / ENV
+    if step and path.is_file():
+        first = json.loads(path.read_text())
+        first.setdefault("resumed", []).append({"step": step, **here})
+        here = first
+    write_json(path, here)
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout this program runs from, with ``+`` behind it if files differ; None in a wheel."""
+    checkout = Path(__file__).resolve().parent.parent
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        commit, changes = (
+            subprocess.run(["git", *words], cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if changes else "")
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+class MetricsLog:
+    """Appends to ``metrics.jsonl`` and to TensorBoard's events.
+
+    :param size: bytes of the log that belong to the resumed checkpoint; what a killed run wrote past them is cut off.
+    :param step: the step at which this process starts; TensorBoard hides what an earlier one wrote past it.
+    """
+
+    def __init__(self, run_dir: Path, *, size: int, step: int, tensorboard: bool) -> None:
+        path = run_dir / METRICS
+        path.touch()
+        if path.stat().st_size < size:
+            raise UserError(f"{path}: shorter than its checkpoint says; remove {run_dir} to start the run again")
+        os.truncate(path, size)
+        self.file = path.open("a")
+        self.events = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.events = SummaryWriter(str(run_dir / "tb"), purge_step=step + 1 if step else None)
+
+    def write(
+        self, *, step: int, epoch: float, split: str, loss: float, error: float, lr: float, images_per_s: float
+    ) -> None:
+        """One line. ``split`` is train, val or test; ``error`` in percent; ``lr`` that of the last update."""
+        values = {"loss": loss, "error": error, "lr": lr, "images_per_s": round(images_per_s, 1)}
+        self.file.write(json.dumps({"step": step, "epoch": round(epoch, 4), "split": split, **values}) + "\n")
+        self.file.flush()
+        if self.events:
+            for name, value in values.items():
+                self.events.add_scalar(f"{name}/{split}", value, step)
+
+    def size(self) -> int:
+        """Bytes written so far, on the disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        return self.file.tell()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk has been reported by the write that met it
+            self.file.close()
+        if self.events:
+            self.events.close()
+
+
+class ProgressLine:
+    """Live progress on a terminal, a plain line every ten seconds elsewhere; both on stderr."""
+
+    PLAIN_SECONDS = 10.0
+    LIVE_SECONDS = 0.5
+
+    def __init__(self, *, step: int, steps: int) -> None:
+        self.console = Console(stderr=True)
+        self.first, self.steps = step, steps
+        self.started = self.shown = time.monotonic()
+        self.live: Progress | None = None
+        if self.console.is_terminal:
+            columns = (
+                BarColumn(bar_width=20),
+                TextColumn("step {task.completed}/{task.total}  {task.fields[text]}"),
+                TimeRemainingColumn(elapsed_when_finished=True),
+            )
+            self.live = Progress(*columns, console=self.console, transient=True)
+            self.task = self.live.add_task("", total=steps, completed=step, text="")
+            self.live.start()
+
+    def due(self) -> bool:
+        """Whether it is time to show more: asked at every step, so that a net of 40 s a step still reports."""
+        return time.monotonic() - self.shown >= (self.LIVE_SECONDS if self.live else self.PLAIN_SECONDS)
+
+    def show(self, step: int, *, loss: float, train_error: float, test_error: float | None, rate: float) -> None:
+        """:param rate: images/s."""
+        self.shown = time.monotonic()
+        test = f"{test_error:.2f}%" if test_error is not None else "-"
+        text = f"loss {loss:.3f}  train {train_error:.2f}%  test {test}  {rate:,.0f} images/s"
+        if self.live:
+            self.live.update(self.task, completed=step, text=text)
+        else:
+            left = (self.shown - self.started) / max(1, step - self.first) * (self.steps - step)
+            self.note(f"step {step}/{self.steps}  {text}  {duration(left)} left")
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        if self.live:
+            self.live.stop()
+
+
+def print_progress(what: str, done: int, total: int) -> None:
+    """Progress of reading data: one changing line on a terminal, a line every tenth elsewhere; on stderr."""
+    if sys.stderr.isatty():
+        print(f"\r{what}: {done:,} of {total:,}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+    elif done == total or done * 10 // total > (done - 500) * 10 // total:
+        print(f"{what}: {done:,} of {total:,}", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """``duration(4000)`` -> ``"1 h 07 min"``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read."""
+
+    path: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return yaml.safe_load((self.path / CONFIG).read_text())
+
+    @cached_property
+    def env(self) -> dict[str, Any]:
+        return json.loads((self.path / ENV).read_text())
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Empty for a run that was killed or is still running."""
+        path = self.path / SUMMARY
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """All complete lines; a line that a kill cut short is not one."""
+        path = self.path / METRICS
+        records = []
+        for line in path.read_text().splitlines() if path.is_file() else []:
+            with contextlib.suppress(json.JSONDecodeError):
+                records.append(json.loads(line))
+        return records
+
+    def curve(self, split: str, key: str = "error") -> tuple[list[int], list[float]]:
+        """(steps, values) of one split: ``train``, ``val`` or ``test``."""
+        records = [record for record in self.metrics if record["split"] == split]
+        return [record["step"] for record in records], [record[key] for record in records]
+
+    @property
+    def net(self) -> str:
+        return f"{self.config['model']['family']}{self.config['model']['depth']}"
+
+    @property
+    def status(self) -> str:
+        """``finished``, ``interrupted``, ``diverged``, ``failed``; ``partial`` without a summary; ``new`` without a log."""
+        if self.summary:
+            return self.summary["status"]
+        return "partial" if (self.path / CHECKPOINT).is_file() else "new"
+
+    @property
+    def step(self) -> int:
+        return self.summary.get("step") or max((record["step"] for record in self.metrics), default=0)
+
+    @property
+    def images_per_s(self) -> float | None:
+        """Training speed: the summary's, or the last line's of a run that has none yet."""
+        if "images_per_s" in self.summary:
+            return self.summary["images_per_s"]
+        rates = self.curve("train", "images_per_s")[1]
+        return rates[-1] if rates else None
+
+
+def read_run(path: Path) -> Run:
+    """Raises UserError if ``path`` is no run folder."""
+    if not (path / CONFIG).is_file():
+        raise UserError(f"{path}: not a run folder (it has no {CONFIG})")
+    return Run(path)
+
+
+def find_runs(root: Path) -> list[Run]:
+    """All run folders directly below ``root``, by name."""
+    return [Run(path.parent) for path in sorted(root.glob(f"*/{CONFIG}"))]

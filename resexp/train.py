@@ -1,0 +1,446 @@
+"""Train one net: ``train``, ``train_step``, ``evaluate``. One linear loop; everything it needs is built in plain sight."""
+
+import contextlib
+import math
+import os
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resexp import UserError, checkpoint, runlog
+from resexp.config import Config, identity, to_yaml
+from resexp.data import Dataset, Images, build_data
+from resexp.data.augment import augment, normalize, pixel_mean
+from resexp.data.loader import Loader
+from resexp.models import ResNet, build_model, count_macs, count_parameters
+from resexp.optim import Schedule, build_optimizer
+
+EVAL_BATCH = 1000
+TINY_STEP_MACS = 1e9  # below this many multiply-adds in a forward pass, a second thread costs more than it brings
+LOSS, WRONG, SEEN, FINITE = range(4)  # columns of the counters: sums over images, and batches with a finite loss
+WINDOW, EPOCH = range(2)  # their rows: since the last train line of the log, since the last start of an epoch
+
+
+@dataclass
+class State:
+    """All that changes while a net trains, and so all that a checkpoint holds."""
+
+    net: ResNet
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    loader: Loader
+    augmentation: torch.Generator
+    counters: Tensor  # float64 (2, 4), on the device
+    last_epoch: Tensor  # float64 (4,): the counters of the last full epoch
+    step: int = 0
+    results: dict[str, float] = field(default_factory=dict)  # the last evaluation, and the best on validation images
+    seconds: float = 0.0
+    train_seconds: float = 0.0  # without evaluations and checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "loader": self.loader.state_dict(),
+            "augmentation": self.augmentation.get_state(),
+            "counters": self.counters,
+            "last_epoch": self.last_epoch,
+            "step": self.step,
+            "results": self.results,
+            "seconds": self.seconds,
+            "train_seconds": self.train_seconds,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self.net.load_state_dict(saved["net"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.schedule.load_state_dict(saved["schedule"])
+        self.loader.load_state_dict(saved["loader"])
+        self.augmentation.set_state(saved["augmentation"].cpu())
+        self.counters.copy_(saved["counters"])
+        self.last_epoch.copy_(saved["last_epoch"])
+        self.step, self.results = saved["step"], dict(saved["results"])
+        self.seconds, self.train_seconds = saved["seconds"], saved["train_seconds"]
+
+
+def train(cfg: Config, run_dir: Path) -> dict[str, Any]:
+    """Train one run from its checkpoint, or from the start, and return its summary.
+
+    Ends early, with a checkpoint, on SIGINT, SIGTERM or after ``max_minutes``: status ``interrupted``. A loss that is
+    not finite ends it with status ``diverged`` and leaves the last good checkpoint as it is.
+
+    :raises UserError: for bad data, a folder that cannot be written, or a checkpoint that does not fit.
+    """
+    with runlog.open_folder(run_dir), stop_signals() as stop:
+        try:
+            return _train(cfg, run_dir, stop)
+        except OSError as error:
+            kept = " (the last checkpoint is intact)" if (run_dir / runlog.CHECKPOINT).is_file() else ""
+            raise UserError(f"cannot write into {run_dir}: {error.strerror or error}; make room and repeat{kept}") from error
+
+
+def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
+    started = time.monotonic()
+    deadline = started + cfg.max_minutes * 60 if cfg.max_minutes else math.inf
+    p = cfg.protocol
+    device = set_up_device(cfg.device, deterministic=cfg.deterministic)
+    saved = load_checkpoint(cfg, run_dir / runlog.CHECKPOINT, device)
+    data = load_data(cfg).to(device)
+    digest = data.digest()
+    if saved and saved["data"] != digest:
+        raise UserError(f"{run_dir}: {cfg.dataset.name} has other images than when this run started; "
+                        "set another dataset.name or output_dir")  # fmt: skip
+    mean = pixel_mean(data.train.images) if p.normalize == "pixel-mean" else None
+
+    state = build_state(cfg, data, device)
+    params, macs = count_parameters(state.net), count_macs(state.net, data.image_shape)
+    threads = cfg.threads or (saved["threads"] if saved else choose_threads(macs * p.batch_size))
+    torch.set_num_threads(threads)
+    if saved:
+        state.load_state_dict(saved)
+    earlier_seconds = state.seconds
+
+    (run_dir / runlog.SUMMARY).unlink(missing_ok=True)  # it is written last, when this process ends
+    (run_dir / runlog.CONFIG).write_text(to_yaml(cfg))
+    runlog.write_env(run_dir, step=state.step, device=device_name(device), threads=threads)
+    log = runlog.MetricsLog(
+        run_dir, size=saved["log_size"] if saved else 0, step=state.step, tensorboard=cfg.tensorboard
+    )
+    progress = runlog.ProgressLine(step=state.step, steps=p.steps)
+    progress.note(str(run_dir))
+    progress.note(f"{cfg.model.name}, width {cfg.model.width}: {params:,} parameters, {macs / 1e6:,.2f} M multiply-adds; "
+                  f"{device_name(device)}, {threads} thread{'s' * (threads > 1)}, {p.precision}")  # fmt: skip
+    progress.note(f"{cfg.dataset.name}: {len(data.train):,} training, {len(data.val or []):,} validation, "
+                  f"{len(data.test):,} test images; protocol {p.name}: {p.steps:,} steps of {p.batch_size}")  # fmt: skip
+    progress.note(f"resuming at step {state.step} of {p.steps}" if saved else f"starting at step 0 of {p.steps}")
+
+    diverged_at: int | None = None
+    last_save = time.monotonic()
+    watch = Stopwatch(device)
+    watch.start()
+    try:
+        while state.step < p.steps:
+            lr = state.schedule.lr(state.step)
+            indices = state.loader.next_batch()
+            images = augment(data.train.images[indices], pad=p.pad, flip=p.flip, generator=state.augmentation)
+            inputs, labels = normalize(images, mean), data.train.labels[indices]
+            batch = train_step(state.net, state.optimizer, inputs, labels, lr=lr, precision=p.precision)
+            state.counters += batch
+            state.step += 1
+            watch.images += p.batch_size
+            if state.schedule.warming_up:  # the one place where a step waits for the device: some hundred steps
+                state.schedule.observe(state.step, 100 * float(batch[WRONG]) / p.batch_size)
+            if state.step * p.batch_size // len(data.train) > (state.step - 1) * p.batch_size // len(data.train):
+                state.last_epoch.copy_(state.counters[EPOCH])
+                state.counters[EPOCH].zero_()
+
+            last = state.step == p.steps
+            stopping = stop.signal is not None or time.monotonic() > deadline
+            log_due = last or state.step % p.log_every == 0
+            eval_due = last or state.step % p.eval_every == 0
+            save_due = last or stopping or time.monotonic() - last_save > p.save_seconds
+            if not (log_due or eval_due or save_due or progress.due()):
+                continue
+
+            watch.stop()
+            window = state.counters[WINDOW].tolist()
+            batches = round(window[SEEN] / p.batch_size)
+            if batches > window[FINITE]:
+                diverged_at = state.step - batches + int(window[FINITE]) + 1
+                break
+            epoch = state.step * p.batch_size / len(data.train)
+            if batches:
+                loss, error = window[LOSS] / window[SEEN], 100 * window[WRONG] / window[SEEN]
+            if last or progress.due():
+                progress.show(state.step, loss=loss, train_error=error, rate=watch.rate(),
+                              test_error=state.results.get("test_error"))  # fmt: skip
+            if log_due:
+                log.write(step=state.step, epoch=epoch, split="train", loss=loss, error=error, lr=lr,
+                          images_per_s=watch.rate())  # fmt: skip
+                state.counters[WINDOW].zero_()
+                watch.next_lap()
+            if eval_due:
+                evaluate_parts(state, data, mean, p.precision, log, epoch=epoch, lr=lr)
+            if save_due:
+                if not all(bool(weight.isfinite().all()) for weight in state.net.parameters()):
+                    diverged_at = state.step
+                    break
+                state.seconds = earlier_seconds + time.monotonic() - started
+                extra = {"identity": identity(cfg), "data": digest, "threads": threads, "log_size": log.size()}
+                checkpoint.save(run_dir / runlog.CHECKPOINT, {**state.state_dict(), **extra})
+                last_save = time.monotonic()
+            if stopping:
+                break
+            state.train_seconds += watch.take()
+            watch.start()
+    finally:
+        progress.close()
+        log.close()
+
+    state.seconds = earlier_seconds + time.monotonic() - started
+    state.train_seconds += watch.take()
+    status = "diverged" if diverged_at else "finished" if state.step == p.steps else "interrupted"
+    counts = state.last_epoch if state.last_epoch[SEEN] else state.counters[EPOCH]
+    summary = {
+        "status": status,
+        "step": diverged_at or state.step,
+        "train_error": 100 * float(counts[WRONG] / counts[SEEN]) if counts[SEEN] and not diverged_at else None,
+        **{key: state.results.get(key) for key in RESULTS},
+        "warmup_ended_at": state.schedule.warmup_ended_at,
+        "params": params,
+        "macs": macs,
+        "seconds": state.seconds,
+        "images_per_s": state.step * p.batch_size / state.train_seconds if state.train_seconds else None,
+        "peak_memory_bytes": peak_memory(device),
+        "signal": stop.signal,
+    }
+    runlog.write_json(run_dir / runlog.SUMMARY, summary)
+    return summary
+
+
+RESULTS = ("test_error", "val_error", "best_val_step", "best_val_error", "best_val_test_error")
+
+
+def train_step(
+    net: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, labels: Tensor, *, lr: float, precision: str
+) -> Tensor:
+    """One update: forward, backward, step. Nothing in it waits for the device.
+
+    :param inputs: float32 (N, C, H, W).
+    :param labels: int64 (N,).
+    :return: float64 (4,) on the device: loss and errors summed over the batch, N, and 1 if the loss is finite.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    with autocast(inputs.device, precision):
+        logits = net(inputs)
+    loss = F.cross_entropy(logits.float(), labels)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        wrong = (logits.argmax(dim=1) != labels).sum()
+        count = torch.full((), len(labels), dtype=torch.float64, device=labels.device)
+        return torch.stack([loss.double() * count, wrong.double(), count, loss.isfinite().double()])
+
+
+@torch.inference_mode()
+def evaluate(net: nn.Module, part: Images, mean: Tensor | None, *, precision: str) -> tuple[float, float]:
+    """Mean loss and error (percent) over all images of ``part``, single view, in evaluation mode."""
+    net.eval()
+    totals = torch.zeros(2, dtype=torch.float64, device=part.labels.device)
+    for images, labels in zip(part.images.split(EVAL_BATCH), part.labels.split(EVAL_BATCH), strict=True):
+        with autocast(images.device, precision):
+            logits = net(normalize(images, mean)).float()
+        wrong = (logits.argmax(dim=1) != labels).sum()
+        totals += torch.stack([F.cross_entropy(logits, labels, reduction="sum").double(), wrong.double()])
+    net.train()
+    loss, wrong_count = totals.tolist()
+    return loss / len(part), 100 * wrong_count / len(part)
+
+
+def evaluate_parts(
+    state: State, data: Dataset, mean: Tensor | None, precision: str, log: runlog.MetricsLog, *, epoch: float, lr: float
+) -> None:
+    """Evaluate on the validation and test images, log both, and keep the step that the validation images prefer."""
+    for split, part in (("val", data.val), ("test", data.test)):
+        if part is None:
+            continue
+        began = time.monotonic()
+        loss, error = evaluate(state.net, part, mean, precision=precision)
+        rate = len(part) / (time.monotonic() - began)
+        log.write(step=state.step, epoch=epoch, split=split, loss=loss, error=error, lr=lr, images_per_s=rate)
+        state.results[f"{split}_error"] = error
+    now = state.results
+    if data.val and now["val_error"] < now.get("best_val_error", math.inf):
+        now |= {
+            "best_val_step": state.step,
+            "best_val_error": now["val_error"],
+            "best_val_test_error": now["test_error"],
+        }
+
+
+def load_data(cfg: Config) -> Dataset:
+    """The configured data set with the protocol's validation images held out. Raises UserError."""
+    d = cfg.dataset
+    data = build_data(
+        source=d.source,
+        root=d.root,
+        download=d.download,
+        image_size=d.image_size,
+        examples=d.examples,
+        progress=runlog.print_progress,
+    )
+    size, held_out = len(data.train), cfg.protocol.val_size
+    if held_out >= size:
+        raise UserError(f"protocol.val_size={held_out}: {d.name} has only {size:,} training images; hold out fewer")
+    return data.hold_out(held_out)
+
+
+def build_state(cfg: Config, data: Dataset, device: torch.device) -> State:
+    """A net with fresh weights, and all that trains it, at step 0."""
+    p = cfg.protocol
+    net = build_model(
+        family=cfg.model.family,
+        depth=cfg.model.depth,
+        width=cfg.model.width,
+        layout=cfg.model.layout,
+        stem=cfg.model.stem,
+        shortcut=cfg.model.shortcut,
+        image_shape=data.image_shape,
+        classes=len(data.classes),
+        seed=cfg.seed,
+        activation_checkpointing=cfg.activation_checkpointing,
+    ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return State(
+        net=net,
+        optimizer=build_optimizer(net.parameters(), lr=p.lr, momentum=p.momentum, weight_decay=p.weight_decay),
+        schedule=Schedule(
+            base_lr=p.lr,
+            drops=p.lr_drops,
+            drop_factor=p.lr_drop_factor,
+            warmup=p.warmup_depth is not None and cfg.model.depth >= p.warmup_depth,
+            warmup_lr=p.warmup_lr,
+            warmup_error=p.warmup_error,
+            warmup_window=p.warmup_window,
+        ),
+        loader=Loader(len(data.train), p.batch_size, seeded_generator(cfg.seed, stream=1, device=device)),
+        augmentation=seeded_generator(cfg.seed, stream=2, device=device),
+        counters=torch.zeros(2, 4, dtype=torch.float64, device=device),
+        last_epoch=torch.zeros(4, dtype=torch.float64, device=device),
+    )
+
+
+def load_checkpoint(cfg: Config, path: Path, device: torch.device) -> dict[str, Any] | None:
+    """The checkpoint at ``path`` if there is one. Raises UserError if it is damaged or of another configuration."""
+    if not path.is_file():
+        return None
+    saved = checkpoint.load(path, device)
+    theirs, ours = _flat(saved.get("identity", {})), _flat(identity(cfg))
+    for key in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(key) != ours.get(key):
+            raise UserError(
+                f"{path}: of another configuration ({key} is {theirs.get(key, 'the default')} there, "
+                f"{ours.get(key, 'the default')} here); remove it to start the run again"
+            )
+    return saved
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def seeded_generator(seed: int, *, stream: int, device: torch.device) -> torch.Generator:
+    """Independent generators for the order (1) and the augmentation (2); 0 is the initialisation's."""
+    return torch.Generator(device).manual_seed(seed + (stream << 32))
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """bf16 where a layer gains by it; weights, optimiser and batch norm's statistics stay fp32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def set_up_device(name: str, *, deterministic: bool) -> torch.device:
+    """The device; on a GPU fp32 means fp32, not the tensor cores' TF32. Raises UserError if there is no such GPU."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device={name}: this machine has {torch.cuda.device_count()} GPUs; take device=cpu or auto")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def choose_threads(step_macs: float) -> int:
+    """CPU threads by a fixed rule, never by a timing: another number of threads gives other last bits."""
+    return 1 if step_macs < TINY_STEP_MACS else len(os.sched_getaffinity(0))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU's allocator, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class Stopwatch:
+    """Time spent training; it waits for the device before it stops."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.images = 0
+        self.lap = 0.0
+        self.untaken = 0.0
+        self.began = 0.0
+
+    def start(self) -> None:
+        self.began = time.perf_counter()
+
+    def stop(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        passed = time.perf_counter() - self.began
+        self.lap += passed
+        self.untaken += passed
+
+    def rate(self) -> float:
+        """Images/s of this lap."""
+        return self.images / self.lap
+
+    def next_lap(self) -> None:
+        self.images, self.lap = 0, 0.0
+
+    def take(self) -> float:
+        """Seconds since the last call."""
+        taken, self.untaken = self.untaken, 0.0
+        return taken
+
+
+@dataclass
+class StopSignal:
+    """Which signal asked this process to stop, if one did."""
+
+    signal: int | None = None
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[StopSignal]:
+    """Turn the first SIGINT or SIGTERM into a wish to stop after this step; a second one ends the process at once."""
+    stop = StopSignal()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in signals}
+
+    def wish(number: int, _frame: FrameType | None) -> None:
+        stop.signal = number
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in signals:
+        signal.signal(number, wish)
+    try:
+        yield stop
+    finally:
+        restore()
