@@ -67,7 +67,7 @@ def parse_name(name: str) -> tuple[str, int]:
 
 
 def layout_of(depth: int) -> str:
-    """The layout that a name with this depth means: 18 and 34 (and 50, 101, 152) are ImageNet nets, all others CIFAR."""
+    """The layout that a name of this depth means: 18 and 34 (50, 101, 152 too) are ImageNet nets, all others CIFAR."""
     return "imagenet" if depth in IMAGENET_STAGES or BOTTLENECK_DEPTHS.get(depth) == "imagenet" else "cifar"
 
 

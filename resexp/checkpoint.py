@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from resexp import UserError
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` beside ``path``, force it to the disk, and move it into place: ``path`` is old or new, never half.
+    """Write ``state`` beside ``path``, force it to the disk, move it into place: ``path`` is old or new, never half.
 
     :raises OSError: if the disk is full, say; the previous file is then still there.
     """
@@ -46,6 +47,6 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
         if damaged is not None:
             raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
         return torch.load(path, map_location=device, weights_only=True)
-    except (zipfile.BadZipFile, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.zlib.error) as error:
+    except (zipfile.BadZipFile, EOFError, RuntimeError, pickle.UnpicklingError, zlib.error) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: truncated or damaged ({reason}); remove it to start the run again") from None

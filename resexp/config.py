@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,9 @@ class ModelConfig:
     layout: str = setting("auto", doc="cifar (3 stages), imagenet (4 stages), auto: by the depth")
     width: int | None = setting(None, doc="channels of the first stage; null: the paper's, 16 or 64")
     stem: str = setting("auto", doc="3x3, 7x7 (stride 2 and max pooling), auto: by layout and image size")
-    shortcut: str | None = setting(None, doc="A identity and zero padding, B projection where the shape changes, C always")
+    shortcut: str | None = setting(
+        None, doc="A: identity, zero-padded; B: projection where the shape changes; C: always"
+    )
 
     def __post_init__(self) -> None:
         check_choice("family", self.family, catalog.FAMILIES)
@@ -192,7 +195,7 @@ class Config:
 
 @dataclass(kw_only=True, slots=True)
 class Claim:
-    """A statement that can come out true or false: ``at_least <= metric(net) - metric(minus) <= at_most``, in points."""
+    """A statement that can be false: ``at_least <= metric(net) - metric(minus) <= at_most``, in points."""
 
     text: str
     metric: str
@@ -218,7 +221,7 @@ class Study:
 
 
 def identity(settings: Any) -> dict[str, Any]:
-    """What decides the result, as nested plain values, without what has its default: a key added later changes nothing."""
+    """What decides the result, nested, without what has its default: a key added later changes no run's name."""
     result: dict[str, Any] = {}
     for f in dataclasses.fields(settings):
         value = getattr(settings, f.name)
@@ -274,6 +277,12 @@ def load_study(name: str, overrides: Sequence[str] = (), config_dir: Path | None
     return study, [*kept, *overrides]
 
 
+def load_file(path: Path) -> Config:
+    """The configuration that a run folder keeps. Raises UserError if it is none, or of another version."""
+    with _one_line_errors(str(path)):
+        return cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))))
+
+
 def names(group: str, config_dir: Path | None = None) -> list[str]:
     """The names of a group's files: ``names("dataset")``."""
     folders = [CONF / group, *([config_dir / group] if config_dir else [])]
@@ -287,6 +296,27 @@ def read_yaml(name: str) -> Any:
 
 def to_yaml(settings: Any) -> str:
     return yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False)
+
+
+def flatten(settings: Any) -> dict[str, Any]:
+    """Nested settings as one level: ``{"seed": 0, "model.width": 16, ...}``."""
+    flat: dict[str, Any] = {}
+    for f in dataclasses.fields(settings):
+        value = getattr(settings, f.name)
+        if dataclasses.is_dataclass(value):
+            flat |= {f"{f.name}.{key}": inner for key, inner in flatten(value).items()}
+        else:
+            flat[f.name] = value
+    return flat
+
+
+def first_comment(group: str, name: str) -> str:
+    """The first sentence of a file's opening comment: its description in the lists."""
+    lines = (CONF / group / f"{name}.yaml").read_text().splitlines()
+    comment = " ".join(
+        line.removeprefix("#").strip() for line in itertools.takewhile(lambda x: x.startswith("#"), lines)
+    )
+    return re.split(r"(?<=[a-z0-9)])[.:] (?=[A-Z0-9])", comment)[0].rstrip(".:")
 
 
 def describe_keys() -> Iterator[tuple[str, str]]:
@@ -337,7 +367,7 @@ def _jobs(words: Sequence[Override], both_families: bool) -> Iterator[list[str]]
     factors: list[list[list[str]]] = []
     for word in words:
         if net_words and word is net_words[0]:
-            factors.append([[f"model={family}", f"model.depth={depth}"] for family, depth in nets])
+            factors.append([[f"model={family}{depth}"] for family, depth in nets])
         elif word not in net_words:
             factors.append([[text] for text in _values_as_overrides(word)])
     if not net_words:
@@ -385,6 +415,10 @@ def _compose(overrides: Sequence[str], config_dir: Path | None) -> Config:
     texts = []
     for word in OverridesParser.create().parse_overrides(list(overrides)):
         group, text = _key(word), word.input_line or ""
+        if group == "model":
+            family, depth = catalog.parse_name(str(word.value()))
+            texts += [f"model={family}", f"++model.depth={depth}"]
+            continue
         if group in GROUPS and word.type == OverrideType.CHANGE:
             value = str(word.value())
             if value not in names(group, config_dir):

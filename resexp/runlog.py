@@ -31,18 +31,22 @@ SPLITS = ("train", "val", "test")
 
 @contextlib.contextmanager
 def open_folder(run_dir: Path) -> Iterator[None]:
-    """Make the folder and hold it: a second process on the same run raises UserError. The kernel frees it on any death."""
+    """Make the folder and hold it: a second process gets a UserError. The kernel lets go when the first one ends."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock = (run_dir / ".lock").open("a+")
     except OSError as error:
-        raise UserError(f"cannot write into {run_dir}: {error.strerror}; set output_dir= to a writable folder") from None
+        raise UserError(
+            f"cannot write into {run_dir}: {error.strerror}; set output_dir= to a writable folder"
+        ) from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise UserError(f"{run_dir}: process {lock.read().strip()} is training this run; leaving it alone") from None
+            raise UserError(
+                f"{run_dir}: process {lock.read().strip()} is training this run; leaving it alone"
+            ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -57,7 +61,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def write_env(run_dir: Path, *, step: int, device: str, threads: int) -> None:
-    """Where and how this run runs; a resumed run adds an entry to ``resumed`` instead of forgetting its first machine."""
+    """Where and how this run runs; a resumed one adds an entry to ``resumed`` and keeps what its first process said."""
     here = {
         "start": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["resexp", *sys.argv[1:]]),
@@ -247,7 +251,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """``finished``, ``interrupted``, ``diverged``, ``failed``; ``partial`` without a summary; ``new`` without a log."""
+        """The summary's status; without a summary ``partial`` if there is a checkpoint, else ``new``."""
         if self.summary:
             return self.summary["status"]
         return "partial" if (self.path / CHECKPOINT).is_file() else "new"

@@ -1,4 +1,4 @@
-"""Train one net: ``train``, ``train_step``, ``evaluate``. One linear loop; everything it needs is built in plain sight."""
+"""Train one net: ``train``, ``train_step``, ``evaluate``. One linear loop; all it needs is built in plain sight."""
 
 import contextlib
 import math
@@ -27,6 +27,8 @@ from resexp.optim import Schedule, build_optimizer
 EVAL_BATCH = 1000
 TINY_STEP_MACS = 1e9  # below this many multiply-adds in a forward pass, a second thread costs more than it brings
 LOSS, WRONG, SEEN, FINITE = range(4)  # columns of the counters: sums over images, and batches with a finite loss
+RESULTS = ("test_error", "val_error", "best_val_step", "best_val_error", "best_val_test_error")
+ALL_THREADS = torch.get_num_threads()  # torch's own default at the start: all cores, or what OMP_NUM_THREADS says
 WINDOW, EPOCH = range(2)  # their rows: since the last train line of the log, since the last start of an epoch
 
 
@@ -84,9 +86,18 @@ def train(cfg: Config, run_dir: Path) -> dict[str, Any]:
     with runlog.open_folder(run_dir), stop_signals() as stop:
         try:
             return _train(cfg, run_dir, stop)
+        except UserError:
+            raise
         except OSError as error:
             kept = " (the last checkpoint is intact)" if (run_dir / runlog.CHECKPOINT).is_file() else ""
-            raise UserError(f"cannot write into {run_dir}: {error.strerror or error}; make room and repeat{kept}") from error
+            raise UserError(
+                f"cannot write into {run_dir}: {error.strerror or error}; make room and repeat{kept}"
+            ) from error
+        except Exception as error:
+            runlog.write_json(
+                run_dir / runlog.SUMMARY, {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+            )
+            raise
 
 
 def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
@@ -118,10 +129,14 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
     )
     progress = runlog.ProgressLine(step=state.step, steps=p.steps)
     progress.note(str(run_dir))
-    progress.note(f"{cfg.model.name}, width {cfg.model.width}: {params:,} parameters, {macs / 1e6:,.2f} M multiply-adds; "
-                  f"{device_name(device)}, {threads} thread{'s' * (threads > 1)}, {p.precision}")  # fmt: skip
-    progress.note(f"{cfg.dataset.name}: {len(data.train):,} training, {len(data.val or []):,} validation, "
-                  f"{len(data.test):,} test images; protocol {p.name}: {p.steps:,} steps of {p.batch_size}")  # fmt: skip
+    progress.note(
+        f"{cfg.model.name}, width {cfg.model.width}: {params:,} parameters, {macs / 1e6:,.2f} M multiply-adds; "
+        f"{device_name(device)}, {threads} thread{'s' * (threads > 1)}, {p.precision}"
+    )
+    progress.note(
+        f"{cfg.dataset.name}: {len(data.train):,} training, {len(data.val or []):,} validation, {len(data.test):,} "
+        f"test images; protocol {p.name}: {p.steps:,} steps of {p.batch_size}"
+    )
     progress.note(f"resuming at step {state.step} of {p.steps}" if saved else f"starting at step 0 of {p.steps}")
 
     diverged_at: int | None = None
@@ -131,9 +146,7 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
     try:
         while state.step < p.steps:
             lr = state.schedule.lr(state.step)
-            indices = state.loader.next_batch()
-            images = augment(data.train.images[indices], pad=p.pad, flip=p.flip, generator=state.augmentation)
-            inputs, labels = normalize(images, mean), data.train.labels[indices]
+            inputs, labels = next_batch(state, data.train, mean, pad=p.pad, flip=p.flip)
             batch = train_step(state.net, state.optimizer, inputs, labels, lr=lr, precision=p.precision)
             state.counters += batch
             state.step += 1
@@ -208,7 +221,11 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
     return summary
 
 
-RESULTS = ("test_error", "val_error", "best_val_step", "best_val_error", "best_val_test_error")
+def next_batch(state: State, part: Images, mean: Tensor | None, *, pad: int, flip: bool) -> tuple[Tensor, Tensor]:
+    """The next augmented batch, ready for the net: float32 (N, C, H, W) and labels int64 (N,)."""
+    indices = state.loader.next_batch()
+    images = augment(part.images[indices], pad=pad, flip=flip, generator=state.augmentation)
+    return normalize(images, mean), part.labels[indices]
 
 
 def train_step(
@@ -321,6 +338,20 @@ def build_state(cfg: Config, data: Dataset, device: torch.device) -> State:
     )
 
 
+def evaluate_run(run_dir: Path, cfg: Config) -> tuple[int, float, float]:
+    """Step, test loss and test error (percent) of a run's checkpoint, single view. Raises UserError."""
+    device = set_up_device(cfg.device, deterministic=cfg.deterministic)
+    saved = load_checkpoint(cfg, run_dir / runlog.CHECKPOINT, device)
+    if saved is None:
+        raise UserError(f"{run_dir}: no {runlog.CHECKPOINT} to evaluate; resume the run to make one")
+    torch.set_num_threads(saved["threads"])
+    data = load_data(cfg).to(device)
+    state = build_state(cfg, data, device)
+    state.load_state_dict(saved)
+    mean = pixel_mean(data.train.images) if cfg.protocol.normalize == "pixel-mean" else None
+    return state.step, *evaluate(state.net, data.test, mean, precision=cfg.protocol.precision)
+
+
 def load_checkpoint(cfg: Config, path: Path, device: torch.device) -> dict[str, Any] | None:
     """The checkpoint at ``path`` if there is one. Raises UserError if it is damaged or of another configuration."""
     if not path.is_file():
@@ -373,7 +404,7 @@ def device_name(device: torch.device) -> str:
 
 def choose_threads(step_macs: float) -> int:
     """CPU threads by a fixed rule, never by a timing: another number of threads gives other last bits."""
-    return 1 if step_macs < TINY_STEP_MACS else len(os.sched_getaffinity(0))
+    return 1 if step_macs < TINY_STEP_MACS else ALL_THREADS
 
 
 def peak_memory(device: torch.device) -> int:

@@ -32,7 +32,7 @@ def pixel_mean(images: Tensor) -> Tensor:
 def normalize(images: Tensor, mean: Tensor | None) -> Tensor:
     """uint8 (N, C, H, W) -> float32 of values 0 to 1, less the mean image (C, H, W), channels last in memory.
 
-    Batch norm behind the first convolution makes any further scaling a matter of taste: it leaves the outputs as they are.
+    Batch norm behind the first convolution undoes any further scaling, so there is none.
     """
     x = images.to(torch.float32, memory_format=torch.channels_last) / 255
     return x if mean is None else x - mean

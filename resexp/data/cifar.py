@@ -20,7 +20,9 @@ def load_cifar(name: str, root: Path, *, download: bool = False, progress: Progr
     :raises UserError: if neither is there, or if what is there is incomplete.
     """
     tree = root / name
-    dataset = load_imagefolder(tree, progress=progress) if (tree / "train").is_dir() else _official(name, root, download)
+    dataset = (
+        load_imagefolder(tree, progress=progress) if (tree / "train").is_dir() else _official(name, root, download)
+    )
     for part, images, expected in zip(("training", "test"), (dataset.train, dataset.test), SIZES, strict=True):
         if len(images) != expected:
             raise UserError(f"{name} in {root}: {len(images):,} {part} images of {expected:,}; unpack it again")

@@ -9,7 +9,7 @@ TEST_SHARE = 0.2
 
 
 def load_digits() -> Dataset:
-    """1,438 training and 359 test images (N, 1, 8, 8) of 10 classes: in each class, the first fifth is the test part."""
+    """1,438 training and 359 test images (N, 1, 8, 8) of 10 classes: of each class the first fifth is for testing."""
     from sklearn.datasets import load_digits as sklearn_digits
 
     bunch = sklearn_digits()

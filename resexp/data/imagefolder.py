@@ -119,8 +119,8 @@ def _decode(
 
 def _read_image(path: str, image_size: int | None) -> np.ndarray:
     try:
-        with Image.open(path) as image:
-            image = image.convert("RGB")
+        with Image.open(path) as file:
+            image = file.convert("RGB")
             if image_size is not None and image.size != (image_size, image_size):
                 scale = image_size / min(image.size)
                 wide, high = (max(image_size, round(scale * side)) for side in image.size)

@@ -10,6 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 from resexp.models.blocks import Block
 
+Context = contextlib.AbstractContextManager[None]
+
 
 class Stem(nn.Sequential):
     """The first layers. ``3x3``: one convolution, same size. ``7x7``: stride 2, then 3x3 max pooling with stride 2.
@@ -46,7 +48,7 @@ class Stage(nn.Sequential):
         for start in range(0, len(blocks), length):
             segment = nn.Sequential(*blocks[start : start + length])
 
-            def contexts(segment: nn.Module = segment) -> tuple[contextlib.AbstractContextManager, ...]:
+            def contexts(segment: nn.Module = segment) -> tuple[Context, Context]:
                 return contextlib.nullcontext(), frozen_statistics(segment)
 
             x = checkpoint(segment, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)

@@ -1,0 +1,436 @@
+"""The commands. Everything heavy is imported by the command that needs it, so that help and mistakes answer at once."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import resexp
+from resexp import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from resexp.config import Config, Study
+    from resexp.sweep import Sweep
+
+EXAMPLES = """
+first steps:
+  resexp study degradation      plain nets get worse with depth, residual nets do not: two minutes
+  resexp train model=plain56    one net
+  resexp sweep depth=18,34      plain and residual nets of both depths, side by side
+  resexp train --help           every setting with its default
+"""
+WITH_SETTINGS = "settings in Hydra's grammar: model=plain56 seed=1"
+WITH_LISTS = "settings in Hydra's grammar; lists make runs: depth=18,34 seed=0,1"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Exit codes: 0 done, 1 a run or a claim failed, 2 a usage error, 130/143 stopped by a signal."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(words)
+    except UserError as error:
+        print(f"resexp: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("resexp: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # resexp models | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _main(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview(), end="")
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"resexp {resexp.__version__}")
+        return 0
+    name = words[0]
+    if name not in COMMANDS:
+        raise UserError(f"no command {name}; {did_you_mean(name, COMMANDS)} (resexp --help)")
+    command = COMMANDS[name]
+    parser = _Parser(prog=f"resexp {name}", description=command.help, formatter_class=argparse.RawTextHelpFormatter)
+    command.arguments(parser)
+    if command.settings:
+        parser.add_argument("overrides", nargs="*", metavar="key=value", help=command.settings)
+        parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with conf files of your own")
+        if "-h" in words or "--help" in words:
+            parser.epilog = _settings_help()
+    return command.run(parser.parse_intermixed_args(words[1:]))
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with a mistake answered in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} ({self.prog} --help)")
+
+
+def _overview() -> str:
+    rows = "".join(f"  {name:<10} {command.help}\n" for name, command in COMMANDS.items())
+    return f"usage: resexp COMMAND ...\n\n{resexp.__doc__}\n\ncommands:\n{rows}{EXAMPLES}"
+
+
+def _settings_help() -> str:
+    from resexp import config
+
+    lines = ["groups:"]
+    models = "plain20, resnet56, ... any family and depth (resexp models)"
+    lines += [f"  model={models}"]
+    lines += [f"  {group}={', '.join(config.names(group))}" for group in ("dataset", "protocol")]
+    lines += ["", "settings, with their defaults for the model resnet20, the data set digits and its protocol:"]
+    defaults = config.flatten(config.load())
+    for key, text in config.describe_keys():
+        value = (
+            "null"
+            if defaults[key] is None
+            else str(defaults[key]).lower()
+            if isinstance(defaults[key], bool)
+            else defaults[key]
+        )
+        lines.append(f"  {f'{key}={value}':<38} {text}")
+    return "\n".join(lines)
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def _train(args: argparse.Namespace) -> int:
+    from resexp import config
+    from resexp.runlog import Run
+
+    cfg = config.load(args.overrides, args.config_dir)
+    run = Run(cfg.run_dir)
+    if run.status == "finished":
+        print(f"{cfg.run_dir}: finished already; another seed= is another run", file=sys.stderr)
+        summary = run.summary
+    else:
+        from resexp.train import train
+
+        summary = train(cfg, cfg.run_dir)
+    print(_result_line(cfg, summary))
+    if summary["status"] == "diverged":
+        kept = (cfg.run_dir / "checkpoint.pt").is_file()
+        print(
+            f"resexp: the loss is not finite at step {summary['step']}; "
+            + ("the last good checkpoint is kept" if kept else "there was no checkpoint yet")
+            + "; try a smaller protocol.lr",
+            file=sys.stderr,
+        )
+        return 1
+    if summary.get("signal"):
+        return 128 + summary["signal"]
+    return 0
+
+
+def _result_line(cfg: "Config", summary: dict) -> str:
+    from resexp.published import published
+
+    reached = f"{summary['status']} at step {summary['step']:,} of {cfg.protocol.steps:,}"
+    parts = [f"{cfg.model.name} on {cfg.dataset.name}: {reached}"]
+    for key in ("train_error", "val_error", "test_error"):
+        if summary.get(key) is not None:
+            parts.append(f"{key.replace('_', ' ')} {summary[key]:.2f}%")
+    known = published(cfg.model.name, "test_error")
+    if known:
+        parts.append(f"published {known}% on {known.dataset} ({known.source})")
+    if summary["status"] == "interrupted":
+        parts.append("the same command goes on")
+    return "; ".join(parts)
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from resexp import config
+    from resexp.figures import slug
+    from resexp.sweep import run_sweep
+
+    jobs = config.expand(args.overrides, args.config_dir)
+    widths = {cfg.dataset.sweep_width for _, cfg in jobs if cfg.model.width == cfg.dataset.sweep_width}
+    for width in sorted(filter(None, widths)):
+        print(
+            f"every net narrowed to a first-stage width of {width}, for speed (model.width= sets it)", file=sys.stderr
+        )
+    sweep = run_sweep(jobs, config_dir=args.config_dir)
+    nets = list(dict.fromkeys(cfg.model.name for _, cfg in jobs))
+    stem = slug("-".join(nets if len(nets) <= 6 else [*nets[:5], f"and {len(nets) - 5} more"]))
+    datasets = slug("-".join(dict.fromkeys(cfg.dataset.name for _, cfg in jobs)))
+    _show_sweep(sweep, title=f"{', '.join(nets)}" if len(nets) <= 6 else f"{len(nets)} nets", stem=f"{stem}-{datasets}")
+    return _sweep_exit_code(sweep)
+
+
+def _study(args: argparse.Namespace) -> int:
+    from resexp import config
+    from resexp.sweep import run_sweep
+
+    study, overrides = config.load_study(args.name, args.overrides, args.config_dir)
+    jobs = config.expand(overrides, args.config_dir)
+    print(f"{study.title}", file=sys.stderr)
+    sweep = run_sweep(jobs, config_dir=args.config_dir)
+    groups = _show_sweep(sweep, title=study.title, stem=study.name)
+    holds = _show_verdicts(study, groups)
+    return _sweep_exit_code(sweep) or (0 if holds else 1)
+
+
+def _show_sweep(sweep: "Sweep", *, title: str, stem: str) -> list:
+    """Figure, table, and what is left. Returns the groups of runs."""
+    from resexp.runlog import duration
+    from resexp.study import group_runs
+    from resexp.sweep import estimate_left
+
+    output_dir = Path(sweep.jobs[0].cfg.output_dir)
+    runs = [job.run for job in sweep.jobs if job.run.metrics]
+    groups = group_runs(runs)
+    if groups:
+        _draw(groups, output_dir / "figures" / stem, title=title, note="Own runs.")
+    for job in sweep.failed:
+        print(f"{job.name}: {job.message}; see {job.cfg.run_dir / 'log.txt'}", file=sys.stderr)
+    if sweep.unfinished:
+        left = estimate_left(sweep.jobs)
+        time_left = (
+            f"about {duration(left / sweep.workers)} at the measured speed" if left is not None else "speed unknown"
+        )
+        steps = sum(job.cfg.protocol.steps - job.run.step for job in sweep.unfinished)
+        print(f"left: {len(sweep.unfinished)} of {len(sweep.jobs)} runs, {steps:,} steps, {time_left}; "
+              "the same command goes on", file=sys.stderr)  # fmt: skip
+    return groups
+
+
+def _draw(groups: list, path: Path, *, title: str, note: str) -> None:
+    """The figure as PNG and SVG, and the table as Markdown beside it and on stdout."""
+    from resexp.console import markdown_table, print_table
+    from resexp.figures import draw_curves
+    from resexp.study import TABLE_COLUMNS, table_rows
+
+    rows = table_rows(groups)
+    try:
+        written = draw_curves(groups, path, title=title, note=note)
+        table_file = path.with_name(path.name + ".md")
+        table_file.write_text(f"{title}. {note}\n\n{markdown_table(TABLE_COLUMNS, rows)}")
+    except OSError as error:
+        raise UserError(f"cannot write into {path.parent}: {error.strerror}; set another output folder") from None
+    print_table(TABLE_COLUMNS, rows, title)
+    print("figure: " + ", ".join(map(str, written)))
+
+
+def _show_verdicts(study: "Study", groups: list) -> bool:
+    """Print the verdicts. Returns whether none fails."""
+    from resexp.console import print_table
+    from resexp.study import VERDICT_COLUMNS, judge, verdict_rows
+
+    verdicts = judge(study.claims, groups)
+    if verdicts:
+        print_table(VERDICT_COLUMNS, verdict_rows(verdicts), f"Claims of {study.name}")
+    return all(verdict.holds is not False for verdict in verdicts)
+
+
+def _sweep_exit_code(sweep: "Sweep") -> int:
+    if sweep.stopped_by is not None:
+        return 128 + sweep.stopped_by
+    return 1 if sweep.failed else 0
+
+
+def _eval(args: argparse.Namespace) -> int:
+    from resexp import config, runlog
+    from resexp.console import print_table
+
+    run = runlog.read_run(args.run)
+    cfg = config.load_file(run.path / runlog.CONFIG)
+    from resexp.train import evaluate_run
+
+    step, loss, error = evaluate_run(run.path, cfg)
+    row = [cfg.model.name, cfg.dataset.name, str(cfg.seed), f"{step:,}", f"{loss:.4f}", f"{error:.2f}"]
+    print_table(("net", "data set", "seed", "step", "test loss", "test error %"), [row])
+    return 0
+
+
+# --- logs -------------------------------------------------------------------------------------------------------------
+
+
+def _figures(args: argparse.Namespace) -> int:
+    drawn = 0
+    for study, groups, note in _studies_with_runs(args):
+        _draw(groups, args.output_dir / "figures" / study.name, title=study.title, note=note)
+        drawn += 1
+    if not drawn:
+        raise UserError(f"no runs of any study under {args.output_dir}; start with: resexp study degradation")
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    judged, ok = 0, True
+    for study, groups, note in _studies_with_runs(args):
+        print(note)
+        ok = _show_verdicts(study, groups) and ok
+        judged += 1
+    if not judged:
+        raise UserError(f"no runs of any study under {args.output_dir}; start with: resexp study degradation")
+    return 0 if ok else 1
+
+
+def _studies_with_runs(args: argparse.Namespace):  # type: ignore[no-untyped-def]
+    """(study, groups, where they come from) of each study that has runs; a study asked for by name must have some."""
+    from resexp import config
+    from resexp.study import find_study_runs, group_runs
+
+    for name in args.studies or config.names("study"):
+        study, overrides = config.load_study(name)
+        jobs = [cfg for _, cfg in config.expand(overrides)]
+        runs, reference = find_study_runs(jobs, args.output_dir)
+        if runs:
+            note = (
+                f"Reference runs, committed with resexp ({runs[0].env['hardware']['cpu']})."
+                if reference
+                else "Own runs."
+            )
+            yield study, group_runs(runs), note
+        elif args.studies:
+            raise UserError(f"study {name}: no runs under {args.output_dir}; start them with: resexp study {name}")
+
+
+def _bench(args: argparse.Namespace) -> int:
+    import json
+
+    from resexp import config
+    from resexp.console import print_table
+
+    for key in ("rounds", "steps"):
+        config.check(getattr(args, key) >= 1, f"--{key}", getattr(args, key), "must be at least 1")
+    cfg = config.load(args.overrides, args.config_dir)
+    from resexp.bench import bench
+
+    result = bench(cfg, against_reference=args.against == "reference", rounds=args.rounds, steps=args.steps)
+    rows = []
+    for name, rates in result["rounds"].items():
+        middle = sorted(rates)[len(rates) // 2]
+        rows.append([name, f"{middle:,.0f}", f"{min(rates):,.0f}", f"{max(rates):,.0f}"])
+    title = (f"{result['net']}, {result['dataset']}, batch {result['batch_size']}, {result['precision']}, "
+             f"{result['device']}, threads {result['threads']}")  # fmt: skip
+    print_table(("loop", "images/s, median", "least", "most"), rows, title)
+    if "ratio" in result:
+        print(f"{result['ratio']:.2f} times the {result['reference']}")
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+# --- what there is ----------------------------------------------------------------------------------------------------
+
+
+def _models(_args: argparse.Namespace) -> int:
+    from resexp.catalog import NAMED, PAPER_IMAGE
+    from resexp.console import print_table
+    from resexp.published import published
+
+    rows = []
+    for net in NAMED:
+        side, classes = PAPER_IMAGE[net.layout]
+        known = published(net.name, "params")
+        counts = [f"{net.parameters:,}", str(known) if known else "-", f"{net.macs / 1e6:,.2f}"]
+        rows.append([net.name, str(net.depth), *counts, f"{side}x{side}", str(classes)])
+    columns = ("net", "depth", "parameters", "published", "M multiply-adds", "image", "classes")
+    print_table(columns, rows, "Named nets, option A; any other 6n+2 layers are a name too (plain26)")
+    return 0
+
+
+def _datasets(_args: argparse.Namespace) -> int:
+    from resexp import config
+    from resexp.console import print_table
+
+    rows = []
+    for name in config.names("dataset"):
+        cfg = config.load([f"dataset={name}"])
+        rows.append([name, cfg.protocol.name, config.first_comment("dataset", name)])
+    print_table(("data set", "protocol", "what"), rows)
+    return 0
+
+
+def _protocols(args: argparse.Namespace) -> int:
+    from resexp import config
+    from resexp.console import print_table
+
+    if len(args.names) not in (0, 2):
+        raise UserError("resexp protocols takes none (a list) or two names (where they differ)")
+    if not args.names:
+        rows = [[name, config.first_comment("protocol", name)] for name in config.names("protocol")]
+        print_table(("protocol", "what"), rows)
+        return 0
+    first, second = (config.flatten(config.load([f"protocol={name}"]).protocol) for name in args.names)
+    rows = [[key, str(first[key]), str(second[key])] for key in first if first[key] != second[key] and key != "name"]
+    print_table(("setting", *args.names), rows)
+    return 0
+
+
+def _list_studies(_args: argparse.Namespace) -> int:
+    from resexp import config
+    from resexp.console import print_table
+
+    rows = []
+    for name in config.names("study"):
+        study, overrides = config.load_study(name)
+        rows.append([name, study.title, str(len(config.expand(overrides))), " ".join(study.sweep)])
+    print_table(("study", "title", "runs", "the same as resexp sweep"), rows)
+    return 0
+
+
+def _config(args: argparse.Namespace) -> int:
+    from resexp import config
+
+    cfg = config.load(args.overrides, args.config_dir)
+    print(config.to_yaml(cfg), end="")
+    print(f"run folder: {cfg.run_dir}", file=sys.stderr)
+    return 0
+
+
+# --- the table of commands --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Command:
+    run: Callable[[argparse.Namespace], int]
+    help: str
+    settings: str | None = None
+    arguments: Callable[[argparse.ArgumentParser], object] = lambda parser: None
+
+
+def _study_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="resexp studies lists them")
+
+
+def _eval_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run folder")
+
+
+def _log_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("studies", nargs="*", metavar="STUDY", help="by name; none: all that have runs")
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="holds runs/ (default: outputs)")
+
+
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--against", choices=["reference"], help="alternate with the usual DataLoader loop")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each loop (default: 5)")
+    parser.add_argument("--steps", type=int, default=10, help="steps of each measurement (default: 10)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there; /dev/stdout prints it")
+
+
+def _protocol_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", metavar="PROTOCOL", help="none lists them, two shows where they differ")
+
+
+COMMANDS = {
+    "train": Command(_train, "train one net; the same command goes on where it stopped", WITH_SETTINGS),
+    "sweep": Command(_sweep, "train many nets side by side, then draw and tabulate them", WITH_LISTS),
+    "study": Command(_study, "the runs, the figure and the verdicts of one study", WITH_LISTS, _study_arguments),
+    "eval": Command(_eval, "test error of a run's checkpoint, single view", None, _eval_arguments),
+    "figures": Command(_figures, "draw studies from the logs alone, without training", None, _log_arguments),
+    "verify": Command(_verify, "claims against measurements; exit code 1 if one fails", None, _log_arguments),
+    "bench": Command(_bench, "images/s in training, alone or against the usual loop", WITH_SETTINGS, _bench_arguments),
+    "models": Command(_models, "the named nets with parameters, multiply-adds and published parameters"),
+    "datasets": Command(_datasets, "the data sets and their default protocols"),
+    "protocols": Command(_protocols, "the protocols, or where two of them differ", None, _protocol_arguments),
+    "studies": Command(_list_studies, "the studies and what they run"),
+    "config": Command(_config, "the composed and checked configuration of one run", WITH_SETTINGS),
+}

@@ -1,0 +1,33 @@
+"""The published number beside a measured one, from ``conf/published.yaml``."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from resexp.config import read_yaml
+
+
+@dataclass(frozen=True)
+class Published:
+    """One number, as it was published (``8.75``, ``"> 60"``), of which data set and where."""
+
+    value: float | str
+    dataset: str
+    source: str
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+@cache
+def _entries() -> list[dict[str, Any]]:
+    return read_yaml("published")
+
+
+def published(net: str, key: str) -> Published | None:
+    """The number of ``net`` for ``key`` (``test_error``, ``train_error``, ``params``), or None if none is known."""
+    for entry in _entries():
+        value = entry["nets"].get(net, {}).get(key)
+        if value is not None:
+            return Published(value, entry["dataset"], entry["source"])
+    return None

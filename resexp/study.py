@@ -1,0 +1,180 @@
+"""From run folders to statements: which runs belong to a study, their table, and the verdicts on its claims."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resexp import runlog
+from resexp.config import Claim, Config
+from resexp.published import published
+from resexp.runlog import Run
+from resexp.stats import Summary, summarize
+
+RUNS, REFERENCE = "runs", "reference"  # folders of output_dir: one's own runs, and those committed with the project
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs that differ in nothing but their seed."""
+
+    label: str
+    net: str
+    runs: tuple[Run, ...]
+
+    @property
+    def family(self) -> str:
+        return self.runs[0].config["model"]["family"]
+
+    @property
+    def depth(self) -> int:
+        return self.runs[0].config["model"]["depth"]
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted(run.config["seed"] for run in self.runs)
+
+    def error(self, metric: str) -> Summary | None:
+        """Mean over the finished runs; None if there are none, or if they have no such number."""
+        values = [run.summary[metric] for run in self.runs if run.status == "finished"]
+        known = [value for value in values if value is not None]
+        return summarize(known) if known else None
+
+
+def find_study_runs(jobs: Sequence[Config], output_dir: Path) -> tuple[list[Run], bool]:
+    """The runs of a study in any seed, and whether they are reference runs because there are none of one's own."""
+    own = _matching(jobs, [output_dir / RUNS])
+    if own:
+        return own, False
+    folders = sorted(path for path in (output_dir / REFERENCE).glob("*") if path.is_dir())
+    return _matching(jobs, folders), True
+
+
+def _matching(jobs: Sequence[Config], folders: Sequence[Path]) -> list[Run]:
+    found: dict[str, Run] = {}
+    for job in jobs:
+        prefix = job.run_name.rpartition("-s")[0]
+        for folder in folders:
+            for path in sorted(folder.glob(f"{prefix}-s*")):
+                match = re.fullmatch(re.escape(prefix) + r"-s(\d+)-[0-9a-f]{8}", path.name)
+                same = match and dataclasses.replace(job, seed=int(match[1])).run_name == path.name
+                if same and (path / runlog.CONFIG).is_file():
+                    found.setdefault(path.name, Run(path))
+    return list(found.values())
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Runs of the same settings together, plain before residual, shallow before deep.
+
+    A label is the net's name, and behind it the settings in which runs of that net differ.
+    """
+    settings = {run: _settings(run.config) for run in runs}
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        same_net = [settings[other] for other in runs if other.net == run.net]
+        varied = {key: value for key, value in settings[run].items() if any(s.get(key) != value for s in same_net)}
+        if "protocol.name" in varied:  # the name says it all
+            varied = {key: value for key, value in varied.items() if not key.startswith("protocol.")} | {
+                "protocol.name": varied["protocol.name"]
+            }
+        words = [f"{key.removesuffix('.name').removeprefix('model.')}={value}" for key, value in varied.items()]
+        groups.setdefault(" ".join([run.net, *words]), []).append(run)
+    ordered = [Group(label, members[0].net, tuple(members)) for label, members in groups.items()]
+    return sorted(ordered, key=lambda group: (group.family, group.depth, group.label))
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What decides a run's result but for net and seed, flat."""
+    flat = {
+        f"{group}.{key}": value for group in ("model", "dataset", "protocol") for key, value in config[group].items()
+    }
+    ignored = {"model.family", "model.depth", "dataset.root", "dataset.download", "dataset.sweep_width"}
+    return {key: str(value) for key, value in flat.items() if key not in ignored and key != "protocol.save_seconds"}
+
+
+TABLE_COLUMNS = ("net", "width", "seeds", "steps", "train error %", "test error %", "published test error %", "source")
+
+
+def table_rows(groups: Sequence[Group]) -> list[list[str]]:
+    """The final errors, mean ± standard deviation over seeds, with the published number beside them."""
+    rows = []
+    for group in groups:
+        known = published(group.net, "test_error")
+        steps = sorted({run.step for run in group.runs})
+        row = [
+            group.label,
+            str(group.runs[0].config["model"]["width"]),
+            ",".join(map(str, group.seeds)),
+            "-".join(f"{step:,}" for step in (steps if len(steps) < 2 else (steps[0], steps[-1]))),
+            *(_cell(group, metric) for metric in ("train_error", "test_error")),
+            f"{known} on {known.dataset}" if known else "-",
+            known.source if known else "-",
+        ]
+        rows.append(row)
+    return rows
+
+
+def _cell(group: Group, metric: str) -> str:
+    value = group.error(metric)
+    unfinished = [run.status for run in group.runs if run.status != "finished"]
+    if value is None:
+        return unfinished[0] if unfinished else "-"
+    return f"{value} ({len(unfinished)} unfinished)" if unfinished else str(value)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim against the measurements: ``holds`` is None while a run that it needs is missing."""
+
+    claim: Claim
+    holds: bool | None
+    seeds: tuple[int, ...]
+    effects: tuple[float, ...]  # points, one a seed
+
+    @property
+    def word(self) -> str:
+        return {True: "holds", False: "FAILS", None: "open"}[self.holds]
+
+
+def judge(claims: Sequence[Claim], groups: Sequence[Group]) -> list[Verdict]:
+    """A claim holds if it holds in every seed in which both nets have finished."""
+    verdicts = []
+    for claim in claims:
+        values: list[dict[int, float]] = []
+        for net in (claim.net, claim.minus):
+            runs = [run for group in groups if group.net == net for run in group.runs if run.status == "finished"]
+            values.append({run.config["seed"]: run.summary[claim.metric] for run in runs})
+        seeds = tuple(sorted(seed for seed in values[0] if seed in values[1]))
+        effects = tuple(values[0][seed] - values[1][seed] for seed in seeds)
+        low = -math.inf if claim.at_least is None else claim.at_least
+        high = math.inf if claim.at_most is None else claim.at_most
+        verdicts.append(Verdict(claim, all(low <= e <= high for e in effects) if effects else None, seeds, effects))
+    return verdicts
+
+
+VERDICT_COLUMNS = ("verdict", "claim", "difference", "asked, points", "measured", "95 % interval", "seeds")
+
+
+def verdict_rows(verdicts: Sequence[Verdict]) -> list[list[str]]:
+    rows = []
+    for verdict in verdicts:
+        claim = verdict.claim
+        bounds = [f">= {claim.at_least:g}"] if claim.at_least is not None else []
+        bounds += [f"<= {claim.at_most:g}"] if claim.at_most is not None else []
+        effect = summarize(verdict.effects) if verdict.effects else None
+        interval = f"{effect.low:.1f} to {effect.high:.1f}" if effect and effect.count > 1 else "-"
+        rows.append(
+            [
+                verdict.word,
+                claim.text,
+                f"{claim.metric.replace('_', ' ')}: {claim.net} - {claim.minus}",
+                " and ".join(bounds),
+                ", ".join(f"{value:+.1f}" for value in verdict.effects) or "-",
+                interval,
+                ",".join(map(str, verdict.seeds)) or "-",
+            ]
+        )
+    return rows

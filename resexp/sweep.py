@@ -1,0 +1,226 @@
+"""Many runs side by side, each in a process of its own: skip the finished, resume the partial, survive the failing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from resexp import UserError, catalog
+from resexp.config import Config
+from resexp.console import make_table, message
+from resexp.runlog import Run, duration
+
+LOG = "log.txt"  # what a run's process printed
+POLL_SECONDS = 0.2
+REPORT_SECONDS = 15.0  # between plain lines where there is no terminal
+
+
+@dataclass
+class Job:
+    """One run of a sweep."""
+
+    overrides: list[str]
+    cfg: Config
+    process: subprocess.Popen | None = None
+    log: TextIO | None = None
+    began: float = 0.0
+    outcome: str = "waiting"  # then running, and at the end: finished, interrupted, diverged, failed
+    message: str = ""
+
+    @property
+    def run(self) -> Run:
+        """Read anew at every call: the run is being written."""
+        return Run(self.cfg.run_dir)
+
+    @property
+    def name(self) -> str:
+        return f"{self.cfg.model.name} seed {self.cfg.seed}"
+
+
+@dataclass
+class Sweep:
+    """The jobs, and the signal that stopped them, if one did."""
+
+    jobs: list[Job]
+    workers: int
+    stopped_by: int | None = None
+    extra: list[str] = field(default_factory=list)
+
+    @property
+    def failed(self) -> list[Job]:
+        return [job for job in self.jobs if job.outcome in ("failed", "diverged")]
+
+    @property
+    def unfinished(self) -> list[Job]:
+        return [job for job in self.jobs if job.outcome != "finished"]
+
+
+def run_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path | None = None) -> Sweep:
+    """Run all jobs and return what became of them. The settings of the sweep itself are those of its first job.
+
+    Every job's process is ``resexp train`` with the job's overrides, as a user would type it. SIGINT and SIGTERM are
+    passed on, so that every running job saves; ``max_minutes`` ends the sweep, its running jobs with checkpoints.
+    """
+    cfg = jobs[0][1]
+    sweep = Sweep([Job(list(overrides), job_cfg) for overrides, job_cfg in jobs], workers=1)
+    sweep.extra = ["--config-dir", str(config_dir)] if config_dir else []
+    for job in sweep.jobs:
+        if job.run.status == "finished":
+            job.outcome, job.message = "finished", "was finished already"
+    todo = [job for job in sweep.jobs if job.outcome == "waiting"]
+    cores = len(os.sched_getaffinity(0))
+    sweep.workers = max(1, min(cfg.workers or choose_workers(cfg.device, cores), len(todo)))
+    threads = max(1, cores // sweep.workers)
+    deadline = time.monotonic() + cfg.max_minutes * 60 if cfg.max_minutes else None
+    skipped = f", {len(sweep.jobs) - len(todo)} already finished" if len(todo) < len(sweep.jobs) else ""
+    message(f"{len(sweep.jobs)} runs{skipped}; {sweep.workers} side by side")
+
+    console = Console(stderr=True)
+    live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal and todo else None
+    before = {number: signal.signal(number, _forwarder(sweep)) for number in (signal.SIGINT, signal.SIGTERM)}
+    reported = time.monotonic()
+    if live:
+        live.start()
+    try:
+        while any(job.outcome in ("waiting", "running") for job in todo):
+            running = [job for job in todo if job.outcome == "running"]
+            closing = sweep.stopped_by is not None or (deadline is not None and time.monotonic() > deadline)
+            waiting = [job for job in todo if job.outcome == "waiting"]
+            if closing and not running:
+                break
+            if waiting and not closing and len(running) < sweep.workers:
+                left = (deadline - time.monotonic()) / 60 if deadline else None
+                _start(waiting[0], sweep.extra, threads, left)
+                continue
+            time.sleep(POLL_SECONDS)
+            for job in running:
+                _collect(job)
+            if live:
+                live.update(_live_table(sweep))
+            elif time.monotonic() - reported > REPORT_SECONDS:
+                reported = time.monotonic()
+                states = (f"{job.name} {job.run.step}/{job.cfg.protocol.steps}" for job in running)
+                message("running: " + ", ".join(states))
+    finally:
+        if live:
+            live.stop()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for job in todo:  # only after an error of our own: never leave processes behind
+            if job.process and job.process.poll() is None:
+                job.process.terminate()
+                job.process.wait()
+            if job.log:
+                job.log.close()
+    return sweep
+
+
+def choose_workers(device: str, cores: int) -> int:
+    """One run a core on the CPU, where small nets gain little from threads; one run on a GPU."""
+    uses_gpu = device.startswith("cuda") or (device == "auto" and Path("/dev/nvidia0").exists())
+    return 1 if uses_gpu else cores
+
+
+def _forwarder(sweep: Sweep):  # type: ignore[no-untyped-def]
+    def forward(number: int, _frame: FrameType | None) -> None:
+        sweep.stopped_by = number
+        message("stopping: the running nets save their checkpoints")
+        for job in sweep.jobs:
+            if job.process and job.process.poll() is None:
+                job.process.send_signal(number)
+
+    return forward
+
+
+def _start(job: Job, extra: Sequence[str], threads: int, minutes: float | None) -> None:
+    run_dir = job.cfg.run_dir
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        job.log = (run_dir / LOG).open("w")
+    except OSError as error:
+        raise UserError(
+            f"cannot write into {run_dir}: {error.strerror}; set output_dir= to a writable folder"
+        ) from None
+    overrides = [*job.overrides, *([f"max_minutes={minutes:.4f}"] if minutes else [])]
+    job.process = subprocess.Popen(
+        [sys.executable, "-m", "resexp", "train", *extra, *overrides],
+        stdin=subprocess.DEVNULL,
+        stdout=job.log,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        start_new_session=True,  # a terminal's Ctrl-C reaches us alone, and we pass it on once
+    )
+    job.outcome, job.began = "running", time.monotonic()
+    at = f"resuming at step {job.run.step}" if job.run.status == "partial" else "started"
+    message(f"{job.name}: {at}")
+
+
+def _collect(job: Job) -> None:
+    """If the job's process has ended, find out how."""
+    code = job.process.poll() if job.process else None
+    if code is None:
+        return
+    status = job.run.status
+    if status in ("finished", "interrupted") and code in (0, 128 + signal.SIGINT, 128 + signal.SIGTERM):
+        job.outcome = status
+    elif status == "diverged":
+        job.outcome, job.message = status, f"diverged at step {job.run.step}"
+    else:
+        job.outcome = "failed"
+        lines = (job.cfg.run_dir / LOG).read_text().strip().splitlines()
+        last = lines[-1] if lines else "no message"
+        job.message = f"killed by signal {-code}" if code < 0 else f"exit code {code}: {last}"
+    summary = job.run.summary
+    numbers = ""
+    if job.outcome == "finished":
+        numbers = f": train {summary['train_error']:.2f}%, test {summary['test_error']:.2f}%"
+    elif job.outcome == "interrupted":
+        numbers = f" at step {summary['step']}, saved"
+    took = duration(time.monotonic() - job.began)
+    message(f"{job.name}: {job.outcome}{numbers}{f' ({job.message})' if job.message else ''} in {took}")
+
+
+def _live_table(sweep: Sweep) -> Table:
+    rows = []
+    for job in sweep.jobs:
+        run = job.run
+        records = run.metrics if job.outcome in ("running", "finished", "interrupted") else []
+        last = {record["split"]: record for record in records}
+        errors = [f"{last[split]['error']:.2f}" if split in last else "-" for split in ("train", "test")]
+        rate = f"{last['train']['images_per_s']:,.0f}" if "train" in last else "-"
+        step = max((record["step"] for record in records), default=0)
+        rows.append([job.name, job.outcome, f"{step:,}/{job.cfg.protocol.steps:,}", *errors, rate])
+    return make_table(("run", "state", "step", "train error %", "test error %", "images/s"), rows)
+
+
+def estimate_left(jobs: Sequence[Job]) -> float | None:
+    """Seconds of one worker that the unfinished jobs still need at measured speed; None if nothing was measured.
+
+    A net without a measured speed is scaled from the measured net nearest in size by their multiply-adds.
+    """
+    macs = {net.name: net.macs for net in catalog.NAMED}
+    measured = {job.cfg.model.name: rate for job in jobs if (rate := job.run.images_per_s)}
+    total = 0.0
+    for job in jobs:
+        if job.outcome == "finished":
+            continue
+        name = job.cfg.model.name
+        rate = measured.get(name)
+        if rate is None:
+            known = [other for other in measured if other in macs and name in macs]
+            if not known:
+                return None
+            nearest = min(known, key=lambda other: abs(macs[other] - macs[name]))
+            rate = measured[nearest] * macs[nearest] / macs[name]
+        total += (job.cfg.protocol.steps - job.run.step) * job.cfg.protocol.batch_size / rate
+    return total
