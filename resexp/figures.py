@@ -76,9 +76,9 @@ def _draw_panel(axes: Axes, groups: Sequence[Group], colours: dict[str, str]) ->
     axes.set_xlabel("steps")
     axes.grid(axis="y", linewidth=0.4, alpha=0.5)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0)
+    axes.set_xlim(0, max((run.config["protocol"]["steps"] for group in groups for run in group.runs), default=1))
     handles = [Line2D([], [], color=colours[group.label], linewidth=2, label=_layers(group)) for group in groups]
-    axes.legend(handles=handles, loc="upper right", handlelength=1.4, borderaxespad=0.1)
+    axes.legend(handles=handles, loc="best", handlelength=1.4, borderaxespad=0.1)
     return highest
 
 
