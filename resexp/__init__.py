@@ -17,5 +17,5 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     'did you mean resnet56?'
     """
     choices = list(choices)
-    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6) if len(choices) > 3 else []  # few are all shown
     return f"did you mean {near[0]}?" if near else "choose from " + ", ".join(choices)

@@ -78,7 +78,8 @@ def _draw_panel(axes: Axes, groups: Sequence[Group], colours: dict[str, str]) ->
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlim(0, max((run.config["protocol"]["steps"] for group in groups for run in group.runs), default=1))
     handles = [Line2D([], [], color=colours[group.label], linewidth=2, label=_layers(group)) for group in groups]
-    axes.legend(handles=handles, loc="best", handlelength=1.4, borderaxespad=0.1)
+    title = "at the end: train / test error" if any(group.error("test_error") for group in groups) else None
+    axes.legend(handles=handles, loc="best", handlelength=1.4, borderaxespad=0.1, title=title, title_fontsize=8)
     return highest
 
 
@@ -112,7 +113,9 @@ def _colours(groups: Sequence[Group]) -> dict[str, str]:
 
 
 def _layers(group: Group) -> str:
-    return f"{group.depth} layers{group.label.removeprefix(group.net)}"
+    name = f"{group.depth} layers{group.label.removeprefix(group.net)}"
+    train, test = group.error("train_error"), group.error("test_error")
+    return f"{name}: {train.mean:.1f} / {test.mean:.1f}%" if train and test else name
 
 
 def _drops(groups: Sequence[Group]) -> list[int]:

@@ -1,5 +1,7 @@
 """Many runs side by side, each in a process of its own: skip the finished, resume the partial, survive the failing."""
 
+import dataclasses
+import math
 import os
 import signal
 import subprocess
@@ -9,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -23,6 +25,7 @@ from resexp.runlog import Run, duration
 LOG = "log.txt"  # what a run's process printed
 POLL_SECONDS = 0.2
 REPORT_SECONDS = 15.0  # between plain lines where there is no terminal
+START_SECONDS = 5.0  # with less than this left of max_minutes a run is not started: it would only load
 
 
 @dataclass
@@ -94,13 +97,13 @@ def run_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path | No
     try:
         while any(job.outcome in ("waiting", "running") for job in todo):
             running = [job for job in todo if job.outcome == "running"]
-            closing = sweep.stopped_by is not None or (deadline is not None and time.monotonic() > deadline)
+            left = deadline - time.monotonic() if deadline else math.inf
+            closing = sweep.stopped_by is not None or left < START_SECONDS
             waiting = [job for job in todo if job.outcome == "waiting"]
             if closing and not running:
                 break
             if waiting and not closing and len(running) < sweep.workers:
-                left = (deadline - time.monotonic()) / 60 if deadline else None
-                _start(waiting[0], sweep.extra, threads, left)
+                _start(waiting[0], sweep.extra, threads, left / 60 if deadline else None)
                 continue
             time.sleep(POLL_SECONDS)
             for job in running:
@@ -204,23 +207,39 @@ def _live_table(sweep: Sweep) -> Table:
 
 
 def estimate_left(jobs: Sequence[Job]) -> float | None:
-    """Seconds of one worker that the unfinished jobs still need at measured speed; None if nothing was measured.
+    """Seconds of one worker that the unfinished jobs still need; None if nothing alike was measured in this folder.
 
-    A net without a measured speed is scaled from the measured net nearest in size by their multiply-adds.
+    The speed of a net is that of its runs here on such images; a net without any is scaled from the measured net
+    nearest in size by their multiply-adds.
     """
     macs = {net.name: net.macs for net in catalog.NAMED}
-    measured = {job.cfg.model.name: rate for job in jobs if (rate := job.run.images_per_s)}
+    measured: dict[tuple, dict[str, float]] = {}
+    for run in runlog.find_runs(jobs[0].cfg.run_dir.parent):
+        if run.images_per_s:
+            measured.setdefault(_cost_key(run.config), {})[run.net] = run.images_per_s
     total = 0.0
     for job in jobs:
         if job.outcome == "finished":
             continue
+        rates = measured.get(_cost_key(dataclasses.asdict(job.cfg)), {})
         name = job.cfg.model.name
-        rate = measured.get(name)
-        if rate is None:
-            known = [other for other in measured if other in macs and name in macs]
+        if name not in rates:
+            known = [other for other in rates if other in macs and name in macs]
             if not known:
                 return None
             nearest = min(known, key=lambda other: abs(macs[other] - macs[name]))
-            rate = measured[nearest] * macs[nearest] / macs[name]
-        total += (job.cfg.protocol.steps - job.run.step) * job.cfg.protocol.batch_size / rate
+            rates[name] = rates[nearest] * macs[nearest] / macs[name]
+        total += (job.cfg.protocol.steps - job.run.step) * job.cfg.protocol.batch_size / rates[name]
     return total
+
+
+def _cost_key(config: dict[str, Any]) -> tuple:
+    """What images/s depend on besides the net."""
+    dataset, protocol = config["dataset"], config["protocol"]
+    return (
+        dataset["name"],
+        dataset["image_size"],
+        protocol["batch_size"],
+        protocol["precision"],
+        config["model"]["width"],
+    )

@@ -14,7 +14,7 @@ def load_synthetic(*, image_size: int, examples: int) -> Dataset:
 
     def part(count: int) -> Images:
         labels = np.arange(count) % CLASSES
-        noise = random.normal(0, 48, (count, image_size, image_size, 3))
+        noise = random.normal(0, 24, (count, image_size, image_size, 3))
         return canonical(np.clip(patterns[labels] + noise, 0, 255).astype(np.uint8), labels)
 
     train, test = part(examples), part(max(CLASSES, examples // 4))

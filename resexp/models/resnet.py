@@ -59,13 +59,15 @@ class Stage(nn.Sequential):
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Batch norm sees the recomputed batch too; without this it would count each batch twice in its running mean."""
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0  # the new mean is then the old one, exactly
+        norm.num_batches_tracked = norm.num_batches_tracked.clone()
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, count in before:
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 class ResNet(nn.Module):

@@ -1,0 +1,36 @@
+#!/usr/bin/env python
+"""Overlay the curves of any run folders: scripts/plot_curves.py outputs/runs/plain* --out curves
+
+Draws from the logs alone, without training: curves.png, curves.svg, and the table of final errors on stdout.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from resexp import UserError
+from resexp.console import print_table
+from resexp.figures import draw_curves
+from resexp.runlog import read_run
+from resexp.study import TABLE_COLUMNS, group_runs, table_rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    parser.add_argument("--out", type=Path, default=Path("curves"), help="file without a suffix (default: curves)")
+    parser.add_argument("--title", default="Training and test error")
+    args = parser.parse_args()
+    try:
+        groups = group_runs([read_run(path) for path in args.runs])
+        written = draw_curves(groups, args.out, title=args.title)
+    except (UserError, OSError) as error:
+        print(f"plot_curves: error: {error}", file=sys.stderr)
+        return 2
+    print_table(TABLE_COLUMNS, table_rows(groups))
+    print("figure: " + ", ".join(map(str, written)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

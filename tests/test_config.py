@@ -1,0 +1,175 @@
+"""Names, overrides and run folders; every mistake is one line that helps."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from resexp import UserError, config
+
+
+@pytest.mark.parametrize("dataset", config.names("dataset"))
+@pytest.mark.parametrize("protocol", [None, *config.names("protocol")])
+@pytest.mark.parametrize("family", config.names("model"))
+def test_every_yaml_composes(dataset: str, protocol: str | None, family: str) -> None:
+    words = [f"dataset={dataset}", f"family={family}", *([f"protocol={protocol}"] if protocol else [])]
+    cfg = config.load(words)
+    assert cfg.dataset.name == dataset
+    assert protocol is None or cfg.protocol.name == protocol
+
+
+@pytest.mark.parametrize("name", config.names("study"))
+def test_every_study_composes_and_its_claims_speak_of_its_nets(name: str) -> None:
+    study, overrides = config.load_study(name)
+    nets = {cfg.model.name for _, cfg in config.expand(overrides)}
+    assert study.claims and all({claim.net, claim.minus} <= nets for claim in study.claims)
+
+
+def test_every_published_entry_says_where_it_stands() -> None:
+    for entry in yaml.safe_load((config.CONF / "published.yaml").read_text()):
+        assert entry["source"] and entry["dataset"] and entry["nets"]
+
+
+def test_each_data_set_names_its_protocol_and_the_command_line_wins() -> None:
+    assert config.load(["dataset=cifar10"]).protocol.name == "he2015-cifar"
+    assert config.load(["dataset=cifar10", "protocol=smoke"]).protocol.name == "smoke"
+
+
+def test_he2015_cifar_is_the_papers_protocol() -> None:
+    p = config.load(["dataset=cifar10"]).protocol
+    assert (p.steps, p.batch_size, p.lr, p.lr_drops, p.lr_drop_factor) == (64_000, 128, 0.1, [32_000, 48_000], 0.1)
+    assert (p.momentum, p.weight_decay, p.val_size, p.normalize, p.pad, p.flip) == (
+        0.9,
+        1e-4,
+        5000,
+        "pixel-mean",
+        4,
+        True,
+    )
+    assert (p.warmup_depth, p.warmup_lr, p.warmup_error, p.warmup_window, p.precision) == (110, 0.01, 80, 100, "fp32")
+
+
+def test_the_full_protocol_differs_in_the_held_out_images_alone() -> None:
+    a, b = (
+        config.load(["dataset=cifar10", f"protocol={name}"]).protocol for name in ("he2015-cifar", "he2015-cifar-full")
+    )
+    assert dataclasses.replace(a, name=b.name, val_size=0) == b
+
+
+def test_a_name_is_a_family_and_a_depth() -> None:
+    assert config.load(["model=plain56"]) == config.load(["depth=56", "family=plain"])
+    assert config.load(["model=plain20"]).model.width == 16
+    assert config.load(["model=resnet34"]).model.width == 64
+
+
+def test_a_depth_sweep_means_plain_and_residual() -> None:
+    jobs = config.expand(["depth=18,34"])
+    assert [cfg.model.name for _, cfg in jobs] == ["plain18", "resnet18", "plain34", "resnet34"]
+    assert {cfg.model.width for _, cfg in jobs} == {8}
+    assert {cfg.model.width for _, cfg in config.expand(["depth=18", "model.width=64"])} == {64}
+    assert {cfg.model.width for _, cfg in config.expand(["depth=18", "dataset=cifar10"])} == {64}
+
+
+def test_a_sweep_varies_the_last_list_fastest_and_keeps_equal_runs_once() -> None:
+    jobs = config.expand(["seed=range(0,2)", "model=plain20,resnet20"])
+    assert [(cfg.seed, cfg.model.name) for _, cfg in jobs] == [
+        (0, "plain20"), (0, "resnet20"), (1, "plain20"), (1, "resnet20")]  # fmt: skip
+    assert len(config.expand(["seed=0,0,1"])) == 2
+
+
+def test_the_overrides_of_a_job_compose_to_the_same_job() -> None:
+    for overrides, cfg in config.expand(["depth=20,56", "seed=1,2", "protocol.lr_drops=[3,9]"]):
+        assert config.load(overrides) == cfg
+
+
+def test_given_words_take_the_place_of_a_studys_own() -> None:
+    _, overrides = config.load_study("degradation", ["seed=0,1", "depth=20"])
+    jobs = config.expand(overrides)
+    assert {(cfg.model.name, cfg.seed) for _, cfg in jobs} == {(n, s) for n in ("plain20", "resnet20") for s in (0, 1)}
+
+
+def test_the_hash_of_a_run_is_settled() -> None:
+    """If this fails, finished runs of users would be run again: a new setting must keep its default out of the hash."""
+    assert config.load(["model=plain56"]).run_name == "plain56-digits-digits-s0-70c584db"
+    assert config.load(["model=resnet110", "dataset=cifar10"]).run_name == "resnet110-cifar10-he2015-cifar-s0-d76faf1f"
+
+
+def test_what_cannot_change_the_result_does_not_change_the_run() -> None:
+    name = config.load([]).run_name
+    for word in ("max_minutes=3", "device=cpu", "threads=2", "workers=3", "tensorboard=false", "deterministic=true",
+                 "activation_checkpointing=true", "protocol.save_seconds=5", "output_dir=x"):  # fmt: skip
+        assert config.load([word]).run_name == name, word
+    for word in ("seed=1", "model.width=8", "protocol.lr=0.2", "protocol.precision=bf16", "model.shortcut=B",
+                 "protocol.eval_every=7", "dataset=synthetic"):  # fmt: skip
+        assert config.load([word]).run_name != name, word
+
+
+def test_a_setting_added_later_changes_no_hash() -> None:
+    @dataclasses.dataclass(kw_only=True)
+    class Later(config.ModelConfig):
+        gate: str | None = config.setting(None, doc="a later issue's")
+
+    cfg = config.load([])
+    later = Later(**{f.name: getattr(cfg.model, f.name) for f in dataclasses.fields(cfg.model)})
+    assert config.identity(later) == config.identity(cfg.model)
+
+
+def test_a_folder_of_ones_own_adds_names(tmp_path: Path) -> None:
+    (tmp_path / "protocol").mkdir()
+    (tmp_path / "protocol" / "mine.yaml").write_text("defaults: [digits]\nname: mine\nlr: 0.05\n")
+    cfg = config.load(["protocol=mine"], tmp_path)
+    assert (cfg.protocol.name, cfg.protocol.lr, cfg.protocol.steps) == ("mine", 0.05, 1280)
+    (tmp_path / "protocol" / "bad.yaml").write_text("defaults: [digits]\nname: bad\nlrr: 0.05\n")
+    with pytest.raises(UserError, match="no key protocol.lrr; did you mean protocol.lr"):
+        config.load(["protocol=bad"], tmp_path)
+
+
+def test_a_run_folders_configuration_reads_back(tmp_path: Path) -> None:
+    cfg = config.load(["dataset=synthetic", "model=plain26", "protocol.lr=0.3"])
+    (tmp_path / "config.yaml").write_text(config.to_yaml(cfg))
+    assert config.load_file(tmp_path / "config.yaml") == cfg
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["model=plan56"], "did you mean plain56?"),
+        (["model=plain"], "model=plain56"),
+        (["dataset=cifar11"], "did you mean cifar10?"),
+        (["protocol=smok"], "did you mean smoke?"),
+        (["model.depht=20"], "did you mean model.depth?"),
+        (["+model.depht=20"], "did you mean model.depth?"),
+        (["width=8"], "did you mean model.width?"),
+        (["sede=1"], "did you mean seed?"),
+        (["model=plain56", "depth=20"], "model=plain56 depth=20: model= names both"),
+        (["model=plain56", "model.depth=20"], "names both"),
+        (["depth=20", "model.depth=26"], "given twice"),
+        (["depth=57"], "depth=57 is not 6n+2"),
+        (["depth=abc"], "whole number"),
+        (["family=plane"], "choose from plain, resnet"),
+        (["model=plain20", "model.shortcut=A"], "a plain net has no shortcut"),
+        (["model.shortcut=D"], "choose from A, B, C"),
+        (["seed=x"], "seed: Value 'x'"),
+        (["seed=-1"], "seed=-1: must be from 0"),
+        (["protocol.steps=0"], "protocol.steps=0: must be at least 1"),
+        (["protocol.lr_drops=[9,3]"], "growing steps"),
+        (["protocol.precision=fp16"], "choose from fp32, bf16"),
+        (["dataset.root=/x"], "dataset=digits does not use it"),
+        (["device=gpu"], "choose from auto, cpu, cuda"),
+        (["threads=0"], "threads=0: must be at least 1"),
+        (["max_minutes=0"], "must be above 0"),
+        (["seed=0,1"], "resexp sweep runs them all"),
+        (["plain56"], "write key=value"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(words: list[str], answer: str) -> None:
+    with pytest.raises(UserError) as caught:
+        config.load(words)
+    assert answer in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_configuration_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        config.load([], tmp_path / "nowhere")

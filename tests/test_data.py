@@ -1,0 +1,261 @@
+"""Every source becomes the same kind of tensors, in an order that the pixels alone decide."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resexp import UserError
+from resexp.data import build_data, cifar
+from resexp.data.augment import augment, normalize, pixel_mean
+from resexp.data.dataset import canonical
+from resexp.data.imagefolder import cache_dir
+from resexp.data.loader import Loader
+
+Tree = Callable[..., Path]
+
+
+def test_digits_are_split_the_same_way_always_and_evenly_over_the_classes() -> None:
+    first, second = build_data(source="digits"), build_data(source="digits")
+    assert (len(first.train), len(first.test)) == (1438, 359)
+    assert first.train.images.dtype == torch.uint8 and first.image_shape == (1, 8, 8)
+    assert first.digest() == second.digest() == "31864dfda137026d"
+    shares = [(first.test.labels == k).sum() / ((first.test.labels == k).sum() + (first.train.labels == k).sum())
+              for k in range(10)]  # fmt: skip
+    assert all(0.19 < share < 0.21 for share in shares)
+    trained = {image.numpy().tobytes() for image in first.train.images}
+    shared = sum(image.numpy().tobytes() in trained for image in first.test.images)
+    assert shared == 0
+
+
+def test_the_order_is_a_function_of_the_pixels_alone() -> None:
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (50, 4, 4, 3), dtype=np.uint8), random.integers(0, 5, 50)
+    shuffled = random.permutation(50)
+    a, b = canonical(images, labels), canonical(images[shuffled], labels[shuffled])
+    assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
+
+
+def test_held_out_images_are_not_trained_on() -> None:
+    data = build_data(source="synthetic", examples=100).hold_out(30)
+    assert data.val is not None and (len(data.train), len(data.val)) == (70, 30)
+    assert torch.equal(
+        torch.cat([data.val.images, data.train.images]), build_data(source="synthetic", examples=100).train.images
+    )
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+GOOD = {"train": {"cat": 3, "dog": 2}, "val": {"cat": 1, "dog": 1}}
+
+
+def test_a_folder_is_read_whole_and_its_classes_are_sorted(make_tree: Tree) -> None:
+    data = build_data(source="imagefolder", root=str(make_tree(GOOD)))
+    assert data.classes == ("cat", "dog") and data.image_shape == (3, 8, 8)
+    assert sorted(data.train.labels.tolist()) == [0, 0, 0, 1, 1]
+
+
+def test_a_second_start_reads_the_cache_and_not_the_images(make_tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_tree(GOOD)
+    first = build_data(source="imagefolder", root=str(root))
+    monkeypatch.setattr("resexp.data.imagefolder._read_image", lambda *_: pytest.fail("decoded again"))
+    assert build_data(source="imagefolder", root=str(root)).digest() == first.digest()
+
+
+def test_a_stale_cache_is_noticed(make_tree: Tree) -> None:
+    root = make_tree(GOOD)
+    before = build_data(source="imagefolder", root=str(root))
+    changed = root / "train" / "cat" / "0.png"
+    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(changed)
+    os.utime(changed, ns=(1, 1))
+    after = build_data(source="imagefolder", root=str(root))
+    assert after.digest() != before.digest()
+    assert any(not image.any() for image in after.train.images)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
+def test_a_damaged_cache_is_rebuilt(make_tree: Tree, damage: str) -> None:
+    root = make_tree({"train": {"cat": 30, "dog": 20}, "val": {"cat": 1, "dog": 1}})
+    before = build_data(source="imagefolder", root=str(root))
+    for cache in cache_dir().glob("*.npz"):
+        content = bytearray(cache.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        cache.write_bytes(
+            {"truncate": bytes(content[: len(content) // 2]), "flip": bytes(content), "empty": b""}[damage]
+        )
+    assert build_data(source="imagefolder", root=str(root)).digest() == before.digest()
+
+
+def test_images_of_several_sizes_need_a_size(make_tree: Tree) -> None:
+    root = make_tree(GOOD)
+    Image.new("L", (20, 12)).save(root / "train" / "dog" / "grey.jpg")
+    with pytest.raises(UserError, match=r"grey.jpg: 20x12 pixels, the images before it 8x8; set dataset.image_size"):
+        build_data(source="imagefolder", root=str(root))
+    assert build_data(source="imagefolder", root=str(root), image_size=8).image_shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"train": {"cat": 2}, "val": {"cat": 1}}, "only the class cat"),
+        ({"train": {}, "val": {"cat": 1}}, "no train/"),
+        ({"train": {"cat": 2, "dog": 0}, "val": {"cat": 1}}, "dog: no images"),
+        ({"train": {"cat": 2, "dog": 1}}, "no val/ or test/"),
+        ({"train": {"cat": 2, "dog": 1}, "test": {"cat": 0}}, "no images"),
+        ({"train": {"cat": 2, "dog": 1}, "test": {"emu": 1}}, "class emu is not in"),
+    ],
+)
+def test_an_unusable_folder_is_named(make_tree: Tree, tmp_path: Path, parts: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        build_data(source="imagefolder", root=str(make_tree(parts)))
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        build_data(source="imagefolder", root=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"dataset.root=/path, or export RESEXP_DATA"):
+        os.environ.pop("RESEXP_DATA", None)
+        build_data(source="cifar10")
+
+
+def test_a_corrupt_image_is_named(make_tree: Tree) -> None:
+    root = make_tree(GOOD)
+    broken = root / "train" / "dog" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    with pytest.raises(UserError, match=r"dog/1.png: not a readable image"):
+        build_data(source="imagefolder", root=str(root))
+
+
+# --- CIFAR ------------------------------------------------------------------------------------------------------------
+
+
+def write_official(root: Path, name: str, tree: Path) -> None:
+    """The images of ``tree`` in the official archive's format, in another order and with labels of another numbering."""
+    import pickle
+
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+    folder = root / source.base_folder
+    folder.mkdir(parents=True)
+    classes = sorted((path.name for path in (tree / "train").iterdir()), reverse=True)
+    key = "labels" if name == "cifar10" else "fine_labels"
+    for part, files in (("train", source.train_list), ("test", source.test_list)):
+        paths = sorted((tree / part).glob("*/*.png"), key=lambda path: path.name)
+        for share, (file, _) in zip(np.array_split(np.array(paths), len(files)), files, strict=True):
+            rows = [np.asarray(Image.open(path)).transpose(2, 0, 1).reshape(-1) for path in share]
+            content = {"data": np.array(rows), key: [classes.index(path.parent.name) for path in share]}
+            (folder / file).write_bytes(pickle.dumps(content))
+    meta = {source.meta["key"]: classes}
+    (folder / source.meta["filename"]).write_bytes(pickle.dumps(meta))
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_the_archive_and_the_folders_give_the_same_data(
+    name: str, make_tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = make_tree({"train": {"cat": 12, "dog": 13}, "test": {"cat": 5, "dog": 5}}, side=32, name=name)
+    monkeypatch.setattr(cifar, "SIZES", (25, 10))
+    from_folders = build_data(source=name, root=str(tree.parent))
+    write_official(tree.parent / "official", name, tree)
+    monkeypatch.setattr("torchvision.datasets.CIFAR10._check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    from_archive = build_data(source=name, root=str(tree.parent / "official"))
+    assert from_archive.classes == from_folders.classes
+    assert from_archive.digest() == from_folders.digest()
+
+
+def test_a_half_unpacked_cifar_is_noticed(make_tree: Tree) -> None:
+    tree = make_tree({"train": {"cat": 3, "dog": 3}, "test": {"cat": 1, "dog": 1}}, side=32, name="cifar10")
+    with pytest.raises(UserError, match=r"6 training images of 50,000"):
+        build_data(source="cifar10", root=str(tree.parent))
+
+
+def test_a_half_downloaded_archive_is_noticed(tmp_path: Path, make_tree: Tree) -> None:
+    tree = make_tree({"train": {"cat": 3, "dog": 3}, "test": {"cat": 1, "dog": 1}}, side=32)
+    write_official(tmp_path, "cifar10", tree)
+    with pytest.raises(UserError, match="incomplete or damaged"):
+        build_data(source="cifar10", root=str(tmp_path))
+    shutil.rmtree(tmp_path / "cifar-10-batches-py")
+    with pytest.raises(UserError, match=r"fetch it with dataset.download=true"):
+        build_data(source="cifar10", root=str(tmp_path))
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_epoch_has_every_image_once_and_every_batch_is_full() -> None:
+    loader = Loader(10, 4, torch.Generator().manual_seed(0))
+    stream = torch.cat([loader.next_batch() for _ in range(15)])
+    for epoch in stream.split(10):
+        assert sorted(epoch.tolist()) == list(range(10))
+    assert len({tuple(epoch.tolist()) for epoch in stream.split(10)}) == 6
+
+
+def test_a_restored_loader_goes_on_where_it_stopped() -> None:
+    loader, other = (Loader(10, 4, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    loader.next_batch()
+    other.load_state_dict(loader.state_dict())
+    assert all(torch.equal(loader.next_batch(), other.next_batch()) for _ in range(10))
+
+
+def test_crops_lie_at_all_81_offsets_and_half_are_mirrored() -> None:
+    image = torch.arange(1, 65, dtype=torch.uint8).reshape(1, 1, 8, 8)
+    count = 20_000
+    out = augment(image.expand(count, 1, 8, 8), pad=4, flip=True, generator=torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(image[0, 0], (4, 4, 4, 4))
+    windows = {}
+    for dy in range(9):
+        for dx in range(9):
+            window = padded[dy : dy + 8, dx : dx + 8]
+            windows[window.numpy().tobytes()] = (dy, dx, False)
+            windows[window.flip(1).contiguous().numpy().tobytes()] = (dy, dx, True)
+    drawn = [windows[crop.contiguous().numpy().tobytes()] for crop in out[:, 0]]
+    counts = np.bincount([9 * dy + dx for dy, dx, _ in drawn], minlength=81)
+    assert counts.min() > 0.7 * count / 81 and counts.max() < 1.3 * count / 81
+    assert abs(np.mean([flipped for _, _, flipped in drawn]) - 0.5) < 0.02
+
+
+def test_augmentation_draws_from_its_generator_alone() -> None:
+    images = torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8)
+    results = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(len(results))
+        results.append(augment(images, pad=2, flip=True, generator=torch.Generator().manual_seed(seed)))
+    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+
+
+def test_the_mean_image_is_subtracted_at_each_pixel() -> None:
+    images = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8)
+    mean = pixel_mean(images)
+    assert mean.shape == (3, 8, 8)
+    assert torch.allclose(normalize(images, mean).mean(dim=0), torch.zeros(3, 8, 8), atol=1e-6)
+    assert torch.equal(normalize(images, None), images.float() / 255)
+
+
+# --- real images ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.images
+def test_real_cifar10_is_complete_and_its_archive_gives_the_same_data(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = build_data(source="cifar10", root=str(images))
+    assert (len(data.train), len(data.test), data.image_shape) == (50_000, 10_000, (3, 32, 32))
+    assert torch.bincount(data.train.labels).tolist() == [5000] * 10
+    write_official(tmp_path / "official", "cifar10", images / "cifar10")
+    monkeypatch.setattr("torchvision.datasets.CIFAR10._check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    assert build_data(source="cifar10", root=str(tmp_path / "official")).digest() == data.digest()
+
+
+@pytest.mark.images
+def test_the_real_imagenet_subset_is_read_grey_images_too(images: Path) -> None:
+    data = build_data(source="imagefolder", root=str(images / "tiny-imagenet50"))
+    assert (len(data.train), len(data.test), data.image_shape) == (25_000, 2_500, (3, 64, 64))
+    assert len(data.classes) == 50

@@ -1,0 +1,82 @@
+"""Who may import whom (the layout's rules), and what commands may not import at all."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import resexp
+
+PACKAGE = Path(resexp.__file__).parent
+MODULES = {
+    path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): path for path in PACKAGE.rglob("*.py")
+}
+ALLOWED = {  # module: what of resexp it may import, besides the package's own UserError
+    "catalog": set(),
+    "checkpoint": set(),
+    "console": set(),
+    "runlog": set(),
+    "stats": set(),
+    "optim": set(),
+    "config": {"catalog"},
+    "published": {"config"},
+    "models": {"models", "catalog"},
+    "data": {"data", "catalog"},
+    "train": {"catalog", "checkpoint", "config", "data", "models", "optim", "runlog"},
+    "study": {"config", "published", "runlog", "stats", "catalog"},
+    "figures": {"config", "runlog", "stats", "study", "catalog"},
+    "sweep": {"catalog", "config", "console", "runlog"},
+    "bench": {"config", "console", "data", "models", "train"},
+}
+NO_TORCH = ("catalog", "config", "published", "console", "runlog", "stats", "study", "figures", "sweep", "cli")
+
+
+def imports(path: Path, top_level_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {
+                f"{node.module}.{alias.name}" if node.module == "resexp" else str(node.module) for alias in node.names
+            }
+    return found
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name not in ("cli", "__main__", "__init__")])
+def test_modules_import_what_the_layout_allows(module: str) -> None:
+    ours = {name.split(".")[1] for name in imports(MODULES[module]) if name.startswith("resexp.")}
+    words = {name for name in ours if name in {other.split(".")[0] for other in MODULES}}
+    assert words <= ALLOWED[module.split(".")[0]]
+
+
+def test_nobody_imports_the_command_line() -> None:
+    importers = {name for name, path in MODULES.items() if "resexp.cli" in imports(path)}
+    assert importers == {"__main__"}
+
+
+def test_only_config_names_hydra_and_omegaconf() -> None:
+    importers = {
+        name for name, path in MODULES.items() if {w.split(".")[0] for w in imports(path)} & {"hydra", "omegaconf"}
+    }
+    assert importers == {"config"}
+
+
+@pytest.mark.parametrize("module", NO_TORCH)
+def test_module_imports_no_torch(module: str) -> None:
+    code = f"import sys, resexp.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["models"], ["datasets"], ["protocols"], ["studies"], ["config"], ["train", "--help"],
+              ["train", "model=plan56"], ["sweep", "model=plan56"], ["study", "nowhere"], ["figures"], ["trian"]]
+)  # fmt: skip
+def test_help_lists_and_mistakes_import_no_torch(words: list[str]) -> None:
+    code = f"import sys; from resexp.cli import main; main({words}); sys.exit(7 * ('torch' in sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,62 @@
+"""The learning rate is the papers' at every step."""
+
+import pytest
+import torch
+
+from resexp.optim import Schedule, build_optimizer
+
+
+def test_the_rate_drops_at_the_stated_steps_counted_from_zero() -> None:
+    schedule = Schedule(base_lr=0.1, drops=[32_000, 48_000])
+    rates = [schedule.lr(step) for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+def test_the_warm_up_ends_by_the_error_of_the_last_hundred_batches_and_the_rate_comes_back() -> None:
+    schedule = Schedule(base_lr=0.1, drops=[32_000], warmup=True)
+    for step in range(1, 400):
+        assert schedule.lr(step - 1) == 0.01
+        schedule.observe(step, 90.0 if step <= 300 else 70.0)
+        if not schedule.warming_up:
+            break
+    # 100 batches of which k have 70 %: the mean falls below 80 % with the 51st
+    assert schedule.warmup_ended_at == 351
+    assert schedule.lr(351) == 0.1
+    assert schedule.lr(32_000) == pytest.approx(0.01)
+
+
+def test_a_good_first_batch_does_not_end_the_warm_up() -> None:
+    schedule = Schedule(base_lr=0.1, warmup=True)
+    for step in range(1, 100):
+        schedule.observe(step, 10.0)
+    assert schedule.warming_up
+    schedule.observe(100, 10.0)
+    assert not schedule.warming_up
+
+
+def test_a_net_that_never_learns_stays_in_the_warm_up_past_the_drops() -> None:
+    schedule = Schedule(base_lr=0.1, drops=[10], warmup=True)
+    for step in range(1, 200):
+        schedule.observe(step, 90.0)
+    assert schedule.lr(200) == 0.01
+
+
+def test_a_restored_schedule_remembers_the_warm_up() -> None:
+    first, second = (Schedule(base_lr=0.1, warmup=True, warmup_window=3) for _ in range(2))
+    for step, error in enumerate((90.0, 75.0), start=1):
+        first.observe(step, error)
+    second.load_state_dict(first.state_dict())
+    for schedule in (first, second):
+        schedule.observe(3, 70.0)
+    assert first == second and second.warmup_ended_at == 3
+
+
+def test_weight_decay_falls_on_every_parameter() -> None:
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.BatchNorm2d(1))
+    optimizer = build_optimizer(net.parameters(), lr=0.5, momentum=0.0, weight_decay=0.1)
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    for parameter in net.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for old, new in zip(before, net.parameters(), strict=True):
+        assert torch.allclose(new, old * (1 - 0.5 * 0.1))

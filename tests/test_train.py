@@ -1,0 +1,403 @@
+"""Training learns, counts right, and loses nothing."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+
+from resexp import UserError, checkpoint, config, runlog
+from resexp.models import build_model
+from resexp.runlog import Run
+from resexp.train import State, build_state, evaluate, evaluate_run, load_data, next_batch, train, train_step
+
+Resexp = Callable[..., subprocess.CompletedProcess]
+
+
+def run_tiny(*words: str, folder: str = "run") -> tuple[dict, Run]:
+    own_model = any(word.startswith("model=") for word in words)
+    cfg = config.load([*(word for word in TINY if not (own_model and word.startswith("model="))), *words])
+    return train(cfg, Path(folder)), Run(Path(folder))
+
+
+def end_state(folder: Path) -> dict:
+    """All that must be equal: the checkpoint and the log, but for times."""
+    saved = checkpoint.load(folder / runlog.CHECKPOINT, torch.device("cpu"))
+    for key in ("seconds", "train_seconds", "log_size"):
+        del saved[key]
+    lines = [{k: v for k, v in record.items() if k != "images_per_s"} for record in Run(folder).metrics]
+    return {**saved, "log": lines}
+
+
+def differences(a: object, b: object, where: str = "") -> list[str]:
+    """Paths at which two nested values differ, bit for bit."""
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return [] if torch.equal(a, b) else [where]
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = sorted(a.keys() | b.keys(), key=str)
+        return [path for key in keys for path in differences(a.get(key), b.get(key), f"{where}/{key}")]
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        pairs = enumerate(zip(a, b, strict=True))
+        return [path for index, (x, y) in pairs for path in differences(x, y, f"{where}/{index}")]
+    return [] if a == b else [where]
+
+
+# --- learning and counting --------------------------------------------------------------------------------------------
+
+
+def test_a_run_learns_and_writes_its_folder() -> None:
+    summary, run = run_tiny("protocol.steps=60", "protocol.lr_drops=[40]", "protocol.val_size=64", "tensorboard=true")
+    assert summary["status"] == "finished" and summary["step"] == 60
+    assert summary["train_error"] < 60 and summary["test_error"] < 60  # chance is 90
+    assert run.summary == summary
+    assert {"config.yaml", "env.json", "metrics.jsonl", "summary.json", "checkpoint.pt", "tb"} <= set(
+        os.listdir(run.path)
+    )
+    assert list((run.path / "tb").glob("events*"))
+    assert torch.__version__.startswith(run.env["versions"]["torch"]) and run.env["world_size"] == 1
+    best = min((r for r in run.metrics if r["split"] == "val"), key=lambda record: record["error"])
+    assert (summary["best_val_step"], summary["best_val_error"]) == (best["step"], best["error"])
+    at_best = [r["error"] for r in run.metrics if r["split"] == "test" and r["step"] == best["step"]]
+    assert [summary["best_val_test_error"]] == at_best
+
+
+def test_the_log_has_a_line_for_every_stated_step() -> None:
+    _, run = run_tiny()
+    assert run.curve("train")[0] == [3, 6, 9, 12]
+    assert run.curve("test")[0] == [4, 8, 12]
+    for record in run.metrics:
+        assert set(record) == {"step", "epoch", "split", "loss", "error", "lr", "images_per_s"}
+    assert run.curve("train", "lr")[1] == pytest.approx([0.1, 0.1, 0.01, 0.01])
+
+
+def test_training_error_is_that_of_the_last_full_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """512 images in batches of 32: epochs end at steps 16 and 32, and a run of 37 steps reports steps 17 to 32."""
+    wrong: list[float] = []
+
+    def spy(*args: object, **options: object) -> torch.Tensor:
+        counted = train_step(*args, **options)  # type: ignore[arg-type]
+        wrong.append(float(counted[1]))
+        return counted
+
+    monkeypatch.setattr("resexp.train.train_step", spy)
+    summary, run = run_tiny("protocol.steps=37")
+    assert summary["train_error"] == pytest.approx(100 * sum(wrong[16:32]) / 512)
+    windows = [100 * sum(wrong[start : start + 3]) / 96 for start in range(0, 36, 3)]
+    assert run.curve("train")[1] == pytest.approx([*windows, 100 * wrong[36] / 32])
+
+
+def test_a_step_is_sgd_on_the_mean_cross_entropy() -> None:
+    cfg = config.load(TINY)
+    state = build_state(cfg, load_data(cfg), torch.device("cpu"))
+    twin = build_state(cfg, load_data(cfg), torch.device("cpu"))
+    inputs, labels = torch.rand(32, 3, 8, 8), torch.randint(10, (32,))
+    counted = train_step(state.net, state.optimizer, inputs, labels, lr=0.05, precision="fp32")
+    logits = twin.net(inputs)
+    loss = torch.nn.functional.cross_entropy(logits, labels)
+    loss.backward()
+    for ours, theirs in zip(state.net.parameters(), twin.net.parameters(), strict=True):
+        update = theirs.grad + 1e-4 * theirs
+        assert torch.allclose(ours, theirs - 0.05 * update, atol=1e-7)
+    assert counted.tolist() == pytest.approx([32 * loss.item(), (logits.argmax(1) != labels).sum().item(), 32, 1])
+
+
+def test_evaluation_counts_every_image_of_the_last_batch_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = config.load([*TINY, "dataset.examples=400"])
+    data = load_data(cfg)
+    net = build_model(family="plain", depth=8, width=4, image_shape=(3, 8, 8))
+    whole = evaluate(net, data.test, None, precision="fp32")
+    monkeypatch.setattr("resexp.train.EVAL_BATCH", 33)  # 100 images: 33, 33, 33, 1
+    assert evaluate(net, data.test, None, precision="fp32") == pytest.approx(whole)
+    assert net.training
+
+
+def test_a_deep_net_warms_up_and_a_shallow_one_does_not() -> None:
+    _, deep = run_tiny("model=plain14", "protocol.warmup_depth=14", "protocol.warmup_window=5", "protocol.warmup_error=101",
+                       folder="deep")  # fmt: skip
+    _, shallow = run_tiny("protocol.warmup_depth=14", "protocol.warmup_error=101", folder="shallow")
+    assert deep.curve("train", "lr")[1] == pytest.approx([0.01, 0.1, 0.01, 0.01])  # ends at step 5, drops at step 6
+    assert deep.summary["warmup_ended_at"] == 5
+    assert shallow.curve("train", "lr")[1] == pytest.approx([0.1, 0.1, 0.01, 0.01])
+
+
+def test_bf16_trains_with_weights_and_statistics_in_fp32() -> None:
+    summary, run = run_tiny("protocol.precision=bf16", "protocol.steps=40", "protocol.lr_drops=[]")
+    assert summary["train_error"] < 80
+    saved = checkpoint.load(run.path / runlog.CHECKPOINT, torch.device("cpu"))
+    assert {t.dtype for t in saved["net"].values()} == {torch.float32, torch.int64}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_run_resumes_bit_for_bit_with_deterministic() -> None:
+    words = ("device=cuda", "deterministic=true")
+    run_tiny(*words, folder="whole")
+    run_tiny(*words, "max_minutes=0.0001", folder="parts")
+    run_tiny(*words, folder="parts")
+    assert differences(end_state(Path("whole")), end_state(Path("parts"))) == []
+
+
+# --- nothing lost -----------------------------------------------------------------------------------------------------
+
+
+def killed_and_resumed(
+    words: Sequence[str], kill_at: Sequence[int], number: int = signal.SIGKILL
+) -> tuple[Path, list[int]]:
+    """Run ``resexp train``, kill it once its log reaches each of the steps, and let it finish."""
+    folder = config.load(words).run_dir
+    log, resumed_at = folder / runlog.METRICS, []
+    for target in [*kill_at, None]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "resexp", "train", *words],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        while target is not None and process.poll() is None:
+            lines = log.read_text().splitlines() if log.is_file() else []
+            if lines and json.loads(lines[-1])["step"] >= target:
+                process.send_signal(number)
+                break
+            time.sleep(0.002)
+        _, errors = process.communicate(timeout=120)
+        for line in errors.splitlines():
+            if line.startswith("resuming at step "):
+                resumed_at.append(int(line.split()[3]))
+    return folder, resumed_at
+
+
+KILLABLE = [*TINY, "protocol.steps=400", "protocol.log_every=3", "protocol.eval_every=50", "protocol.lr_drops=[150,300]",
+            "protocol.save_seconds=0.05", "protocol.val_size=64", "protocol.warmup_depth=8", "protocol.warmup_window=20",
+            "protocol.warmup_error=85"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    cfg = config.load(KILLABLE)
+    train(cfg, folder)
+    return folder
+
+
+def test_a_run_killed_at_several_points_ends_bit_identical(uninterrupted: Path) -> None:
+    folder, resumed_at = killed_and_resumed(KILLABLE, kill_at=[7, 90, 211, 333])
+    assert sum(step > 0 for step in resumed_at) >= 3 and resumed_at == sorted(resumed_at)
+    assert differences(end_state(uninterrupted), end_state(folder)) == []
+    ours, theirs = (json.loads((path / runlog.SUMMARY).read_text()) for path in (folder, uninterrupted))
+    for key in ("status", "step", "train_error", "test_error", "val_error", "best_val_step", "warmup_ended_at"):
+        assert ours[key] == theirs[key], key
+
+
+@pytest.mark.parametrize("lost", ["optimizer", "augmentation", "loader", "schedule", "counters"])
+def test_a_resume_that_loses_any_part_of_the_state_is_caught(
+    uninterrupted: Path, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control: were one part not restored, the comparison above would fail."""
+    steps = 0
+
+    def interrupted(*args: object, **options: object) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        if steps == 100:  # between two lines of the log, and within an epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("resexp.train.train_step", interrupted)
+    assert train(config.load(KILLABLE), Path("parts"))["step"] == 100
+    restore = State.load_state_dict
+
+    def forgetful(state: State, saved: dict) -> None:
+        fresh = state.state_dict()
+        restore(state, {**saved, lost: fresh[lost]})
+
+    monkeypatch.setattr(State, "load_state_dict", forgetful)
+    train(config.load(KILLABLE), Path("parts"))
+    assert differences(end_state(uninterrupted), end_state(Path("parts"))) != []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_the_same_command_goes_on(uninterrupted: Path, number: int, code: int) -> None:
+    words = [*KILLABLE, "protocol.save_seconds=1000"]
+    folder = config.load(words).run_dir
+    command = [sys.executable, "-m", "resexp", "train", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    while not (folder / runlog.METRICS).is_file() or not (folder / runlog.METRICS).read_text():
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == code and "the same command goes on" in out
+    assert Run(folder).status == "interrupted" and Run(folder).summary["signal"] == number
+    assert train(config.load(words), folder)["status"] == "finished"
+    assert differences(end_state(uninterrupted), end_state(folder)) == []
+
+
+def test_a_time_box_ends_cleanly_with_a_checkpoint() -> None:
+    summary, run = run_tiny("max_minutes=0.0001")
+    assert (summary["status"], summary["step"], summary["signal"]) == ("interrupted", 1, None)
+    assert run_tiny(folder="run")[0]["status"] == "finished"
+
+
+def test_a_finished_run_is_not_run_again(resexp: Resexp) -> None:
+    assert resexp("train", *TINY).returncode == 0
+    checkpoint_time = (config.load(TINY).run_dir / runlog.CHECKPOINT).stat().st_mtime_ns
+    again = resexp("train", *TINY)
+    assert again.returncode == 0 and "finished already" in again.stderr
+    assert (config.load(TINY).run_dir / runlog.CHECKPOINT).stat().st_mtime_ns == checkpoint_time
+
+
+def test_a_resumed_run_keeps_its_number_of_threads_and_its_first_machine() -> None:
+    run_tiny("max_minutes=0.0001", "threads=2")
+    _, run = run_tiny()
+    assert run.env["threads"] == 2 and run.env["resumed"][0]["threads"] == 2 and run.env["resumed"][0]["step"] == 1
+
+
+# --- bad luck ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint(resexp: Resexp) -> None:
+    words = [*TINY, "protocol.lr=1e38", "protocol.log_every=12", "protocol.save_seconds=1000"]
+    result = resexp("train", *words)
+    run = Run(config.load(words).run_dir)
+    assert result.returncode == 1
+    assert run.summary["status"] == "diverged" and 1 < run.summary["step"] <= 4
+    assert f"not finite at step {run.summary['step']}" in result.stderr
+    assert not (run.path / runlog.CHECKPOINT).exists()
+
+
+def test_weights_that_are_not_finite_are_never_saved() -> None:
+    _, run = run_tiny("max_minutes=0.0001")
+    before = (run.path / runlog.CHECKPOINT).read_bytes()
+    saved = checkpoint.load(run.path / runlog.CHECKPOINT, torch.device("cpu"))
+    saved["net"]["head.weight"].fill_(float("inf"))
+    checkpoint.save(run.path / runlog.CHECKPOINT, saved)
+    poisoned = (run.path / runlog.CHECKPOINT).read_bytes()
+    summary, _ = run_tiny("protocol.save_seconds=0")
+    assert summary["status"] == "diverged"
+    assert (run.path / runlog.CHECKPOINT).read_bytes() == poisoned != before
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint_and_the_run_goes_on_later(resexp: Resexp) -> None:
+    assert resexp("train", *TINY, "max_minutes=0.0001").returncode == 0
+    folder = config.load(TINY).run_dir
+    before = (folder / runlog.CHECKPOINT).read_bytes()
+
+    def small_files_only() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))
+
+    full = resexp("train", *TINY, preexec_fn=small_files_only)
+    assert full.returncode == 2 and full.stderr.splitlines()[-1].startswith("resexp: error: cannot write into")
+    assert "Traceback" not in full.stderr
+    assert (folder / runlog.CHECKPOINT).read_bytes() == before
+    assert sorted(path.name for path in folder.glob("*.tmp")) == []
+    assert resexp("train", *TINY).returncode == 0
+    assert Run(folder).status == "finished"
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
+def test_a_damaged_checkpoint_is_refused_and_left_alone(damage: str) -> None:
+    _, run = run_tiny("max_minutes=0.0001")
+    path = run.path / runlog.CHECKPOINT
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes({"truncate": bytes(content[:-300]), "flip": bytes(content), "empty": b""}[damage])
+    left = path.read_bytes()
+    with pytest.raises(UserError, match="truncated or damaged"):
+        run_tiny()
+    assert path.read_bytes() == left
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"), [(("model=plain8",), "model.family is resnet there, plain here"),
+                          (("protocol.lr=0.2",), "protocol.lr is 0.1 there, 0.2 here"),
+                          (("dataset.examples=256",), "dataset.examples is 512 there, 256 here"),
+                          (("protocol.pad=2",), "protocol.pad is 1 there, 2 here")]
+)  # fmt: skip
+def test_a_checkpoint_of_another_configuration_is_refused(words: tuple[str, ...], answer: str) -> None:
+    run_tiny("max_minutes=0.0001")
+    with pytest.raises(UserError, match=answer):
+        run_tiny(*words)
+
+
+def test_a_run_refuses_other_images_under_the_same_name(make_tree: Callable[..., Path]) -> None:
+    def words(root: Path) -> list[str]:
+        return ["dataset=imagefolder", f"dataset.root={root}", "protocol=smoke"]
+
+    parts = {"train": {"cat": 20, "dog": 20}, "val": {"cat": 2, "dog": 2}}
+    run_tiny(*words(make_tree(parts)), "max_minutes=0.0001")
+    other = make_tree({**parts, "train": {"cat": 21, "dog": 20}}, name="other")
+    with pytest.raises(UserError, match="other images than when this run started"):
+        run_tiny(*words(other))
+
+
+def test_a_second_process_on_the_same_run_leaves_it_alone(resexp: Resexp) -> None:
+    folder = config.load(TINY).run_dir
+    with runlog.open_folder(folder):
+        second = resexp("train", *TINY)
+    assert second.returncode == 2
+    assert f"process {os.getpid()} is training this run" in second.stderr
+    assert resexp("train", *TINY).returncode == 0
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(resexp: Resexp, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = resexp("train", *TINY, f"output_dir={tmp_path}/file/x")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "cannot write into" in result.stderr
+
+
+def test_holding_out_every_image_is_refused() -> None:
+    with pytest.raises(UserError, match=r"protocol.val_size=512: synthetic has only 512"):
+        run_tiny("protocol.val_size=512")
+
+
+def test_an_evaluated_checkpoint_has_the_test_error_of_its_summary() -> None:
+    summary, run = run_tiny()
+    step, _, error = evaluate_run(run.path, config.load_file(run.path / runlog.CONFIG))
+    assert (step, error) == (12, summary["test_error"])
+
+
+# --- real images ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.images
+def test_real_cifar10_trains_below_chance_in_forty_steps(images: Path) -> None:
+    words = [
+        "dataset=cifar10",
+        f"dataset.root={images}",
+        "model=resnet20",
+        "protocol.steps=40",
+        "protocol.log_every=10",
+    ]
+    cfg = config.load(words)
+    summary = train(cfg, Path("run"))
+    errors = Run(Path("run")).curve("train")[1]
+    assert summary["status"] == "finished" and errors[-1] < 80 < errors[0]  # chance is 90
+    data = load_data(cfg)
+    assert data.val is not None and (len(data.train), len(data.val), len(data.test)) == (45_000, 5_000, 10_000)
+
+
+@pytest.mark.images
+def test_resnet1202_takes_a_real_step_at_batch_128_in_under_4_gb(images: Path, resexp: Resexp) -> None:
+    words = ["dataset=cifar10", f"dataset.root={images}", "model=resnet1202", "activation_checkpointing=true",
+             "max_minutes=0.001", "tensorboard=false"]  # fmt: skip
+    result = resexp("train", *words)
+    assert result.returncode == 0, result.stderr
+    summary = Run(config.load(words).run_dir).summary
+    assert summary["step"] == 1
+    assert summary["peak_memory_bytes"] < 4e9
+
+
+def test_batches_are_ready_for_the_net() -> None:
+    cfg = config.load(TINY)
+    data = load_data(cfg)
+    state = build_state(cfg, data, torch.device("cpu"))
+    inputs, labels = next_batch(state, data.train, None, pad=2, flip=True)
+    assert inputs.shape == (32, 3, 8, 8) and inputs.dtype == torch.float32 and labels.shape == (32,)
+    assert inputs.is_contiguous(memory_format=torch.channels_last)
