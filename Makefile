@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(INSTALLED) ## the environment in .venv: 2 to 3 minutes, 5 GB
 
@@ -20,6 +20,9 @@ demo: install ## plain nets degrade, residual nets do not: trains, draws and jud
 test: install ## all tests but those on real image files
 	$(BIN)/python -m pytest -m 'not images'
 
+test-images: install ## the tests on real image files under RESEXP_DATA
+	$(BIN)/python -m pytest -m images
+
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -32,4 +35,4 @@ figures: install ## redraw all figures from the logs; on a fresh clone the embed
 	@ls -d outputs/runs/*-digits-digits-* >/dev/null 2>&1 || $(BIN)/resexp study degradation
 	$(BIN)/resexp figures
 
-.PHONY: help install demo test lint smoke figures
+.PHONY: help install demo test test-images lint smoke figures

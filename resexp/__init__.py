@@ -17,5 +17,6 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     'did you mean resnet56?'
     """
     choices = list(choices)
-    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6) if len(choices) > 3 else []  # few are all shown
+    certain = 0.85 if len(choices) <= 3 else 0.6  # a few choices are better shown than guessed from
+    near = difflib.get_close_matches(word, choices, n=1, cutoff=certain)
     return f"did you mean {near[0]}?" if near else "choose from " + ", ".join(choices)

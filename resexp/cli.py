@@ -149,11 +149,10 @@ def _sweep(args: argparse.Namespace) -> int:
     from resexp.sweep import run_sweep
 
     jobs = config.expand(args.overrides, args.config_dir)
-    widths = {cfg.dataset.sweep_width for _, cfg in jobs if cfg.model.width == cfg.dataset.sweep_width}
-    for width in sorted(filter(None, widths)):
-        print(
-            f"every net narrowed to a first-stage width of {width}, for speed (model.width= sets it)", file=sys.stderr
-        )
+    narrowed = {cfg.dataset.sweep_width for _, cfg in jobs if cfg.dataset.sweep_width}
+    if narrowed and not any(word.lstrip("+").startswith("model.width=") for word in args.overrides):
+        width = ", ".join(map(str, sorted(narrowed)))
+        print(f"nets narrowed to a first-stage width of {width}, for speed (model.width= sets it)", file=sys.stderr)
     sweep = run_sweep(jobs, config_dir=args.config_dir)
     nets = list(dict.fromkeys(cfg.model.name for _, cfg in jobs))
     stem = slug("-".join(nets if len(nets) <= 6 else [*nets[:5], f"and {len(nets) - 5} more"]))
@@ -177,13 +176,12 @@ def _study(args: argparse.Namespace) -> int:
 
 def _show_sweep(sweep: "Sweep", *, title: str, stem: str) -> list:
     """Figure, table, and what is left. Returns the groups of runs."""
-    from resexp.runlog import duration
+    from resexp.runlog import CONFIG, duration
     from resexp.study import group_runs
     from resexp.sweep import estimate_left
 
     output_dir = Path(sweep.jobs[0].cfg.output_dir)
-    runs = [job.run for job in sweep.jobs if job.run.metrics]
-    groups = group_runs(runs)
+    groups = group_runs([job.run for job in sweep.jobs if (job.cfg.run_dir / CONFIG).is_file()])
     if groups:
         _draw(groups, output_dir / "figures" / stem, title=title, note="Own runs.")
     for job in sweep.failed:

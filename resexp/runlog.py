@@ -145,8 +145,9 @@ class MetricsLog:
     def close(self) -> None:
         with contextlib.suppress(OSError):  # a full disk has been reported by the write that met it
             self.file.close()
-        if self.events:
-            self.events.close()
+        with contextlib.suppress(OSError):
+            if self.events:
+                self.events.close()
 
 
 class ProgressLine:

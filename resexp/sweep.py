@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from resexp import UserError, catalog
+from resexp import UserError, catalog, runlog
 from resexp.config import Config
 from resexp.console import make_table, message
 from resexp.runlog import Run, duration
@@ -107,7 +107,7 @@ def run_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path | No
                 continue
             time.sleep(POLL_SECONDS)
             for job in running:
-                _collect(job)
+                _collect(job, stopped=sweep.stopped_by is not None)
             if live:
                 live.update(_live_table(sweep))
             elif time.monotonic() - reported > REPORT_SECONDS:
@@ -149,7 +149,7 @@ def _start(job: Job, extra: Sequence[str], threads: int, minutes: float | None) 
     run_dir = job.cfg.run_dir
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        job.log = (run_dir / LOG).open("w")
+        job.log = (run_dir / LOG).open("a")
     except OSError as error:
         raise UserError(
             f"cannot write into {run_dir}: {error.strerror}; set output_dir= to a writable folder"
@@ -168,7 +168,7 @@ def _start(job: Job, extra: Sequence[str], threads: int, minutes: float | None) 
     message(f"{job.name}: {at}")
 
 
-def _collect(job: Job) -> None:
+def _collect(job: Job, *, stopped: bool) -> None:
     """If the job's process has ended, find out how."""
     code = job.process.poll() if job.process else None
     if code is None:
@@ -176,6 +176,8 @@ def _collect(job: Job) -> None:
     status = job.run.status
     if status in ("finished", "interrupted") and code in (0, 128 + signal.SIGINT, 128 + signal.SIGTERM):
         job.outcome = status
+    elif stopped and code in (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT):
+        job.outcome, job.message = "interrupted", "before its first step"
     elif status == "diverged":
         job.outcome, job.message = status, f"diverged at step {job.run.step}"
     else:
@@ -187,7 +189,7 @@ def _collect(job: Job) -> None:
     numbers = ""
     if job.outcome == "finished":
         numbers = f": train {summary['train_error']:.2f}%, test {summary['test_error']:.2f}%"
-    elif job.outcome == "interrupted":
+    elif summary.get("status") == "interrupted":
         numbers = f" at step {summary['step']}, saved"
     took = duration(time.monotonic() - job.began)
     message(f"{job.name}: {job.outcome}{numbers}{f' ({job.message})' if job.message else ''} in {took}")

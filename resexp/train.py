@@ -1,10 +1,12 @@
 """Train one net: ``train``, ``train_step``, ``evaluate``. One linear loop; all it needs is built in plain sight."""
 
 import contextlib
+import errno
 import math
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,6 +31,7 @@ TINY_STEP_MACS = 1e9  # below this many multiply-adds in a forward pass, a secon
 LOSS, WRONG, SEEN, FINITE = range(4)  # columns of the counters: sums over images, and batches with a finite loss
 RESULTS = ("test_error", "val_error", "best_val_step", "best_val_error", "best_val_test_error")
 ALL_THREADS = torch.get_num_threads()  # torch's own default at the start: all cores, or what OMP_NUM_THREADS says
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)  # a disk that takes no more
 WINDOW, EPOCH = range(2)  # their rows: since the last train line of the log, since the last start of an epoch
 
 
@@ -89,6 +92,8 @@ def train(cfg: Config, run_dir: Path) -> dict[str, Any]:
         except UserError:
             raise
         except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
             kept = " (the last checkpoint is intact)" if (run_dir / runlog.CHECKPOINT).is_file() else ""
             raise UserError(
                 f"cannot write into {run_dir}: {error.strerror or error}; make room and repeat{kept}"
@@ -106,8 +111,9 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
     p = cfg.protocol
     device = set_up_device(cfg.device, deterministic=cfg.deterministic)
     saved = load_checkpoint(cfg, run_dir / runlog.CHECKPOINT, device)
-    data = load_data(cfg).to(device)
+    data = load_data(cfg)
     digest = data.digest()
+    data = data.to(device)
     if saved and saved["data"] != digest:
         raise UserError(f"{run_dir}: {cfg.dataset.name} has other images than when this run started; "
                         "set another dataset.name or output_dir")  # fmt: skip
@@ -464,6 +470,7 @@ def stop_signals() -> Iterator[StopSignal]:
     def wish(number: int, _frame: FrameType | None) -> None:
         stop.signal = number
         restore()
+        print("stopping after this step, with a checkpoint; once more stops at once", file=sys.stderr)
 
     def restore() -> None:
         for number, handler in before.items():

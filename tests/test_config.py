@@ -121,7 +121,7 @@ def test_a_folder_of_ones_own_adds_names(tmp_path: Path) -> None:
     cfg = config.load(["protocol=mine"], tmp_path)
     assert (cfg.protocol.name, cfg.protocol.lr, cfg.protocol.steps) == ("mine", 0.05, 1280)
     (tmp_path / "protocol" / "bad.yaml").write_text("defaults: [digits]\nname: bad\nlrr: 0.05\n")
-    with pytest.raises(UserError, match="no key protocol.lrr; did you mean protocol.lr"):
+    with pytest.raises(UserError, match=r"no key protocol\.lrr; did you mean protocol\.lr\?"):
         config.load(["protocol=bad"], tmp_path)
 
 

@@ -135,7 +135,7 @@ def test_a_corrupt_image_is_named(make_tree: Tree) -> None:
 
 
 def write_official(root: Path, name: str, tree: Path) -> None:
-    """The images of ``tree`` in the official archive's format, in another order and with labels of another numbering."""
+    """The images of ``tree`` in the official archive's format, in another order, the classes numbered otherwise."""
     import pickle
 
     from torchvision.datasets import CIFAR10, CIFAR100

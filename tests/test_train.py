@@ -58,9 +58,8 @@ def test_a_run_learns_and_writes_its_folder() -> None:
     assert summary["status"] == "finished" and summary["step"] == 60
     assert summary["train_error"] < 60 and summary["test_error"] < 60  # chance is 90
     assert run.summary == summary
-    assert {"config.yaml", "env.json", "metrics.jsonl", "summary.json", "checkpoint.pt", "tb"} <= set(
-        os.listdir(run.path)
-    )
+    written = {path.name for path in run.path.iterdir()}
+    assert {"config.yaml", "env.json", "metrics.jsonl", "summary.json", "checkpoint.pt", "tb"} <= written
     assert list((run.path / "tb").glob("events*"))
     assert torch.__version__.startswith(run.env["versions"]["torch"]) and run.env["world_size"] == 1
     best = min((r for r in run.metrics if r["split"] == "val"), key=lambda record: record["error"])
@@ -120,9 +119,9 @@ def test_evaluation_counts_every_image_of_the_last_batch_too(monkeypatch: pytest
 
 
 def test_a_deep_net_warms_up_and_a_shallow_one_does_not() -> None:
-    _, deep = run_tiny("model=plain14", "protocol.warmup_depth=14", "protocol.warmup_window=5", "protocol.warmup_error=101",
-                       folder="deep")  # fmt: skip
-    _, shallow = run_tiny("protocol.warmup_depth=14", "protocol.warmup_error=101", folder="shallow")
+    warmup = ("protocol.warmup_depth=14", "protocol.warmup_window=5", "protocol.warmup_error=101")
+    _, deep = run_tiny("model=plain14", *warmup, folder="deep")
+    _, shallow = run_tiny(*warmup, folder="shallow")
     assert deep.curve("train", "lr")[1] == pytest.approx([0.01, 0.1, 0.01, 0.01])  # ends at step 5, drops at step 6
     assert deep.summary["warmup_ended_at"] == 5
     assert shallow.curve("train", "lr")[1] == pytest.approx([0.1, 0.1, 0.01, 0.01])
@@ -173,9 +172,18 @@ def killed_and_resumed(
     return folder, resumed_at
 
 
-KILLABLE = [*TINY, "protocol.steps=400", "protocol.log_every=3", "protocol.eval_every=50", "protocol.lr_drops=[150,300]",
-            "protocol.save_seconds=0.05", "protocol.val_size=64", "protocol.warmup_depth=8", "protocol.warmup_window=20",
-            "protocol.warmup_error=85"]  # fmt: skip
+KILLABLE = [
+    *TINY,
+    "protocol.steps=400",
+    "protocol.log_every=3",
+    "protocol.eval_every=50",
+    "protocol.lr_drops=[150,300]",
+    "protocol.save_seconds=0.05",
+    "protocol.val_size=64",
+    "protocol.warmup_depth=8",
+    "protocol.warmup_window=20",
+    "protocol.warmup_error=85",
+]
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +247,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(uninterrupted: Path, number
 
 
 def test_a_time_box_ends_cleanly_with_a_checkpoint() -> None:
-    summary, run = run_tiny("max_minutes=0.0001")
+    summary, _ = run_tiny("max_minutes=0.0001")
     assert (summary["status"], summary["step"], summary["signal"]) == ("interrupted", 1, None)
     assert run_tiny(folder="run")[0]["status"] == "finished"
 

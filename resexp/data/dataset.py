@@ -60,7 +60,7 @@ class Dataset:
     def digest(self) -> str:
         """A fingerprint of pixels and labels: a resumed run refuses another data set under the same name."""
         sha = hashlib.sha256()
-        for part in (self.train, self.test):
+        for part in (self.train, self.test, *([self.val] if self.val else [])):
             sha.update(part.images.cpu().numpy().data)
             sha.update(part.labels.cpu().numpy().data)
         return sha.hexdigest()[:16]

@@ -60,9 +60,9 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Batch norm sees the recomputed batch too; without this it would count each batch twice in its running mean."""
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
+    for norm, _, count in before:
         norm.momentum = 0.0  # the new mean is then the old one, exactly
-        norm.num_batches_tracked = norm.num_batches_tracked.clone()
+        norm.num_batches_tracked = None if count is None else count.clone()
     try:
         yield
     finally:

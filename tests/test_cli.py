@@ -1,0 +1,119 @@
+"""The commands, as a user types them."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+
+from resexp import __version__, config
+from resexp.cli import COMMANDS, main
+
+Resexp = Callable[..., subprocess.CompletedProcess]
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for name in COMMANDS)
+    assert main(["--version"]) == 0 and __version__ in capsys.readouterr().out
+    assert main([]) == 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert COMMANDS[command].help in capsys.readouterr().out
+
+
+def test_help_shows_groups_keys_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    assert "dataset=cifar10, cifar100, digits" in text
+    assert all(f"  {key}=" in text for key, _ in config.describe_keys())
+    assert "protocol.lr_drops=[640, 960]" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["trian"], "no command trian; did you mean train?"),
+        (["train", "model=plain65"], "depth=65 is not 6n+2"),
+        (["study", "degradatoin"], "did you mean degradation?"),
+        (["eval", "nowhere"], "nowhere: not a run folder"),
+        (["figures", "he2015-fig6"], "start them with: resexp study he2015-fig6"),
+        (["figures"], "start with: resexp study degradation"),
+        (["protocols", "digits"], "none (a list) or two names"),
+        (["protocols", "digits", "smok"], "did you mean smoke?"),
+        (["bench", "--against", "nothing"], "invalid choice"),
+        (["bench", "--rounds", "0"], "--rounds=0: must be at least 1"),
+        (["models", "now"], "unrecognized arguments: now"),
+        (["train", "--config-dir", "nowhere"], "no such folder"),
+        (["train", "dataset=cifar10", "dataset.root=nowhere"], "found in nowhere neither cifar10/train/<class>/"),
+        (["train", "dataset=imagefolder", "dataset.root=nowhere"], "nowhere: no such folder"),
+        (["train", "device=cuda:99"], "this machine has"),
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(
+    words: list[str], answer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith("resexp: error: ")
+    assert answer in err
+
+
+def test_results_go_to_stdout_and_progress_to_stderr(resexp: Resexp) -> None:
+    result = resexp("train", *TINY)
+    assert result.returncode == 0
+    assert result.stdout.count("\n") == 1 and "resnet8 on synthetic: finished at step 12 of 12" in result.stdout
+    assert "starting at step 0 of 12" in result.stderr and "\x1b" not in result.stderr + result.stdout
+
+
+def test_the_published_number_stands_beside_the_measured_one(resexp: Resexp) -> None:
+    words = ["train", "dataset=synthetic", "model=resnet20", "model.width=2", "protocol.steps=2", "tensorboard=false"]
+    assert "published 8.75% on CIFAR-10 (He et al. 2015, Table 6)" in resexp(*words).stdout
+
+
+def test_eval_prints_the_test_error_of_a_run(resexp: Resexp, capsys: pytest.CaptureFixture[str]) -> None:
+    assert resexp("train", *TINY).returncode == 0
+    folder = config.load(TINY).run_dir
+    assert main(["eval", str(folder)]) == 0
+    error = json.loads((folder / "summary.json").read_text())["test_error"]
+    assert f"{error:.2f}" in capsys.readouterr().out
+
+
+def test_models_prints_counts_beside_the_published_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert rows["resnet110"][1:5] == ["110", "1,727,962", "1.7M", "252.89"]
+
+
+def test_protocols_shows_where_two_differ(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["protocols", "he2015-cifar", "he2015-cifar-full"]) == 0
+    rows = [
+        line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(" protocol") or "_" in line
+    ]
+    assert rows == [["val_size", "5000", "0"]]
+
+
+@pytest.mark.parametrize("command", ["datasets", "protocols", "studies", "config"])
+def test_lists_print(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command]) == 0
+    names = {"config": ["family: resnet"], "studies": config.names("study")}.get(command) or config.names(command[:-1])
+    out = capsys.readouterr().out
+    assert all(name in out for name in names)
+
+
+def test_bench_alternates_with_the_reference_and_writes_json(resexp: Resexp) -> None:
+    words = ["bench", *TINY, "--against", "reference", "--rounds", "2", "--steps", "2", "--json", "bench.json"]
+    result = resexp(*words)
+    assert result.returncode == 0, result.stderr
+    written = json.loads(Path("bench.json").read_text())
+    assert written["ratio"] > 0 and f"{written['ratio']:.2f} times" in result.stdout
+    assert [len(rates) for rates in written["rounds"].values()] == [2, 2, 2, 2]

@@ -1,0 +1,69 @@
+"""Figures come from logs alone, follow the papers' conventions and say what they show."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_sweep import write_run
+
+from resexp.figures import draw_curves
+from resexp.study import group_runs
+
+
+def svg_text(path: Path) -> str:
+    """The words of an SVG: matplotlib keeps each as a comment beside its outlines."""
+    return " ".join(line.strip()[5:-4] for line in path.read_text().splitlines() if line.strip().startswith("<!-- "))
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> str:
+    runs = [
+        write_run(
+            tmp_path, [f"model={net}", f"seed={seed}", "model.width=8"], train_error=depth, test_error=depth + seed
+        )
+        for net, depth in (("plain20", 20.0), ("plain56", 50.0), ("resnet20", 10.0), ("resnet56", 5.0))
+        for seed in (0, 1)
+    ]
+    written = draw_curves(group_runs(runs), tmp_path / "figure", title="A title", note="Own runs.")
+    assert [path.suffix for path in written] == [".png", ".svg"]
+    return svg_text(written[1])
+
+
+def test_a_figure_has_plain_and_residual_panels_and_a_key(drawn: str) -> None:
+    for words in ("A title", "plain nets", "residual nets", "training error", "test error", "steps", "error (%)"):
+        assert words in drawn
+    assert "56 layers: 50.0 / 50.5%" in drawn  # mean over the seeds
+
+
+def test_a_figure_says_data_set_protocol_seeds_and_steps(drawn: str) -> None:
+    for words in (
+        "Data set digits",
+        "protocol digits",
+        "1280 steps of 64 images",
+        "fp32",
+        "width 8",
+        "seeds 0, 1",
+        "Own runs.",
+    ):
+        assert words in drawn
+
+
+def test_a_figure_is_the_same_file_each_time(tmp_path: Path) -> None:
+    groups = group_runs([write_run(tmp_path, ["model=plain20"])])
+    first, second = (draw_curves(groups, tmp_path / name, title="t")[1].read_bytes() for name in ("a", "b"))
+    assert first == second
+
+
+def test_an_unfinished_run_is_drawn_and_declared(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path, ["model=plain20"], status="interrupted"), write_run(tmp_path, ["model=plain56"])]
+    written = draw_curves(group_runs(runs), tmp_path / "figure", title="t")
+    assert "1 of 2 runs unfinished" in svg_text(written[1])
+
+
+def test_drawing_needs_no_torch(tmp_path: Path) -> None:
+    write_run(tmp_path / "outputs" / "runs", ["model=plain20", "model.width=8"])
+    code = "import sys; from resexp.cli import main; sys.exit(main(['figures']) or 7 * ('torch' in sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "outputs" / "figures" / "degradation.png").is_file()

@@ -1,0 +1,244 @@
+"""Sweeps survive what happens to their runs; studies end with a figure, a table and verdicts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+
+from resexp import config, runlog
+from resexp.config import Claim
+from resexp.runlog import Run
+from resexp.study import find_study_runs, group_runs, judge, table_rows
+from resexp.sweep import Job, choose_workers, estimate_left
+
+Resexp = Callable[..., subprocess.CompletedProcess]
+MANY = [word for word in TINY if not word.startswith("model=")] + ["model=plain8,resnet8"]
+
+
+def write_run(root: Path, words: list[str], *, status: str = "finished", **numbers: float) -> Run:
+    """A run folder as training leaves it, without the training."""
+    cfg = config.load(words)
+    folder = root / cfg.run_name
+    folder.mkdir(parents=True)
+    (folder / runlog.CONFIG).write_text(config.to_yaml(cfg))
+    summary = {"status": status, "step": cfg.protocol.steps, "train_error": 1.0, "test_error": 2.0, **numbers}
+    (folder / runlog.SUMMARY).write_text(json.dumps(summary))
+    (folder / runlog.ENV).write_text(json.dumps({"hardware": {"cpu": "a test"}}))
+    lines = [
+        {"step": step, "epoch": 0, "split": split, "loss": 1, "error": error, "lr": 0.1, "images_per_s": 100}
+        for step in (10, 20)
+        for split, error in (("train", summary["train_error"]), ("test", summary["test_error"]))
+    ]
+    (folder / runlog.METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return Run(folder)
+
+
+def test_a_sweep_runs_all_draws_and_tabulates_then_skips_what_is_finished(resexp: Resexp) -> None:
+    first = resexp("sweep", *MANY)
+    assert first.returncode == 0, first.stderr
+    assert "plain8" in first.stdout and "resnet8" in first.stdout
+    figures = Path("outputs/figures")
+    assert {path.suffix for path in figures.iterdir()} == {".png", ".svg", ".md"}
+    times = {path: path.stat().st_mtime_ns for path in Path("outputs/runs").glob("*/checkpoint.pt")}
+    assert len(times) == 2
+    second = resexp("sweep", *MANY, "seed=0,1")
+    assert second.returncode == 0 and "4 runs, 2 already finished" in second.stderr
+    assert all(path.stat().st_mtime_ns == before for path, before in times.items())
+    assert "0,1" in second.stdout
+
+
+def test_a_typo_in_the_last_job_costs_nothing(resexp: Resexp) -> None:
+    result = resexp("sweep", *MANY[:-1], "model=plain8,resnet8,resnet9")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "depth=9 is not 6n+2" in result.stderr
+    assert not Path("outputs").exists()
+
+
+def test_a_diverging_run_fails_alone(resexp: Resexp) -> None:
+    result = resexp("sweep", *TINY, "protocol.lr=0.1,1e38")
+    assert result.returncode == 1
+    assert "diverged at step" in result.stderr
+    assert sorted(Run(path).status for path in Path("outputs/runs").iterdir()) == ["diverged", "finished"]
+    assert "protocol.lr=0.1" in result.stdout and "protocol.lr=1e+38" in result.stdout
+
+
+def test_a_killed_run_fails_alone_and_is_resumed_by_the_same_command() -> None:
+    words = [*MANY, "protocol.steps=1200", "protocol.save_seconds=0.1", "workers=2", "protocol.eval_every=1000"]
+    jobs = [cfg for _, cfg in config.expand(words)]
+    command = [sys.executable, "-m", "resexp", "sweep", *words]
+    sweep = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    victim = jobs[1].run_dir
+    while not (victim / runlog.CHECKPOINT).is_file():
+        time.sleep(0.01)
+    os.kill(int((victim / ".lock").read_text()), signal.SIGKILL)
+    _, errors = sweep.communicate(timeout=120)
+    assert sweep.returncode == 1, errors
+    assert "killed by signal 9" in errors and "left: 1 of 2 runs" in errors
+    assert Run(jobs[0].run_dir).status == "finished"
+    again = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0 and "resnet8 seed 0: resuming" in again.stderr
+
+
+def test_a_signal_to_the_sweep_saves_every_running_job() -> None:
+    words = [*MANY, "protocol.steps=100000", "protocol.save_seconds=1000", "workers=2"]
+    jobs = [cfg for _, cfg in config.expand(words)]
+    command = [sys.executable, "-m", "resexp", "sweep", *words]
+    sweep = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not all((cfg.run_dir / runlog.METRICS).is_file() for cfg in jobs):
+        time.sleep(0.01)
+    sweep.send_signal(signal.SIGTERM)
+    _, errors = sweep.communicate(timeout=60)
+    assert sweep.returncode == 143
+    assert [Run(cfg.run_dir).status for cfg in jobs] == ["interrupted"] * 2
+    assert "left: 2 of 2 runs" in errors and "at the measured speed" in errors
+
+
+def test_a_time_boxed_sweep_says_what_is_left(resexp: Resexp) -> None:
+    result = resexp("sweep", *MANY, "protocol.steps=1000000", "max_minutes=0.15", "workers=1")
+    assert result.returncode == 0, result.stderr
+    assert "left: 2 of 2 runs" in result.stderr and "the same command goes on" in result.stderr
+    jobs = [cfg for _, cfg in config.expand([*MANY, "protocol.steps=1000000"])]
+    assert [Run(cfg.run_dir).status for cfg in jobs] == ["interrupted", "new"]
+
+
+def test_a_study_judges_its_claims_and_fails_if_one_does(resexp: Resexp, tmp_path: Path) -> None:
+    (tmp_path / "conf" / "study").mkdir(parents=True)
+    sweep = [word for word in TINY if not word.startswith("model=")] + ["model=plain8,resnet8"]
+    for name, bound in (("good", -100), ("bad", 101)):
+        claim = {"text": "a test", "metric": "test_error", "net": "plain8", "minus": "resnet8", "at_least": bound}
+        study = {"title": f"The {name} study", "sweep": sweep, "claims": [claim]}
+        (tmp_path / "conf" / "study" / f"{name}.yaml").write_text(json.dumps(study))
+    good, bad = (resexp("study", name, "--config-dir", str(tmp_path / "conf")) for name in ("good", "bad"))
+    assert good.returncode == 0 and "holds" in good.stdout, good.stderr
+    assert bad.returncode == 1 and "FAILS" in bad.stdout
+    assert Path("outputs/figures/good.svg").is_file()
+
+
+# --- verdicts, tables and estimates, from logs alone ------------------------------------------------------------------
+
+
+def claim(**bounds: float) -> Claim:
+    return Claim(text="t", metric="train_error", net="plain56", minus="plain20", **bounds)
+
+
+def test_a_claim_holds_only_if_it_holds_in_every_seed(tmp_path: Path) -> None:
+    runs = []
+    for seed, error in ((0, 30.0), (1, 15.0)):
+        runs.append(write_run(tmp_path, ["model=plain56", f"seed={seed}"], train_error=error))
+        runs.append(write_run(tmp_path, ["model=plain20", f"seed={seed}"], train_error=1.0))
+    runs.append(write_run(tmp_path, ["model=plain56", "seed=2"], train_error=0.0))  # no partner: not counted
+    groups = group_runs(runs)
+    verdicts = judge(
+        [claim(at_least=10), claim(at_least=20), claim(at_most=20), claim(at_least=10, at_most=40)], groups
+    )
+    assert [verdict.holds for verdict in verdicts] == [True, False, False, True]
+    assert verdicts[0].effects == (29.0, 14.0) and verdicts[0].seeds == (0, 1)
+
+
+def test_a_claim_without_finished_runs_is_open(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path, [f"model=plain{depth}"], status="interrupted") for depth in (20, 56)]
+    assert [verdict.holds for verdict in judge([claim(at_least=0)], group_runs(runs))] == [None]
+
+
+def test_runs_that_differ_in_a_setting_are_not_averaged(tmp_path: Path) -> None:
+    words = [
+        ["model=resnet20", "model.shortcut=B"],
+        ["model=resnet20"],
+        ["model=resnet20", "seed=1"],
+        ["model=plain20"],
+    ]
+    groups = group_runs([write_run(tmp_path, each) for each in words])
+    assert [(group.label, group.seeds) for group in groups] == [
+        ("plain20", [0]), ("resnet20 shortcut=A", [0, 1]), ("resnet20 shortcut=B", [0])]  # fmt: skip
+
+
+def test_the_published_number_stands_beside_the_measured_one(tmp_path: Path) -> None:
+    groups = group_runs([write_run(tmp_path, ["model=resnet110", "dataset=cifar10"], test_error=6.5)])
+    row = table_rows(groups)[0]
+    assert "6.50" in row and "6.43 on CIFAR-10" in row and "He et al. 2015, Table 6" in row
+
+
+def test_a_studys_runs_are_found_in_any_seed_and_reference_runs_only_where_there_are_none(tmp_path: Path) -> None:
+    jobs = [cfg for _, cfg in config.expand(config.load_study("degradation")[1])]
+    write_run(tmp_path / "reference" / "digits", ["model=plain20", "model.width=8", "seed=5"])
+    runs, reference = find_study_runs(jobs, tmp_path)
+    assert reference and [run.config["seed"] for run in runs] == [5]
+    write_run(tmp_path / "runs", ["model=plain20", "model.width=8", "seed=3"])
+    write_run(tmp_path / "runs", ["model=plain20", "model.width=16"])  # not the study's
+    runs, reference = find_study_runs(jobs, tmp_path)
+    assert not reference and [run.config["seed"] for run in runs] == [3]
+
+
+def test_what_is_left_is_estimated_from_measured_speed_and_scaled_by_multiply_adds() -> None:
+    jobs = [Job(overrides, cfg) for overrides, cfg in config.expand(["model=plain20,plain110", "dataset=cifar10"])]
+    assert estimate_left(jobs) is None
+    write_run(Path("outputs/runs"), ["model=plain20", "dataset=cifar10", "seed=7"], images_per_s=1000.0)
+    seconds = 64_000 * 128 / 1000
+    assert estimate_left(jobs) == pytest.approx(seconds * (1 + 252_887_680 / 40_551_040))
+
+
+def test_workers_are_chosen_from_the_cores_or_the_gpu() -> None:
+    assert choose_workers("cpu", 6) == 6
+    assert choose_workers("cuda", 6) == 1
+
+
+# --- the reference runs and the scripts -------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_committed_runs_uphold_the_embedded_studys_claims_in_each_of_three_seeds() -> None:
+    study, overrides = config.load_study("degradation")
+    jobs = [cfg for _, cfg in config.expand(overrides)]
+    runs, reference = find_study_runs(jobs, ROOT / "outputs" / "nothing-of-ones-own")
+    assert (runs, reference) == ([], True)
+    folder = ROOT / "outputs" / "reference" / "digits"
+    found = [Run(path) for path in sorted(folder.iterdir()) if path.is_dir()]
+    assert len(found) == 12 and all(run.status == "finished" and run.step == 1280 for run in found)
+    expected = {
+        config.load([*job, f"seed={seed}"]).run_name for job, _ in config.expand(overrides) for seed in (0, 1, 2)
+    }
+    assert {run.path.name for run in found} == expected
+    for verdict in judge(study.claims, group_runs(found)):
+        assert verdict.holds and verdict.seeds == (0, 1, 2)
+
+
+def test_plot_curves_overlays_any_runs(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path, [f"model={net}"]) for net in ("plain20", "resnet56")]
+    command = [sys.executable, str(ROOT / "scripts" / "plot_curves.py"), *(str(run.path) for run in runs)]
+    result = subprocess.run([*command, "--out", "mine"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert Path("mine.png").stat().st_size > 10_000 and "resnet56" in result.stdout
+    bad = subprocess.run([*command, "nowhere"], capture_output=True, text=True)
+    assert bad.returncode == 2 and bad.stderr.count("\n") == 1
+
+
+def test_the_dry_run_of_the_reproduction_goes_in_order_within_its_time_and_goes_on(tmp_path: Path) -> None:
+    tiny = ["dataset=synthetic", "model.width=1", "protocol.steps=2", "protocol.batch_size=8", "protocol.eval_every=2",
+            "dataset.examples=40", "tensorboard=false", f"output_dir={tmp_path}/out"]  # fmt: skip
+    command = [str(ROOT / "scripts" / "reproduce_cifar10.sh"), *tiny]
+
+    def reproduce(minutes: str) -> subprocess.CompletedProcess:
+        env = {**os.environ, "MINUTES": minutes, "SEEDS": "1", "RESEXP": f"{sys.executable} -m resexp"}
+        return subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
+
+    first = reproduce("0.2")
+    assert first.returncode in (0, 1), first.stderr  # two steps decide no claim
+    finished = [run for run in runlog.find_runs(tmp_path / "out" / "runs") if run.status == "finished"]
+    assert 2 <= len(finished) < 16
+    assert {"plain20", "plain56"} <= {run.net for run in finished}
+    assert "left:" in first.stderr and "at the measured speed" in first.stderr
+    second = reproduce("inf")
+    assert second.returncode in (0, 1), second.stderr
+    runs = runlog.find_runs(tmp_path / "out" / "runs")
+    assert len(runs) == 9 + 1 + 5 + 1 and all(run.status == "finished" for run in runs)
+    assert f"{len(finished)} already finished" in second.stderr
+    stages = [line for line in second.stdout.splitlines() if line.startswith("== ")]
+    assert [stage.split()[1] for stage in stages] == ["Fig.", "plain110,", "the", "ResNet-1202"]
