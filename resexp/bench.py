@@ -1,9 +1,11 @@
 """How fast a net trains here, alone or in alternation with the loop that people usually write."""
 
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from resexp import UserError
 from resexp.config import Config
 from resexp.console import message
 from resexp.data import Dataset, Images
@@ -21,60 +24,95 @@ from resexp.models import count_macs
 from resexp.train import build_state, choose_threads, device_name, load_data, next_batch, set_up_device, train_step
 
 WARMUP_STEPS = 3
-
-
-@dataclass
-class Contestant:
-    """A training loop: ``steps(n)`` takes n steps and waits for the device."""
-
-    name: str
-    steps: Callable[[int], None]
-    rates: list[float] = field(default_factory=list)  # images/s, one a round
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.rates)
+WORKERS = (0, 1, 2)  # of the reference's DataLoader; the fastest counts
+Steps = Callable[[int], None]  # take so many training steps and wait for the device
 
 
 def bench(cfg: Config, *, against_reference: bool, rounds: int, steps: int) -> dict[str, Any]:
     """Measure images/s in training, ``rounds`` times ``steps`` steps of each loop, in alternation.
 
+    Each loop lives in a process of its own, as it would in use, and sleeps while another one is measured.
+
     :return: plain values: ``images_per_s`` (median), ``rounds`` of each loop, and with a reference ``ratio``: the
         median over the rounds of ours against the reference loop whose median is the highest.
+    :raises UserError: for bad data.
     """
-    device = set_up_device(cfg.device, deterministic=cfg.deterministic)
-    data = load_data(cfg)
-    ours, macs = _ours(cfg, data, device)
-    threads = cfg.threads or choose_threads(macs * cfg.protocol.batch_size)
-    torch.set_num_threads(threads)
-    contestants = [ours]
-    if against_reference:
-        contestants += [_reference(cfg, data, device, workers) for workers in (0, 1, 2)]
-    for index in range(rounds):
-        for contestant in contestants:
-            contestant.steps(WARMUP_STEPS)
-            began = time.perf_counter()
-            contestant.steps(steps)
-            contestant.rates.append(steps * cfg.protocol.batch_size / (time.perf_counter() - began))
-        last = ", ".join(f"{contestant.name} {contestant.rates[-1]:,.0f}" for contestant in contestants)
-        message(f"round {index + 1} of {rounds}, images/s: {last}")
+    references = {f"reference, {workers} workers": workers for workers in WORKERS} if against_reference else {}
+    rates: dict[str, list[float]] = {name: [] for name in ("resexp", *references)}
+    with ExitStack() as stack:
+        loops = {name: stack.enter_context(_Loop(cfg, references.get(name))) for name in rates}
+        facts = {name: loop.receive() for name, loop in loops.items()}["resexp"]  # all are ready
+        for index in range(rounds):
+            for name, loop in loops.items():
+                rates[name].append(steps * cfg.protocol.batch_size / loop.measure(steps))
+            last = ", ".join(f"{name} {values[-1]:,.0f}" for name, values in rates.items())
+            message(f"round {index + 1} of {rounds}, images/s: {last}")
+    median = {name: statistics.median(values) for name, values in rates.items()}
     result: dict[str, Any] = {
         "net": cfg.model.name,
         "width": cfg.model.width,
         "dataset": cfg.dataset.name,
         "batch_size": cfg.protocol.batch_size,
         "precision": cfg.protocol.precision,
-        "device": device_name(device),
-        "threads": threads,
+        **facts,
         "torch": torch.__version__,
-        "images_per_s": ours.median,
-        "rounds": {contestant.name: contestant.rates for contestant in contestants},
+        "steps": steps,
+        "images_per_s": median["resexp"],
+        "rounds": rates,
     }
-    if against_reference:
-        best = max(contestants[1:], key=lambda contestant: contestant.median)
-        result["reference"] = best.name
-        result["ratio"] = statistics.median(a / b for a, b in zip(ours.rates, best.rates, strict=True))
+    if references:
+        best = max(references, key=median.__getitem__)
+        result["reference"] = best
+        result["ratio"] = statistics.median(a / b for a, b in zip(rates["resexp"], rates[best], strict=True))
     return result
+
+
+class _Loop:
+    """A training loop in a process of its own; ``workers`` is None for ours."""
+
+    def __init__(self, cfg: Config, workers: int | None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(cfg, workers, theirs))
+
+    def __enter__(self) -> "_Loop":
+        self.process.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self.process.is_alive():
+            self.pipe.send(0)
+        self.process.join()
+
+    def receive(self) -> Any:
+        answer = self.pipe.recv()
+        if isinstance(answer, UserError):
+            raise answer
+        return answer
+
+    def measure(self, steps: int) -> float:
+        """Seconds of ``steps`` steps, after some to warm up."""
+        self.pipe.send(steps)
+        return self.receive()
+
+
+def _serve(cfg: Config, workers: int | None, pipe: Connection) -> None:
+    """Build the loop, say where it runs, then measure as often as asked; 0 steps end it."""
+    try:
+        device = set_up_device(cfg.device, deterministic=cfg.deterministic)
+        data = load_data(cfg)
+        take_steps, macs = _ours(cfg, data, device) if workers is None else _reference(cfg, data, device, workers)
+    except UserError as error:
+        pipe.send(error)
+        return
+    threads = cfg.threads or choose_threads(macs * cfg.protocol.batch_size)
+    torch.set_num_threads(threads)
+    pipe.send({"device": device_name(device), "threads": threads})
+    while steps := pipe.recv():
+        take_steps(WARMUP_STEPS)
+        began = time.perf_counter()
+        take_steps(steps)
+        pipe.send(time.perf_counter() - began)
 
 
 def _wait(device: torch.device) -> None:
@@ -82,12 +120,11 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _ours(cfg: Config, data: Dataset, device: torch.device) -> tuple[Contestant, int]:
+def _ours(cfg: Config, data: Dataset, device: torch.device) -> tuple[Steps, int]:
     p = cfg.protocol
     data = data.to(device)
     mean = pixel_mean(data.train.images) if p.normalize == "pixel-mean" else None
     state = build_state(cfg, data, device)
-    macs = count_macs(state.net, data.image_shape)
 
     def steps(count: int) -> None:
         for _ in range(count):
@@ -95,7 +132,7 @@ def _ours(cfg: Config, data: Dataset, device: torch.device) -> tuple[Contestant,
             state.counters += train_step(state.net, state.optimizer, inputs, labels, lr=p.lr, precision=p.precision)
         _wait(device)
 
-    return Contestant("resexp", steps), macs
+    return steps, count_macs(state.net, data.image_shape)
 
 
 class _PillowImages(TorchDataset):
@@ -114,7 +151,7 @@ class _PillowImages(TorchDataset):
         return self.transform(Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array)), self.targets[index]
 
 
-def _reference(cfg: Config, data: Dataset, device: torch.device, workers: int) -> Contestant:
+def _reference(cfg: Config, data: Dataset, device: torch.device, workers: int) -> tuple[Steps, int]:
     """The usual trainer: torchvision's transforms in a DataLoader, NCHW, ``loss.item()`` at every step."""
     from torchvision import transforms
 
@@ -158,4 +195,4 @@ def _reference(cfg: Config, data: Dataset, device: torch.device, workers: int) -
             running["correct"] += int((outputs.argmax(dim=1) == targets).sum().item())
         _wait(device)
 
-    return Contestant(f"reference, {workers} workers", steps)
+    return steps, count_macs(net, data.image_shape)
