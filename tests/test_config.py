@@ -63,6 +63,13 @@ def test_a_name_is_a_family_and_a_depth() -> None:
     assert config.load(["model=resnet34"]).model.width == 64
 
 
+def test_hydras_other_signs_work_too() -> None:
+    assert config.load(["+seed=3", "++protocol.lr=0.2"]) == config.load(["seed=3", "protocol.lr=0.2"])
+    assert config.load(["~protocol.lr_drops"]).protocol.lr_drops == []
+    with pytest.raises(UserError, match="a run needs a protocol"):
+        config.load(["~protocol"])
+
+
 def test_a_depth_sweep_means_plain_and_residual() -> None:
     jobs = config.expand(["depth=18,34"])
     assert [cfg.model.name for _, cfg in jobs] == ["plain18", "resnet18", "plain34", "resnet34"]

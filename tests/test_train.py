@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY
+from kill_and_resume import differences, end_state
 
 from resexp import UserError, checkpoint, config, runlog
 from resexp.models import build_model
@@ -26,28 +27,6 @@ def run_tiny(*words: str, folder: str = "run") -> tuple[dict, Run]:
     own_model = any(word.startswith("model=") for word in words)
     cfg = config.load([*(word for word in TINY if not (own_model and word.startswith("model="))), *words])
     return train(cfg, Path(folder)), Run(Path(folder))
-
-
-def end_state(folder: Path) -> dict:
-    """All that must be equal: the checkpoint and the log, but for times."""
-    saved = checkpoint.load(folder / runlog.CHECKPOINT, torch.device("cpu"))
-    for key in ("seconds", "train_seconds", "log_size"):
-        del saved[key]
-    lines = [{k: v for k, v in record.items() if k != "images_per_s"} for record in Run(folder).metrics]
-    return {**saved, "log": lines}
-
-
-def differences(a: object, b: object, where: str = "") -> list[str]:
-    """Paths at which two nested values differ, bit for bit."""
-    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        return [] if torch.equal(a, b) else [where]
-    if isinstance(a, dict) and isinstance(b, dict):
-        keys = sorted(a.keys() | b.keys(), key=str)
-        return [path for key in keys for path in differences(a.get(key), b.get(key), f"{where}/{key}")]
-    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        pairs = enumerate(zip(a, b, strict=True))
-        return [path for index, (x, y) in pairs for path in differences(x, y, f"{where}/{index}")]
-    return [] if a == b else [where]
 
 
 # --- learning and counting --------------------------------------------------------------------------------------------

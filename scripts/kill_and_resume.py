@@ -1,0 +1,83 @@
+#!/usr/bin/env python
+"""Kill one run many times at random moments, let it finish, and compare it bit for bit with one that never stopped.
+
+    scripts/kill_and_resume.py --kills 10 protocol=smoke
+
+Prints the step at which every process went on, and exits with 1 if anything but times differs.
+"""
+
+import argparse
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from resexp import checkpoint, config, runlog
+from resexp.runlog import Run
+
+
+def end_state(folder: Path) -> dict:
+    """All that must be equal at the end of a run: the checkpoint and the log, but for times."""
+    saved = checkpoint.load(folder / runlog.CHECKPOINT, torch.device("cpu"))
+    for key in ("seconds", "train_seconds", "log_size"):
+        del saved[key]
+    log = [{key: value for key, value in record.items() if key != "images_per_s"} for record in Run(folder).metrics]
+    return {**saved, "log": log}
+
+
+def differences(a: object, b: object, where: str = "") -> list[str]:
+    """The paths at which two nested values differ, bit for bit."""
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return [] if torch.equal(a, b) else [where]
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = sorted(a.keys() | b.keys(), key=str)
+        return [path for key in keys for path in differences(a.get(key), b.get(key), f"{where}/{key}")]
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        pairs = enumerate(zip(a, b, strict=True))
+        return [path for index, (x, y) in pairs for path in differences(x, y, f"{where}/{index}")]
+    return [] if a == b else [where]
+
+
+def train(words: Sequence[str], kill_after: float | None = None) -> str:
+    """Run ``resexp train``; kill it so many seconds after its first step of this process. Returns its stderr."""
+    log = config.load(words).run_dir / runlog.METRICS
+    command = [sys.executable, "-m", "resexp", "train", *words]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if kill_after is not None:
+        before = log.stat().st_mtime_ns if log.is_file() else None
+        while process.poll() is None and not (
+            log.is_file() and log.stat().st_mtime_ns != before and log.stat().st_size
+        ):
+            time.sleep(0.01)
+        time.sleep(kill_after)
+        process.send_signal(signal.SIGKILL)
+    return process.communicate()[1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=3.0, help="longest wait before a kill (default: 3)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the run")
+    args = parser.parse_intermixed_args()
+    with tempfile.TemporaryDirectory() as folder:
+        whole, killed = ([*args.overrides, f"output_dir={folder}/{name}"] for name in ("whole", "killed"))
+        train(whole)
+        for kill in range(args.kills + 1):
+            last = kill == args.kills
+            lines = train(killed, None if last else random.uniform(0, args.seconds)).splitlines()
+            starts = [line for line in lines if line.startswith(("starting at", "resuming at"))]
+            print(f"{starts[0] if starts else 'no start'}{', finished' if last else ', killed'}", flush=True)
+        paths = differences(end_state(config.load(whole).run_dir), end_state(config.load(killed).run_dir))
+    print(f"differs in {', '.join(paths[:5])}" if paths else f"bit-identical after {args.kills} kills")
+    return 1 if paths else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
