@@ -1,6 +1,8 @@
 """The commands. Everything heavy is imported by the command that needs it, so that help and mistakes answer at once."""
 
 import argparse
+import dataclasses
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -55,9 +57,9 @@ def _main(words: list[str]) -> int:
     command = COMMANDS[name]
     parser = _Parser(prog=f"resexp {name}", description=command.help, formatter_class=argparse.RawTextHelpFormatter)
     command.arguments(parser)
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with conf files of your own")
     if command.settings:
         parser.add_argument("overrides", nargs="*", metavar="key=value", help=command.settings)
-        parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a folder with conf files of your own")
         if "-h" in words or "--help" in words:
             parser.epilog = _settings_help()
     return command.run(parser.parse_intermixed_args(words[1:]))
@@ -105,6 +107,7 @@ def _train(args: argparse.Namespace) -> int:
 
     cfg = config.load(args.overrides, args.config_dir)
     run = Run(cfg.run_dir)
+    run.refuse_other_root(cfg.dataset.source, cfg.dataset.root)
     if run.status == "finished":
         print(f"{cfg.run_dir}: finished already; another seed= is another run", file=sys.stderr)
         summary = run.summary
@@ -145,29 +148,31 @@ def _result_line(cfg: "Config", summary: dict) -> str:
 
 def _sweep(args: argparse.Namespace) -> int:
     from resexp import config
+
+    jobs = config.expand(args.overrides, args.config_dir)
     from resexp.figures import slug
     from resexp.sweep import run_sweep
 
-    jobs = config.expand(args.overrides, args.config_dir)
-    narrowed = {cfg.dataset.sweep_width for _, cfg in jobs if cfg.dataset.sweep_width}
-    if narrowed and not any(word.lstrip("+").startswith("model.width=") for word in args.overrides):
-        width = ", ".join(map(str, sorted(narrowed)))
-        print(f"nets narrowed to a first-stage width of {width}, for speed (model.width= sets it)", file=sys.stderr)
+    narrowed = {word for overrides, _ in jobs for word in overrides if word.startswith("model.width=")}
+    for word in sorted(narrowed - set(args.overrides)):
+        print(f"{word}: every net is narrowed, for speed; set model.width for another width", file=sys.stderr)
     sweep = run_sweep(jobs, config_dir=args.config_dir)
     nets = list(dict.fromkeys(cfg.model.name for _, cfg in jobs))
-    stem = slug("-".join(nets if len(nets) <= 6 else [*nets[:5], f"and {len(nets) - 5} more"]))
-    datasets = slug("-".join(dict.fromkeys(cfg.dataset.name for _, cfg in jobs)))
-    _show_sweep(sweep, title=f"{', '.join(nets)}" if len(nets) <= 6 else f"{len(nets)} nets", stem=f"{stem}-{datasets}")
+    title = ", ".join(nets) if len(nets) <= 6 else f"{len(nets)} nets"
+    datasets = " ".join(dict.fromkeys(cfg.dataset.name for _, cfg in jobs))
+    settings = hashlib.sha256(" ".join(sorted(cfg.run_name for _, cfg in jobs)).encode()).hexdigest()[:6]
+    _show_sweep(sweep, title=title, stem=slug(f"{title} {datasets} {settings}"))
     return _sweep_exit_code(sweep)
 
 
 def _study(args: argparse.Namespace) -> int:
     from resexp import config
-    from resexp.sweep import run_sweep
 
     study, overrides = config.load_study(args.name, args.overrides, args.config_dir)
     jobs = config.expand(overrides, args.config_dir)
-    print(f"{study.title}", file=sys.stderr)
+    from resexp.sweep import run_sweep
+
+    print(study.title, file=sys.stderr)
     sweep = run_sweep(jobs, config_dir=args.config_dir)
     groups = _show_sweep(sweep, title=study.title, stem=study.name)
     holds = _show_verdicts(study, groups)
@@ -236,7 +241,7 @@ def _eval(args: argparse.Namespace) -> int:
     from resexp.console import print_table
 
     run = runlog.read_run(args.run)
-    cfg = config.load_file(run.path / runlog.CONFIG)
+    cfg = dataclasses.replace(config.load_file(run.path / runlog.CONFIG), device="auto")
     from resexp.train import evaluate_run
 
     step, loss, error = evaluate_run(run.path, cfg)
@@ -274,9 +279,10 @@ def _studies_with_runs(args: argparse.Namespace):  # type: ignore[no-untyped-def
     from resexp import config
     from resexp.study import find_study_runs, group_runs
 
-    for name in args.studies or config.names("study"):
-        study, overrides = config.load_study(name)
-        jobs = [cfg for _, cfg in config.expand(overrides)]
+    config.check_folder(args.config_dir)
+    for name in args.studies or config.names("study", args.config_dir):
+        study, overrides = config.load_study(name, config_dir=args.config_dir)
+        jobs = [cfg for _, cfg in config.expand(overrides, args.config_dir)]
         runs, reference = find_study_runs(jobs, args.output_dir)
         if runs:
             note = (
@@ -298,6 +304,8 @@ def _bench(args: argparse.Namespace) -> int:
     for key in ("rounds", "steps"):
         config.check(getattr(args, key) >= 1, f"--{key}", getattr(args, key), "must be at least 1")
     cfg = config.load(args.overrides, args.config_dir)
+    if args.json and not args.json.parent.is_dir():
+        raise UserError(f"--json {args.json}: no folder {args.json.parent}")
     from resexp.bench import bench
 
     result = bench(cfg, against_reference=args.against == "reference", rounds=args.rounds, steps=args.steps)
@@ -334,14 +342,14 @@ def _models(_args: argparse.Namespace) -> int:
     return 0
 
 
-def _datasets(_args: argparse.Namespace) -> int:
+def _datasets(args: argparse.Namespace) -> int:
     from resexp import config
     from resexp.console import print_table
 
     rows = []
-    for name in config.names("dataset"):
-        cfg = config.load([f"dataset={name}"])
-        rows.append([name, cfg.protocol.name, config.first_comment("dataset", name)])
+    for name in config.names("dataset", args.config_dir):
+        cfg = config.load([f"dataset={name}"], args.config_dir)
+        rows.append([name, cfg.protocol.name, config.first_comment("dataset", name, args.config_dir)])
     print_table(("data set", "protocol", "what"), rows)
     return 0
 
@@ -353,23 +361,24 @@ def _protocols(args: argparse.Namespace) -> int:
     if len(args.names) not in (0, 2):
         raise UserError("resexp protocols takes none (a list) or two names (where they differ)")
     if not args.names:
-        rows = [[name, config.first_comment("protocol", name)] for name in config.names("protocol")]
+        known = config.names("protocol", args.config_dir)
+        rows = [[name, config.first_comment("protocol", name, args.config_dir)] for name in known]
         print_table(("protocol", "what"), rows)
         return 0
-    first, second = (config.flatten(config.load([f"protocol={name}"]).protocol) for name in args.names)
+    first, second = (config.flatten(config.load([f"protocol={name}"], args.config_dir).protocol) for name in args.names)
     rows = [[key, str(first[key]), str(second[key])] for key in first if first[key] != second[key] and key != "name"]
     print_table(("setting", *args.names), rows)
     return 0
 
 
-def _list_studies(_args: argparse.Namespace) -> int:
+def _list_studies(args: argparse.Namespace) -> int:
     from resexp import config
     from resexp.console import print_table
 
     rows = []
-    for name in config.names("study"):
-        study, overrides = config.load_study(name)
-        rows.append([name, study.title, str(len(config.expand(overrides))), " ".join(study.sweep)])
+    for name in config.names("study", args.config_dir):
+        study, overrides = config.load_study(name, config_dir=args.config_dir)
+        rows.append([name, study.title, str(len(config.expand(overrides, args.config_dir))), " ".join(study.sweep)])
     print_table(("study", "title", "runs", "the same as resexp sweep"), rows)
     return 0
 

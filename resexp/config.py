@@ -11,6 +11,7 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +53,11 @@ def check(ok: bool, key: str, value: object, rule: str) -> None:
     """Raise UserError ``key=value: rule`` unless ``ok``."""
     if not ok:
         raise UserError(f"{key}={'null' if value is None else value}: {rule}")
+
+
+def check_folder(config_dir: Path | None) -> None:
+    if config_dir is not None and not config_dir.is_dir():
+        raise UserError(f"--config-dir {config_dir}: no such folder")
 
 
 def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
@@ -106,6 +112,11 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         check_choice("dataset.source", self.source, list(SOURCE_KEYS))
+        folder = self.root or os.environ.get("RESEXP_DATA")
+        if self.source == "imagefolder" and folder:
+            self.root = str(Path(folder).expanduser().resolve())
+            if self.name == self.source:
+                self.name = Path(self.root).name  # two folders are two data sets
         for key, unset in (("root", None), ("download", False), ("image_size", None), ("examples", None)):
             value = getattr(self, key)
             rule = f"dataset={self.name} does not use it; drop it"
@@ -148,7 +159,18 @@ class ProtocolConfig:
 
         at_least(1, "steps", "eval_every", "log_every", "warmup_window")
         at_least(2, "batch_size")  # batch norm has no variance of one image
-        at_least(0, "val_size", "momentum", "weight_decay", "pad", "save_seconds", "lr", "warmup_lr")
+        at_least(
+            0,
+            "lr_drop_factor",
+            "warmup_error",
+            "val_size",
+            "momentum",
+            "weight_decay",
+            "pad",
+            "save_seconds",
+            "lr",
+            "warmup_lr",
+        )
         ordered = all(0 < a < b for a, b in zip([0.5, *self.lr_drops], self.lr_drops, strict=False))
         check(ordered, "protocol.lr_drops", self.lr_drops, "must be growing steps of at least 1")
         check_choice("protocol.normalize", self.normalize, ("pixel-mean", "none"))
@@ -265,10 +287,7 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[tup
 
 def load_study(name: str, overrides: Sequence[str] = (), config_dir: Path | None = None) -> tuple[Study, list[str]]:
     """A study and the overrides of its sweep, in which the given ones take the place of its own. Raises UserError."""
-    folders = [*([config_dir / "study"] if config_dir else []), CONF / "study"]
-    path = next((folder / f"{name}.yaml" for folder in folders if (folder / f"{name}.yaml").is_file()), None)
-    if path is None:
-        raise UserError(f"study {name}: no such study; {did_you_mean(name, names('study', config_dir))}")
+    path = _find("study", name, config_dir)
     with _one_line_errors(str(path)):
         merged = OmegaConf.merge(OmegaConf.structured(Study), {"name": name}, OmegaConf.load(path))
         study = cast(Study, OmegaConf.to_object(merged))
@@ -289,6 +308,13 @@ def names(group: str, config_dir: Path | None = None) -> list[str]:
     """The names of a group's files: ``names("dataset")``."""
     folders = [CONF / group, *([config_dir / group] if config_dir else [])]
     return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+
+
+def _find(group: str, name: str, config_dir: Path | None) -> Path:
+    for folder in (*([config_dir / group] if config_dir else []), CONF / group):
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    raise UserError(f"{group} {name}: no such {group}; {did_you_mean(name, names(group, config_dir))}")
 
 
 def read_yaml(name: str) -> Any:
@@ -312,9 +338,9 @@ def flatten(settings: Any) -> dict[str, Any]:
     return flat
 
 
-def first_comment(group: str, name: str) -> str:
+def first_comment(group: str, name: str, config_dir: Path | None = None) -> str:
     """The first sentence of a file's opening comment: its description in the lists."""
-    lines = (CONF / group / f"{name}.yaml").read_text().splitlines()
+    lines = _find(group, name, config_dir).read_text().splitlines()
     comment = " ".join(
         line.removeprefix("#").strip() for line in itertools.takewhile(lambda x: x.startswith("#"), lines)
     )
@@ -381,13 +407,19 @@ def _jobs(words: Sequence[Override], both_families: bool) -> Iterator[list[str]]
 def _values_as_overrides(word: Override) -> list[str]:
     if not word.is_sweep_override():
         return [word.input_line or ""]
-    return [f"{word.get_key_element()}={value}" for value in word.sweep_string_iterator()]
+    return [f"{word.get_key_element()}={value}" for value in _values(word)]
 
 
 def _values(word: Override) -> list[str]:
-    if word.is_sweep_override():
-        return list(word.sweep_string_iterator())
-    return [str(word.value())]
+    if not word.is_sweep_override():
+        return [str(word.value())]
+    try:
+        values = list(word.sweep_string_iterator())
+    except HydraException:
+        raise UserError(f"{word.input_line}: write the values out, as in seed=0,1,2 or seed=range(0,3)") from None
+    if not values:
+        raise UserError(f"{word.input_line}: an empty list")
+    return values
 
 
 def _nets(words: Sequence[Override], both_families: bool) -> list[tuple[str, int]]:
@@ -414,8 +446,7 @@ def _nets(words: Sequence[Override], both_families: bool) -> list[tuple[str, int
 
 
 def _compose(overrides: Sequence[str], config_dir: Path | None) -> Config:
-    if config_dir is not None and not config_dir.is_dir():
-        raise UserError(f"--config-dir {config_dir}: no such folder")
+    check_folder(config_dir)
     groups: dict[str, str] = {}
     values: dict[str, Any] = {}
     left_out: list[str] = []  # ~key: as if its file did not set it

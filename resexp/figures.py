@@ -85,7 +85,10 @@ def _draw_panel(axes: Axes, groups: Sequence[Group], colours: dict[str, str]) ->
 
 def _draw_split(axes: Axes, group: Group, split: str, colour: str) -> np.ndarray:
     """The mean curve of one group, with a band where there are several seeds. Returns the mean errors."""
-    curves = [(steps, values) for run in group.runs for steps, values in [run.curve(split)] if steps]
+    finished = [
+        run for run in group.runs if run.status == "finished"
+    ]  # one seed that has just begun would cut the rest
+    curves = [(steps, values) for run in finished or group.runs for steps, values in [run.curve(split)] if steps]
     if not curves:
         return np.array([])
     steps = sorted(set.intersection(*(set(steps) for steps, _ in curves)))

@@ -47,17 +47,28 @@ def open_folder(run_dir: Path) -> Iterator[None]:
             raise UserError(
                 f"{run_dir}: process {lock.read().strip()} is training this run; leaving it alone"
             ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+        try:
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+        except OSError as error:
+            raise UserError(f"cannot write into {run_dir}: {error.strerror}; make room and repeat") from None
         yield
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write all of it or nothing."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_env(run_dir: Path, *, step: int, device: str, threads: int) -> None:
@@ -119,11 +130,7 @@ class MetricsLog:
             raise UserError(f"{path}: shorter than its checkpoint says; remove {run_dir} to start the run again")
         os.truncate(path, size)
         self.file = path.open("a")
-        self.events = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.events = SummaryWriter(str(run_dir / "tb"), purge_step=step + 1 if step else None)
+        self.events = TensorBoardEvents(run_dir / "tb", step=step) if tensorboard else None
 
     def write(
         self, *, step: int, epoch: float, split: str, loss: float, error: float, lr: float, images_per_s: float
@@ -133,8 +140,7 @@ class MetricsLog:
         self.file.write(json.dumps({"step": step, "epoch": round(epoch, 4), "split": split, **values}) + "\n")
         self.file.flush()
         if self.events:
-            for name, value in values.items():
-                self.events.add_scalar(f"{name}/{split}", value, step)
+            self.events.write({f"{name}/{split}": value for name, value in values.items()}, step=step)
 
     def size(self) -> int:
         """Bytes written so far, on the disk."""
@@ -147,7 +153,36 @@ class MetricsLog:
             self.file.close()
         with contextlib.suppress(OSError):
             if self.events:
-                self.events.close()
+                self.events.file.close()
+
+
+class TensorBoardEvents:
+    """TensorBoard's event file, written at once: its own writer's thread would print a traceback on a full disk.
+
+    :param step: TensorBoard is told to hide what an earlier process wrote past this step.
+    """
+
+    def __init__(self, folder: Path, *, step: int) -> None:
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self.event_pb2, self.summary_pb2 = event_pb2, summary_pb2
+        folder.mkdir(exist_ok=True)
+        self.file = (folder / f"events.out.tfevents.{time.time():.6f}.{os.getpid()}").open("wb")
+        self.records = RecordWriter(self.file)
+        self._write(file_version="brain.Event:2")
+        if step:
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._write(step=step + 1, session_log=start)
+
+    def write(self, scalars: dict[str, float], *, step: int) -> None:
+        Value = self.summary_pb2.Summary.Value
+        values = [Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+        self._write(step=step, summary=self.summary_pb2.Summary(value=values))
+
+    def _write(self, **content: Any) -> None:
+        self.records.write(self.event_pb2.Event(wall_time=time.time(), **content).SerializeToString())
+        self.file.flush()
 
 
 class ProgressLine:
@@ -256,6 +291,14 @@ class Run:
         if self.summary:
             return self.summary["status"]
         return "partial" if (self.path / CHECKPOINT).is_file() else "new"
+
+    def refuse_other_root(self, source: str, root: str | None) -> None:
+        """Raise UserError if this run is finished and its images came from another folder than ``root``."""
+        earlier = self.config["dataset"]["root"] if self.status == "finished" and source == "imagefolder" else root
+        if earlier != root:
+            raise UserError(
+                f"{self.path}: finished with the images of {earlier}; name those of {root}: dataset.name=..."
+            )
 
     @property
     def step(self) -> int:

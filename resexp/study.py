@@ -140,19 +140,28 @@ class Verdict:
 
 
 def judge(claims: Sequence[Claim], groups: Sequence[Group]) -> list[Verdict]:
-    """A claim holds if it holds in every seed in which both nets have finished."""
+    """A claim holds if it holds in every seed, and every setting, in which both nets have finished."""
     verdicts = []
     for claim in claims:
-        values: list[dict[int, float]] = []
-        for net in (claim.net, claim.minus):
-            runs = [run for group in groups if group.net == net for run in group.runs if run.status == "finished"]
-            values.append({run.config["seed"]: run.summary[claim.metric] for run in runs})
-        seeds = tuple(sorted(seed for seed in values[0] if seed in values[1]))
-        effects = tuple(values[0][seed] - values[1][seed] for seed in seeds)
+        measured = [_by_setting_and_seed(groups, net, claim.metric) for net in (claim.net, claim.minus)]
+        pairs = sorted(measured[0].keys() & measured[1].keys())
+        seeds = tuple(seed for _, seed in pairs)
+        effects = tuple(measured[0][pair] - measured[1][pair] for pair in pairs)
         low = -math.inf if claim.at_least is None else claim.at_least
         high = math.inf if claim.at_most is None else claim.at_most
         verdicts.append(Verdict(claim, all(low <= e <= high for e in effects) if effects else None, seeds, effects))
     return verdicts
+
+
+def _by_setting_and_seed(groups: Sequence[Group], net: str, metric: str) -> dict[tuple[str, int], float]:
+    """The finished runs' numbers. Only runs of the same settings and seed are compared with each other."""
+    return {
+        (group.label.removeprefix(net), run.config["seed"]): run.summary[metric]
+        for group in groups
+        if group.net == net
+        for run in group.runs
+        if run.status == "finished" and run.summary[metric] is not None
+    }
 
 
 VERDICT_COLUMNS = ("verdict", "claim", "difference", "asked, points", "measured", "95 % interval", "seeds")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -36,6 +36,8 @@ class Job:
     cfg: Config
     process: subprocess.Popen | None = None
     log: TextIO | None = None
+    log_start: int = 0  # where this process began to write into the log
+    announced: bool = False
     began: float = 0.0
     outcome: str = "waiting"  # then running, and at the end: finished, interrupted, diverged, failed
     message: str = ""
@@ -57,7 +59,6 @@ class Sweep:
     jobs: list[Job]
     workers: int
     stopped_by: int | None = None
-    extra: list[str] = field(default_factory=list)
 
     @property
     def failed(self) -> list[Job]:
@@ -76,8 +77,9 @@ def run_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path | No
     """
     cfg = jobs[0][1]
     sweep = Sweep([Job(list(overrides), job_cfg) for overrides, job_cfg in jobs], workers=1)
-    sweep.extra = ["--config-dir", str(config_dir)] if config_dir else []
+    extra = ["--config-dir", str(config_dir)] if config_dir else []
     for job in sweep.jobs:
+        job.run.refuse_other_root(job.cfg.dataset.source, job.cfg.dataset.root)
         if job.run.status == "finished":
             job.outcome, job.message = "finished", "was finished already"
     todo = [job for job in sweep.jobs if job.outcome == "waiting"]
@@ -103,10 +105,11 @@ def run_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path | No
             if closing and not running:
                 break
             if waiting and not closing and len(running) < sweep.workers:
-                _start(waiting[0], sweep.extra, threads, left / 60 if deadline else None)
+                _start(waiting[0], extra, threads, left / 60 if deadline else None)
                 continue
             time.sleep(POLL_SECONDS)
             for job in running:
+                _announce(job)
                 _collect(job, stopped=sweep.stopped_by is not None)
             if live:
                 live.update(_live_table(sweep))
@@ -150,6 +153,7 @@ def _start(job: Job, extra: Sequence[str], threads: int, minutes: float | None) 
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         job.log = (run_dir / LOG).open("a")
+        job.log_start = job.log.seek(0, os.SEEK_END)
     except OSError as error:
         raise UserError(
             f"cannot write into {run_dir}: {error.strerror}; set output_dir= to a writable folder"
@@ -164,8 +168,17 @@ def _start(job: Job, extra: Sequence[str], threads: int, minutes: float | None) 
         start_new_session=True,  # a terminal's Ctrl-C reaches us alone, and we pass it on once
     )
     job.outcome, job.began = "running", time.monotonic()
-    at = f"resuming at step {job.run.step}" if job.run.status == "partial" else "started"
-    message(f"{job.name}: {at}")
+
+
+def _announce(job: Job) -> None:
+    """Repeat the process's own word on where it starts."""
+    if not job.announced:
+        with (job.cfg.run_dir / LOG).open() as log:
+            log.seek(job.log_start)
+            for line in log:
+                if line.startswith(("starting at step", "resuming at step")):
+                    job.announced = True
+                    message(f"{job.name}: {line.strip()}")
 
 
 def _collect(job: Job, *, stopped: bool) -> None:
@@ -178,7 +191,7 @@ def _collect(job: Job, *, stopped: bool) -> None:
         job.outcome = status
     elif stopped and code in (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT):
         job.outcome, job.message = "interrupted", "before its first step"
-    elif status == "diverged":
+    elif status == "diverged" and code == 1:
         job.outcome, job.message = status, f"diverged at step {job.run.step}"
     else:
         job.outcome = "failed"

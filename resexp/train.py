@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import math
 import os
 import resource
@@ -31,7 +32,7 @@ TINY_STEP_MACS = 1e9  # below this many multiply-adds in a forward pass, a secon
 LOSS, WRONG, SEEN, FINITE = range(4)  # columns of the counters: sums over images, and batches with a finite loss
 RESULTS = ("test_error", "val_error", "best_val_step", "best_val_error", "best_val_test_error")
 ALL_THREADS = torch.get_num_threads()  # torch's own default at the start: all cores, or what OMP_NUM_THREADS says
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)  # a disk that takes no more
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a disk that takes no more
 WINDOW, EPOCH = range(2)  # their rows: since the last train line of the log, since the last start of an epoch
 
 
@@ -114,9 +115,12 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
     data = load_data(cfg)
     digest = data.digest()
     data = data.to(device)
-    if saved and saved["data"] != digest:
-        raise UserError(f"{run_dir}: {cfg.dataset.name} has other images than when this run started; "
-                        "set another dataset.name or output_dir")  # fmt: skip
+    if saved:
+        check_data(saved, digest, cfg.dataset.name, run_dir)
+        if saved["device"] != device.type:
+            raise UserError(
+                f"{run_dir}: started on {saved['device']}; go on there, or start anew with another output_dir"
+            )
     mean = pixel_mean(data.train.images) if p.normalize == "pixel-mean" else None
 
     state = build_state(cfg, data, device)
@@ -127,8 +131,8 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
         state.load_state_dict(saved)
     earlier_seconds = state.seconds
 
+    runlog.write_text(run_dir / runlog.CONFIG, to_yaml(cfg))
     (run_dir / runlog.SUMMARY).unlink(missing_ok=True)  # it is written last, when this process ends
-    (run_dir / runlog.CONFIG).write_text(to_yaml(cfg))
     runlog.write_env(run_dir, step=state.step, device=device_name(device), threads=threads)
     log = runlog.MetricsLog(
         run_dir, size=saved["log_size"] if saved else 0, step=state.step, tensorboard=cfg.tensorboard
@@ -171,15 +175,14 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
             if not (log_due or eval_due or save_due or progress.due()):
                 continue
 
-            watch.stop()
+            state.train_seconds += watch.stop()
             window = state.counters[WINDOW].tolist()
             batches = round(window[SEEN] / p.batch_size)
             if batches > window[FINITE]:
                 diverged_at = state.step - batches + int(window[FINITE]) + 1
                 break
             epoch = state.step * p.batch_size / len(data.train)
-            if batches:
-                loss, error = window[LOSS] / window[SEEN], 100 * window[WRONG] / window[SEEN]
+            loss, error = window[LOSS] / window[SEEN], 100 * window[WRONG] / window[SEEN]
             if last or progress.due():
                 progress.show(state.step, loss=loss, train_error=error, rate=watch.rate(),
                               test_error=state.results.get("test_error"))  # fmt: skip
@@ -195,19 +198,23 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
                     diverged_at = state.step
                     break
                 state.seconds = earlier_seconds + time.monotonic() - started
-                extra = {"identity": identity(cfg), "data": digest, "threads": threads, "log_size": log.size()}
+                extra = {
+                    "identity": identity(cfg),
+                    "data": digest,
+                    "device": device.type,
+                    "threads": threads,
+                    "log_size": log.size(),
+                }
                 checkpoint.save(run_dir / runlog.CHECKPOINT, {**state.state_dict(), **extra})
                 last_save = time.monotonic()
             if stopping:
                 break
-            state.train_seconds += watch.take()
             watch.start()
     finally:
         progress.close()
         log.close()
 
     state.seconds = earlier_seconds + time.monotonic() - started
-    state.train_seconds += watch.take()
     status = "diverged" if diverged_at else "finished" if state.step == p.steps else "interrupted"
     counts = state.last_epoch if state.last_epoch[SEEN] else state.counters[EPOCH]
     summary = {
@@ -221,7 +228,7 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
         "seconds": state.seconds,
         "images_per_s": state.step * p.batch_size / state.train_seconds if state.train_seconds else None,
         "peak_memory_bytes": peak_memory(device),
-        "signal": stop.signal,
+        "signal": stop.signal if status == "interrupted" else None,
     }
     runlog.write_json(run_dir / runlog.SUMMARY, summary)
     return summary
@@ -296,14 +303,17 @@ def evaluate_parts(
 def load_data(cfg: Config) -> Dataset:
     """The configured data set with the protocol's validation images held out. Raises UserError."""
     d = cfg.dataset
-    data = build_data(
-        source=d.source,
-        root=d.root,
-        download=d.download,
-        image_size=d.image_size,
-        examples=d.examples,
-        progress=runlog.print_progress,
-    )
+    try:
+        data = build_data(
+            source=d.source,
+            root=d.root,
+            download=d.download,
+            image_size=d.image_size,
+            examples=d.examples,
+            progress=runlog.print_progress,
+        )
+    except OSError as error:
+        raise UserError(f"{d.name}: cannot read {error.filename}: {error.strerror}") from None
     size, held_out = len(data.train), cfg.protocol.val_size
     if held_out >= size:
         raise UserError(f"protocol.val_size={held_out}: {d.name} has only {size:,} training images; hold out fewer")
@@ -351,11 +361,21 @@ def evaluate_run(run_dir: Path, cfg: Config) -> tuple[int, float, float]:
     if saved is None:
         raise UserError(f"{run_dir}: no {runlog.CHECKPOINT} to evaluate; resume the run to make one")
     torch.set_num_threads(saved["threads"])
-    data = load_data(cfg).to(device)
-    state = build_state(cfg, data, device)
-    state.load_state_dict(saved)
+    data = load_data(cfg)
+    check_data(saved, data.digest(), cfg.dataset.name, run_dir)
+    data = data.to(device)
+    net = build_state(cfg, data, device).net
+    net.load_state_dict(saved["net"])
     mean = pixel_mean(data.train.images) if cfg.protocol.normalize == "pixel-mean" else None
-    return state.step, *evaluate(state.net, data.test, mean, precision=cfg.protocol.precision)
+    return saved["step"], *evaluate(net, data.test, mean, precision=cfg.protocol.precision)
+
+
+def check_data(saved: dict[str, Any], digest: str, name: str, run_dir: Path) -> None:
+    """Raise UserError if a checkpoint was trained on other images than these."""
+    if saved["data"] != digest:
+        raise UserError(
+            f"{run_dir}: {name} has other images than when this run started; set another dataset.name or output_dir"
+        )
 
 
 def load_checkpoint(cfg: Config, path: Path, device: torch.device) -> dict[str, Any] | None:
@@ -381,8 +401,9 @@ def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def seeded_generator(seed: int, *, stream: int, device: torch.device) -> torch.Generator:
-    """Independent generators for the order (1) and the augmentation (2); 0 is the initialisation's."""
-    return torch.Generator(device).manual_seed(seed + (stream << 32))
+    """Independent generators for the order (1) and the augmentation (2) of one seed."""
+    digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()  # the CPU's generator keeps but 32 bits of a seed
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:4], "little"))
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -427,18 +448,18 @@ class Stopwatch:
         self.device = device
         self.images = 0
         self.lap = 0.0
-        self.untaken = 0.0
         self.began = 0.0
 
     def start(self) -> None:
         self.began = time.perf_counter()
 
-    def stop(self) -> None:
+    def stop(self) -> float:
+        """Seconds since ``start``."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         passed = time.perf_counter() - self.began
         self.lap += passed
-        self.untaken += passed
+        return passed
 
     def rate(self) -> float:
         """Images/s of this lap."""
@@ -446,11 +467,6 @@ class Stopwatch:
 
     def next_lap(self) -> None:
         self.images, self.lap = 0, 0.0
-
-    def take(self) -> float:
-        """Seconds since the last call."""
-        taken, self.untaken = self.untaken, 0.0
-        return taken
 
 
 @dataclass

@@ -44,8 +44,8 @@ def differences(a: object, b: object, where: str = "") -> list[str]:
     return [] if a == b else [where]
 
 
-def train(words: Sequence[str], kill_after: float | None = None) -> str:
-    """Run ``resexp train``; kill it so many seconds after its first step of this process. Returns its stderr."""
+def train(words: Sequence[str], kill_after: float | None = None) -> tuple[bool, str]:
+    """Run ``resexp train``; kill it so many seconds after its first line of the log. Was it killed, and its stderr."""
     log = config.load(words).run_dir / runlog.METRICS
     command = [sys.executable, "-m", "resexp", "train", *words]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -57,7 +57,8 @@ def train(words: Sequence[str], kill_after: float | None = None) -> str:
             time.sleep(0.01)
         time.sleep(kill_after)
         process.send_signal(signal.SIGKILL)
-    return process.communicate()[1]
+    errors = process.communicate()[1]
+    return process.returncode == -signal.SIGKILL, errors
 
 
 def main() -> int:
@@ -69,14 +70,18 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = ([*args.overrides, f"output_dir={folder}/{name}"] for name in ("whole", "killed"))
         train(whole)
+        kills = 0
         for kill in range(args.kills + 1):
             last = kill == args.kills
-            lines = train(killed, None if last else random.uniform(0, args.seconds)).splitlines()
-            starts = [line for line in lines if line.startswith(("starting at", "resuming at"))]
-            print(f"{starts[0] if starts else 'no start'}{', finished' if last else ', killed'}", flush=True)
+            was_killed, errors = train(killed, None if last else random.uniform(0, args.seconds))
+            kills += was_killed
+            starts = [line for line in errors.splitlines() if line.startswith(("starting at", "resuming at"))]
+            print(f"{starts[0] if starts else 'no start'}, {'killed' if was_killed else 'ended'}", flush=True)
         paths = differences(end_state(config.load(whole).run_dir), end_state(config.load(killed).run_dir))
-    print(f"differs in {', '.join(paths[:5])}" if paths else f"bit-identical after {args.kills} kills")
-    return 1 if paths else 0
+    print(f"differs in {', '.join(paths[:5])}" if paths else f"bit-identical after {kills} kills")
+    if kills < args.kills:
+        print(f"only {kills} of {args.kills} kills met a running process: take more protocol.steps, or fewer --seconds")
+    return 1 if paths or kills < args.kills else 0
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ def load_cifar(name: str, root: Path, *, download: bool = False, progress: Progr
 
 def _official(name: str, root: Path, download: bool) -> Dataset:
     from torchvision.datasets import CIFAR10, CIFAR100
+    from torchvision.datasets.utils import check_integrity
 
     source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
     folder, archive = root / source.base_folder, root / source.filename
@@ -41,7 +42,9 @@ def _official(name: str, root: Path, download: bool) -> Dataset:
         )
     try:
         if archive.is_file() and not folder.is_dir():
-            download = True  # torchvision unpacks an archive that lies there, verified, without fetching it again
+            if not download and not check_integrity(str(archive), source.tgz_md5):
+                raise RuntimeError(f"{archive.name} does not have its MD5 sum")
+            download = True  # torchvision unpacks a good archive that lies there without fetching it again
         train, test = (source(str(root), train=train, download=download) for train in (True, False))
     except (RuntimeError, OSError, EOFError) as error:
         reason = str(error).splitlines()[0]

@@ -1,8 +1,8 @@
 """Any ``train/`` and ``val/`` (or ``test/``) of class folders, decoded once and cached as uint8."""
 
+import contextlib
 import hashlib
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -86,13 +86,15 @@ def _read_cache(path: Path, fingerprint: str) -> tuple[np.ndarray, np.ndarray] |
 
 
 def _write_cache(path: Path, fingerprint: str, images: np.ndarray, labels: np.ndarray) -> None:
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp")  # of this process: two may decode side by side
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+        with temporary.open("wb") as file:
             np.savez(file, fingerprint=np.array(fingerprint), images=images, labels=labels)
-        Path(file.name).replace(path)
-    except OSError:
-        pass  # a cache is a convenience: without room for it, the next start decodes again
+        temporary.replace(path)
+    except OSError:  # a cache is a convenience: without room for it, the next start decodes again
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _decode(
