@@ -201,6 +201,7 @@ class ProgressLine:
                 BarColumn(bar_width=20),
                 TextColumn("step {task.completed}/{task.total}  {task.fields[text]}"),
                 TimeRemainingColumn(elapsed_when_finished=True),
+                TextColumn("left"),
             )
             self.live = Progress(*columns, console=self.console, transient=True)
             self.task = self.live.add_task("", total=steps, completed=step, text="")

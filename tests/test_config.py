@@ -85,6 +85,12 @@ def test_a_sweep_varies_the_last_list_fastest_and_keeps_equal_runs_once() -> Non
     assert len(config.expand(["seed=0,0,1"])) == 2
 
 
+@pytest.mark.parametrize("word", ["protocol.lr=interval(0,1)", "dataset=glob(c*)", "seed=range(0,0)"])
+def test_a_sweep_over_nothing_countable_is_answered(word: str) -> None:
+    with pytest.raises(UserError, match=r"write the values out|an empty list"):
+        config.expand([word])
+
+
 def test_the_overrides_of_a_job_compose_to_the_same_job() -> None:
     for overrides, cfg in config.expand(["depth=20,56", "seed=1,2", "protocol.lr_drops=[3,9]"]):
         assert config.load(overrides) == cfg
@@ -168,6 +174,7 @@ def test_a_run_folders_configuration_reads_back(tmp_path: Path) -> None:
         (["max_minutes=0"], "must be above 0"),
         (["seed=0,1"], "resexp sweep runs them all"),
         (["plain56"], "write key=value"),
+        (["protocol.lr_drop_factor=-1"], "must be at least 0"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(words: list[str], answer: str) -> None:

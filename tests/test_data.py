@@ -184,6 +184,9 @@ def test_a_half_downloaded_archive_is_noticed(tmp_path: Path, make_tree: Tree) -
     shutil.rmtree(tmp_path / "cifar-10-batches-py")
     with pytest.raises(UserError, match=r"fetch it with dataset.download=true"):
         build_data(source="cifar10", root=str(tmp_path))
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"half")
+    with pytest.raises(UserError, match="does not have its MD5 sum"):
+        build_data(source="cifar10", root=str(tmp_path))
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------

@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from test_sweep import write_run
 
-from resexp.figures import draw_curves
+from resexp.figures import _draw_split, draw_curves
 from resexp.study import group_runs
 
 
@@ -59,6 +60,18 @@ def test_an_unfinished_run_is_drawn_and_declared(tmp_path: Path) -> None:
     runs = [write_run(tmp_path, ["model=plain20"], status="interrupted"), write_run(tmp_path, ["model=plain56"])]
     written = draw_curves(group_runs(runs), tmp_path / "figure", title="t")
     assert "1 of 2 runs unfinished" in svg_text(written[1])
+
+
+def test_a_seed_that_has_just_begun_does_not_cut_the_finished_ones(tmp_path: Path) -> None:
+    whole = write_run(tmp_path, ["model=plain20"])
+    begun = write_run(tmp_path, ["model=plain20", "seed=1"], status="interrupted")
+    log = begun.path / "metrics.jsonl"
+    log.write_text(log.read_text().splitlines(keepends=True)[0])
+    alone, both = (draw_curves(group_runs(runs), tmp_path / "f", title="t")[0] for runs in ([whole], [whole, begun]))
+    axes = Figure().subplots()
+    for group in group_runs([whole, begun]):
+        assert len(_draw_split(axes, group, "train", "black")) == 2
+    assert alone == both
 
 
 def test_drawing_needs_no_torch(tmp_path: Path) -> None:

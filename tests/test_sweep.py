@@ -83,7 +83,7 @@ def test_a_killed_run_fails_alone_and_is_resumed_by_the_same_command() -> None:
     assert "killed by signal 9" in errors and "left: 1 of 2 runs" in errors
     assert Run(jobs[0].run_dir).status == "finished"
     again = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert again.returncode == 0 and "resnet8 seed 0: resuming" in again.stderr
+    assert again.returncode == 0 and "resnet8 seed 0: resuming at step" in again.stderr
 
 
 def test_a_signal_to_the_sweep_saves_every_running_job() -> None:
@@ -140,6 +140,18 @@ def test_a_claim_holds_only_if_it_holds_in_every_seed(tmp_path: Path) -> None:
     )
     assert [verdict.holds for verdict in verdicts] == [True, False, False, True]
     assert verdicts[0].effects == (29.0, 14.0) and verdicts[0].seeds == (0, 1)
+
+
+def test_a_claim_compares_runs_of_the_same_settings_alone(tmp_path: Path) -> None:
+    words = [("plain56", 4, 50.0), ("plain20", 4, 1.0), ("plain56", 8, 10.0), ("plain20", 8, 2.0)]
+    runs = [write_run(tmp_path, [f"model={n}", f"model.width={w}"], train_error=e) for n, w, e in words]
+    assert judge([claim(at_least=0)], group_runs(runs))[0].effects == (49.0, 8.0)
+
+
+def test_a_claim_on_a_number_that_runs_lack_is_open(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path, [f"model=plain{depth}"], val_error=None) for depth in (20, 56)]  # type: ignore[arg-type]
+    on_val = Claim(text="t", metric="val_error", net="plain56", minus="plain20", at_least=0)
+    assert judge([on_val], group_runs(runs))[0].holds is None
 
 
 def test_a_claim_without_finished_runs_is_open(tmp_path: Path) -> None:

@@ -18,7 +18,17 @@ from kill_and_resume import differences, end_state
 from resexp import UserError, checkpoint, config, runlog
 from resexp.models import build_model
 from resexp.runlog import Run
-from resexp.train import State, build_state, evaluate, evaluate_run, load_data, next_batch, train, train_step
+from resexp.train import (
+    State,
+    build_state,
+    evaluate,
+    evaluate_run,
+    load_data,
+    next_batch,
+    seeded_generator,
+    train,
+    train_step,
+)
 
 Resexp = Callable[..., subprocess.CompletedProcess]
 
@@ -278,7 +288,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint_and_the_run_goes_on_later(res
     def small_files_only() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))
 
-    full = resexp("train", *TINY, preexec_fn=small_files_only)
+    full = resexp("train", *TINY, "tensorboard=true", preexec_fn=small_files_only)
     assert full.returncode == 2 and full.stderr.splitlines()[-1].startswith("resexp: error: cannot write into")
     assert "Traceback" not in full.stderr
     assert (folder / runlog.CHECKPOINT).read_bytes() == before
@@ -314,13 +324,77 @@ def test_a_checkpoint_of_another_configuration_is_refused(words: tuple[str, ...]
 
 def test_a_run_refuses_other_images_under_the_same_name(make_tree: Callable[..., Path]) -> None:
     def words(root: Path) -> list[str]:
-        return ["dataset=imagefolder", f"dataset.root={root}", "protocol=smoke"]
+        return ["dataset=imagefolder", f"dataset.root={root}", "dataset.name=pets", "protocol=smoke"]
 
     parts = {"train": {"cat": 20, "dog": 20}, "val": {"cat": 2, "dog": 2}}
     run_tiny(*words(make_tree(parts)), "max_minutes=0.0001")
     other = make_tree({**parts, "train": {"cat": 21, "dog": 20}}, name="other")
     with pytest.raises(UserError, match="other images than when this run started"):
         run_tiny(*words(other))
+
+
+def test_a_finished_run_is_not_the_result_of_another_folder(make_tree: Callable[..., Path], resexp: Resexp) -> None:
+    parts = {"train": {"cat": 20, "dog": 20}, "val": {"cat": 2, "dog": 2}}
+    roots = [make_tree(parts, name=name) for name in ("one", "two")]
+    tiny = [word for word in TINY if not word.startswith("dataset=")]
+
+    def words(root: Path) -> list[str]:
+        return ["dataset=imagefolder", f"dataset.root={root}", *tiny]
+
+    names = {config.load(words(root)).run_name for root in roots}
+    assert len(names) == 2  # a folder's name is its data set's
+    assert resexp("train", *words(roots[0]), "dataset.name=pets").returncode == 0
+    other = resexp("train", *words(roots[1]), "dataset.name=pets")
+    assert other.returncode == 2 and "finished with the images of" in other.stderr
+    assert resexp("sweep", *words(roots[1]), "dataset.name=pets").returncode == 2
+
+
+def test_a_checkpoint_of_another_kind_of_device_is_refused_and_can_be_evaluated() -> None:
+    _, run = run_tiny()
+    path = run.path / runlog.CHECKPOINT
+    saved = checkpoint.load(path, torch.device("cpu"))
+    checkpoint.save(path, {**saved, "device": "cuda", "augmentation": torch.zeros(16, dtype=torch.uint8)})
+    step, _, error = evaluate_run(run.path, config.load_file(run.path / runlog.CONFIG))
+    assert (step, error) == (12, run.summary["test_error"])
+    (run.path / runlog.SUMMARY).unlink()
+    with pytest.raises(UserError, match="started on cuda"):
+        run_tiny()
+
+
+def test_speed_counts_the_time_of_all_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice as slow before the interruption must show in the end."""
+
+    def slow(*args: object, **options: object) -> torch.Tensor:
+        time.sleep(0.05)
+        return train_step(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("resexp.train.train_step", slow)
+    run_tiny("max_minutes=0.0001")
+    summary, _ = run_tiny()
+    assert summary["images_per_s"] < 32 / 0.05
+
+
+def test_order_and_augmentation_draw_from_different_streams() -> None:
+    draws = {
+        (seed, stream): tuple(
+            torch.rand(4, generator=seeded_generator(seed, stream=stream, device=torch.device("cpu"))).tolist()
+        )
+        for seed in range(3)
+        for stream in (1, 2)
+    }
+    initial = {tuple(torch.rand(4, generator=torch.Generator().manual_seed(seed)).tolist()) for seed in range(3)}
+    assert len(set(draws.values()) | initial) == 9
+
+
+def test_tensorboard_reads_the_events(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, run = run_tiny("max_minutes=0.0001", "tensorboard=true")
+    run_tiny("tensorboard=true")
+    events = EventAccumulator(str(run.path / "tb"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("error/train")] == [3, 6, 9, 12]
+    assert events.Scalars("error/test")[-1].value == pytest.approx(run.summary["test_error"], rel=1e-5)
 
 
 def test_a_second_process_on_the_same_run_leaves_it_alone(resexp: Resexp) -> None:
