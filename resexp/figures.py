@@ -19,7 +19,7 @@ from resexp.study import Group
 STYLE: dict[Any, Any] = {"svg.hashsalt": "resexp", "font.size": 9, "axes.titlesize": 10, "legend.frameon": False}
 TITLES = {"plain": "plain nets", "resnet": "residual nets"}
 # From shallow to deep: hues apart for the screen, lightness falling for print in grey.
-COLOURS = ("#e69f00", "#3fa7d6", "#c2457d", "#5b3a9b", "#111111")
+COLOURS = ("#e69f00", "#2b86b8", "#a83268", "#4f2f8f", "#111111")
 
 
 def draw_curves(groups: Sequence[Group], path: Path, *, title: str, note: str = "") -> list[Path]:
