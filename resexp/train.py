@@ -1,6 +1,7 @@
 """Train one net: ``train``, ``train_step``, ``evaluate``. One linear loop; all it needs is built in plain sight."""
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import math
@@ -111,6 +112,8 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
     deadline = started + cfg.max_minutes * 60 if cfg.max_minutes else math.inf
     p = cfg.protocol
     device = set_up_device(cfg.device, deterministic=cfg.deterministic)
+    if cfg.activation_checkpointing:
+        return_freed_memory()
     saved = load_checkpoint(cfg, run_dir / runlog.CHECKPOINT, device)
     data = load_data(cfg)
     digest = data.digest()
@@ -423,6 +426,16 @@ def set_up_device(name: str, *, deterministic: bool) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
     return device
+
+
+def return_freed_memory() -> None:
+    """Give large tensors pages of their own, which go back to the system when they are freed (M_MMAP_THRESHOLD).
+
+    Otherwise a deep net's small gradients come to lie between the freed activations and pin twice what it needs:
+    ResNet-1202's step peaked at 3.5 to 4 GB without this. It costs page faults, and so is for those who asked to spare.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library: nothing to set
+        ctypes.CDLL(None).mallopt(-3, 1 << 20)
 
 
 def device_name(device: torch.device) -> str:

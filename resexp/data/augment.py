@@ -26,7 +26,9 @@ def augment(images: Tensor, *, pad: int, flip: bool, generator: torch.Generator)
 
 def pixel_mean(images: Tensor) -> Tensor:
     """The mean image, of values 0 to 1. uint8 (N, C, H, W) -> float32 (C, H, W)."""
-    return (images.sum(dim=0, dtype=torch.int64).double() / (255 * len(images))).float()
+    # In parts: torch turns all it sums into the sum's type first, eight times the data set.
+    total = torch.stack([part.sum(dim=0, dtype=torch.int64) for part in images.split(1000)]).sum(dim=0)
+    return (total.double() / (255 * len(images))).float()
 
 
 def normalize(images: Tensor, mean: Tensor | None) -> Tensor:
