@@ -19,9 +19,17 @@ from resexp import UserError
 from resexp.config import Config
 from resexp.console import message
 from resexp.data import Dataset, Images
-from resexp.data.augment import pixel_mean
 from resexp.models import count_macs
-from resexp.train import build_state, choose_threads, device_name, load_data, next_batch, set_up_device, train_step
+from resexp.train import (
+    build_state,
+    choose_threads,
+    device_name,
+    load_data,
+    mean_image,
+    next_batch,
+    set_up_device,
+    train_step,
+)
 
 WARMUP_STEPS = 3
 WORKERS = (0, 1, 2)  # of the reference's DataLoader; the fastest counts
@@ -123,7 +131,7 @@ def _wait(device: torch.device) -> None:
 def _ours(cfg: Config, data: Dataset, device: torch.device) -> tuple[Steps, int]:
     p = cfg.protocol
     data = data.to(device)
-    mean = pixel_mean(data.train.images) if p.normalize == "pixel-mean" else None
+    mean = mean_image(data, p.normalize)
     state = build_state(cfg, data, device)
 
     def steps(count: int) -> None:

@@ -254,32 +254,26 @@ def _eval(args: argparse.Namespace) -> int:
 
 
 def _figures(args: argparse.Namespace) -> int:
-    drawn = 0
     for study, groups, note in _studies_with_runs(args):
         _draw(groups, args.output_dir / "figures" / study.name, title=study.title, note=note)
-        drawn += 1
-    if not drawn:
-        raise UserError(f"no runs of any study under {args.output_dir}; start with: resexp study degradation")
     return 0
 
 
 def _verify(args: argparse.Namespace) -> int:
-    judged, ok = 0, True
+    ok = True
     for study, groups, note in _studies_with_runs(args):
         print(note)
         ok = _show_verdicts(study, groups) and ok
-        judged += 1
-    if not judged:
-        raise UserError(f"no runs of any study under {args.output_dir}; start with: resexp study degradation")
     return 0 if ok else 1
 
 
 def _studies_with_runs(args: argparse.Namespace):  # type: ignore[no-untyped-def]
-    """(study, groups, where they come from) of each study that has runs; a study asked for by name must have some."""
+    """(study, groups, where they come from) of each study that has runs. UserError if none or a named one has not."""
     from resexp import config
     from resexp.study import find_study_runs, group_runs
 
     config.check_folder(args.config_dir)
+    found = False
     for name in args.studies or config.names("study", args.config_dir):
         study, overrides = config.load_study(name, config_dir=args.config_dir)
         jobs = [cfg for _, cfg in config.expand(overrides, args.config_dir)]
@@ -290,13 +284,17 @@ def _studies_with_runs(args: argparse.Namespace):  # type: ignore[no-untyped-def
                 if reference
                 else "Own runs."
             )
+            found = True
             yield study, group_runs(runs), note
         elif args.studies:
             raise UserError(f"study {name}: no runs under {args.output_dir}; start them with: resexp study {name}")
+    if not found:
+        raise UserError(f"no runs of any study under {args.output_dir}; start with: resexp study degradation")
 
 
 def _bench(args: argparse.Namespace) -> int:
     import json
+    import statistics
 
     from resexp import config
     from resexp.console import print_table
@@ -311,8 +309,7 @@ def _bench(args: argparse.Namespace) -> int:
     result = bench(cfg, against_reference=args.against == "reference", rounds=args.rounds, steps=args.steps)
     rows = []
     for name, rates in result["rounds"].items():
-        middle = sorted(rates)[len(rates) // 2]
-        rows.append([name, f"{middle:,.0f}", f"{min(rates):,.0f}", f"{max(rates):,.0f}"])
+        rows.append([name, f"{statistics.median(rates):,.0f}", f"{min(rates):,.0f}", f"{max(rates):,.0f}"])
     title = (f"{result['net']}, {result['dataset']}, batch {result['batch_size']}, {result['precision']}, "
              f"{result['device']}, threads {result['threads']}")  # fmt: skip
     print_table(("loop", "images/s, median", "least", "most"), rows, title)

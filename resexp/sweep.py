@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -137,7 +137,7 @@ def choose_workers(device: str, cores: int) -> int:
     return 1 if uses_gpu else cores
 
 
-def _forwarder(sweep: Sweep):  # type: ignore[no-untyped-def]
+def _forwarder(sweep: Sweep) -> Callable[[int, FrameType | None], None]:
     def forward(number: int, _frame: FrameType | None) -> None:
         sweep.stopped_by = number
         message("stopping: the running nets save their checkpoints")

@@ -31,10 +31,10 @@ from resexp.optim import Schedule, build_optimizer
 EVAL_BATCH = 1000
 TINY_STEP_MACS = 1e9  # below this many multiply-adds in a forward pass, a second thread costs more than it brings
 LOSS, WRONG, SEEN, FINITE = range(4)  # columns of the counters: sums over images, and batches with a finite loss
+WINDOW, EPOCH = range(2)  # their rows: since the last train line of the log, since the last start of an epoch
 RESULTS = ("test_error", "val_error", "best_val_step", "best_val_error", "best_val_test_error")
 ALL_THREADS = torch.get_num_threads()  # torch's own default at the start: all cores, or what OMP_NUM_THREADS says
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a disk that takes no more
-WINDOW, EPOCH = range(2)  # their rows: since the last train line of the log, since the last start of an epoch
 
 
 @dataclass
@@ -124,7 +124,7 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
             raise UserError(
                 f"{run_dir}: started on {saved['device']}; go on there, or start anew with another output_dir"
             )
-    mean = pixel_mean(data.train.images) if p.normalize == "pixel-mean" else None
+    mean = mean_image(data, p.normalize)
 
     state = build_state(cfg, data, device)
     params, macs = count_parameters(state.net), count_macs(state.net, data.image_shape)
@@ -323,6 +323,11 @@ def load_data(cfg: Config) -> Dataset:
     return data.hold_out(held_out)
 
 
+def mean_image(data: Dataset, normalize: str) -> Tensor | None:
+    """What the protocol subtracts from every image: float32 (C, H, W), or None."""
+    return pixel_mean(data.train.images) if normalize == "pixel-mean" else None
+
+
 def build_state(cfg: Config, data: Dataset, device: torch.device) -> State:
     """A net with fresh weights, and all that trains it, at step 0."""
     p = cfg.protocol
@@ -369,7 +374,7 @@ def evaluate_run(run_dir: Path, cfg: Config) -> tuple[int, float, float]:
     data = data.to(device)
     net = build_state(cfg, data, device).net
     net.load_state_dict(saved["net"])
-    mean = pixel_mean(data.train.images) if cfg.protocol.normalize == "pixel-mean" else None
+    mean = mean_image(data, cfg.protocol.normalize)
     return saved["step"], *evaluate(net, data.test, mean, precision=cfg.protocol.precision)
 
 
