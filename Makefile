@@ -9,12 +9,12 @@ help: ## this list
 
 install: $(INSTALLED) ## the environment in .venv: 2 to 3 minutes, 5 GB
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt $(wildcard resexp/models/*.[ch])
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: install ## plain nets degrade, residual nets do not: trains, draws and judges in 2 minutes
+demo: install ## plain nets degrade, residual nets do not: trains, draws and judges in a minute
 	$(BIN)/resexp study degradation
 
 test: install ## all tests but those on real image files

@@ -185,10 +185,13 @@ class Config:
     dataset: DatasetConfig
     protocol: ProtocolConfig
     seed: int = setting(0, doc="of initialisation, order and augmentation")
+    fast: bool = setting(
+        True, doc="the fast paths; false: torch's own operations one by one, the same up to rounding", decides=False
+    )
     deterministic: bool = setting(False, doc="on a GPU: bit-identical repeats, slower", decides=False)
     device: str = setting("auto", doc="auto, cpu, cuda, cuda:1, ...", decides=False)
     threads: int | None = setting(None, doc="CPU threads; null: one for a tiny net, else all cores", decides=False)
-    workers: int | None = setting(None, doc="sweep: runs side by side; null: one a core, or one a GPU", decides=False)
+    workers: int | None = setting(None, doc="sweep: runs side by side; null: one a core, four on a GPU", decides=False)
     activation_checkpointing: bool = setting(False, doc="less memory for one more forward pass", decides=False)
     max_minutes: float | None = setting(None, doc="stop cleanly with a checkpoint after this time", decides=False)
     output_dir: str = setting("outputs", doc="holds runs/ and figures/", decides=False)

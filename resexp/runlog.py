@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -71,18 +71,27 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def write_env(run_dir: Path, *, step: int, device: str, threads: int) -> None:
+def versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("torch", "torchvision", "numpy")},
+    }
+
+
+def hardware(device: str) -> dict[str, Any]:
+    return {"cpu": _cpu_name(), "cores": len(os.sched_getaffinity(0)), "device": device}
+
+
+def write_env(run_dir: Path, *, step: int, device: str, threads: int, fast_paths: Sequence[str]) -> None:
     """Where and how this run runs; a resumed one adds an entry to ``resumed`` and keeps what its first process said."""
     here = {
         "start": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["resexp", *sys.argv[1:]]),
         "git_commit": _git_commit(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("torch", "torchvision", "numpy")},
-        },
-        "hardware": {"cpu": _cpu_name(), "cores": len(os.sched_getaffinity(0)), "device": device},
+        "versions": versions(),
+        "hardware": hardware(device),
         "threads": threads,
+        "fast_paths": list(fast_paths),
         "world_size": 1,
     }
     path = run_dir / ENV

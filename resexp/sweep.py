@@ -20,11 +20,13 @@ from rich.table import Table
 from resexp import UserError, catalog, runlog
 from resexp.config import Config
 from resexp.console import make_table, message
+from resexp.memory import available_bytes, needed_bytes
 from resexp.runlog import Run, duration
 
 LOG = "log.txt"  # what a run's process printed
 POLL_SECONDS = 0.2
 REPORT_SECONDS = 15.0  # between plain lines where there is no terminal
+GPU_WORKERS = 4  # runs on one GPU: a small net leaves most of it idle
 START_SECONDS = 5.0  # with less than this left of max_minutes a run is not started: it would only load
 
 
@@ -39,6 +41,7 @@ class Job:
     log_start: int = 0  # where this process began to write into the log
     announced: bool = False
     began: float = 0.0
+    seconds: float = 0.0  # of its process here
     outcome: str = "waiting"  # then running, and at the end: finished, interrupted, diverged, failed
     message: str = ""
 
@@ -58,7 +61,19 @@ class Sweep:
 
     jobs: list[Job]
     workers: int
+    memory: int | None = None  # bytes that the runs may need together; None: unknown
     stopped_by: int | None = None
+
+    def next_job(self) -> Job | None:
+        """The first waiting job that fits beside the running ones; alone, any does."""
+        running = [job for job in self.jobs if job.outcome == "running"]
+        waiting = [job for job in self.jobs if job.outcome == "waiting"]
+        if len(running) >= self.workers:
+            return None
+        if not running or self.memory is None:
+            return waiting[0] if waiting else None
+        left = self.memory - sum(needed_bytes(job.cfg) for job in running)
+        return next((job for job in waiting if needed_bytes(job.cfg) <= left), None)
 
     @property
     def failed(self) -> list[Job]:
@@ -84,7 +99,9 @@ def run_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path | No
             job.outcome, job.message = "finished", "was finished already"
     todo = [job for job in sweep.jobs if job.outcome == "waiting"]
     cores = len(os.sched_getaffinity(0))
-    sweep.workers = max(1, min(cfg.workers or choose_workers(cfg.device, cores), len(todo)))
+    device = "cuda" if cfg.device == "auto" and Path("/dev/nvidia0").exists() else cfg.device
+    sweep.workers = max(1, min(cfg.workers or choose_workers(device, cores), len(todo)))
+    sweep.memory = available_bytes(device)
     threads = max(1, cores // sweep.workers)
     deadline = time.monotonic() + cfg.max_minutes * 60 if cfg.max_minutes else None
     skipped = f", {len(sweep.jobs) - len(todo)} already finished" if len(todo) < len(sweep.jobs) else ""
@@ -93,7 +110,7 @@ def run_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path | No
     console = Console(stderr=True)
     live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal and todo else None
     before = {number: signal.signal(number, _forwarder(sweep)) for number in (signal.SIGINT, signal.SIGTERM)}
-    reported = time.monotonic()
+    began = reported = time.monotonic()
     if live:
         live.start()
     try:
@@ -101,11 +118,10 @@ def run_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path | No
             running = [job for job in todo if job.outcome == "running"]
             left = deadline - time.monotonic() if deadline else math.inf
             closing = sweep.stopped_by is not None or left < START_SECONDS
-            waiting = [job for job in todo if job.outcome == "waiting"]
             if closing and not running:
                 break
-            if waiting and not closing and len(running) < sweep.workers:
-                _start(waiting[0], extra, threads, left / 60 if deadline else None)
+            if not closing and (fitting := sweep.next_job()):
+                _start(fitting, extra, threads, left / 60 if deadline else None)
                 continue
             time.sleep(POLL_SECONDS)
             for job in running:
@@ -128,13 +144,17 @@ def run_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path | No
                 job.process.wait()
             if job.log:
                 job.log.close()
+    took = time.monotonic() - began
+    alone = sum(job.seconds for job in todo)
+    if len(todo) > 1:
+        message(f"{len(todo)} runs in {duration(took)}; their own times add up to {duration(alone)}: "
+                f"{alone / took:.2f} at once")  # fmt: skip
     return sweep
 
 
 def choose_workers(device: str, cores: int) -> int:
-    """One run a core on the CPU, where small nets gain little from threads; one run on a GPU."""
-    uses_gpu = device.startswith("cuda") or (device == "auto" and Path("/dev/nvidia0").exists())
-    return 1 if uses_gpu else cores
+    """One run a core on the CPU, where small nets gain little from threads; a few on a GPU, each with a core."""
+    return min(GPU_WORKERS, cores) if device.startswith("cuda") else cores
 
 
 def _forwarder(sweep: Sweep) -> Callable[[int, FrameType | None], None]:
@@ -204,7 +224,8 @@ def _collect(job: Job, *, stopped: bool) -> None:
         numbers = f": train {summary['train_error']:.2f}%, test {summary['test_error']:.2f}%"
     elif summary.get("status") == "interrupted":
         numbers = f" at step {summary['step']}, saved"
-    took = duration(time.monotonic() - job.began)
+    job.seconds = time.monotonic() - job.began
+    took = duration(job.seconds)
     message(f"{job.name}: {job.outcome}{numbers}{f' ({job.message})' if job.message else ''} in {took}")
 
 

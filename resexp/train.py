@@ -10,7 +10,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -22,11 +22,13 @@ from torch import Tensor, nn
 
 from resexp import UserError, checkpoint, runlog
 from resexp.config import Config, identity, to_yaml
+from resexp.cudagraph import CudaGraph
 from resexp.data import Dataset, Images, build_data
-from resexp.data.augment import augment, normalize, pixel_mean
+from resexp.data.augment import augment, draw, normalize, pixel_mean
 from resexp.data.loader import Loader
 from resexp.models import ResNet, build_model, count_macs, count_parameters
-from resexp.optim import Schedule, build_optimizer
+from resexp.models.kernels import load_kernels
+from resexp.optim import SGD, Schedule
 
 EVAL_BATCH = 1000
 TINY_STEP_MACS = 1e9  # below this many multiply-adds in a forward pass, a second thread costs more than it brings
@@ -42,7 +44,7 @@ class State:
     """All that changes while a net trains, and so all that a checkpoint holds."""
 
     net: ResNet
-    optimizer: torch.optim.Optimizer
+    optimizer: SGD
     schedule: Schedule
     loader: Loader
     augmentation: torch.Generator
@@ -120,6 +122,8 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
     data = data.to(device)
     if saved:
         check_data(saved, digest, cfg.dataset.name, run_dir)
+        if "velocities" not in saved["optimizer"]:
+            raise UserError(f"{run_dir}: its checkpoint is of an earlier version; remove it to start the run again")
         if saved["device"] != device.type:
             raise UserError(
                 f"{run_dir}: started on {saved['device']}; go on there, or start anew with another output_dir"
@@ -136,7 +140,8 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
 
     runlog.write_text(run_dir / runlog.CONFIG, to_yaml(cfg))
     (run_dir / runlog.SUMMARY).unlink(missing_ok=True)  # it is written last, when this process ends
-    runlog.write_env(run_dir, step=state.step, device=device_name(device), threads=threads)
+    runlog.write_env(run_dir, step=state.step, device=device_name(device), threads=threads,
+                     fast_paths=fast_paths(cfg, device))  # fmt: skip
     log = runlog.MetricsLog(
         run_dir, size=saved["log_size"] if saved else 0, step=state.step, tensorboard=cfg.tensorboard
     )
@@ -144,7 +149,8 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
     progress.note(str(run_dir))
     progress.note(
         f"{cfg.model.name}, width {cfg.model.width}: {params:,} parameters, {macs / 1e6:,.2f} M multiply-adds; "
-        f"{device_name(device)}, {threads} thread{'s' * (threads > 1)}, {p.precision}"
+        f"{device_name(device)}, {threads} thread{'s' * (threads > 1)}, {p.precision}, "
+        f"{' and '.join(fast_paths(cfg, device)) or 'plain torch'}"
     )
     progress.note(
         f"{cfg.dataset.name}: {len(data.train):,} training, {len(data.val or []):,} validation, {len(data.test):,} "
@@ -152,16 +158,15 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
     )
     progress.note(f"resuming at step {state.step} of {p.steps}" if saved else f"starting at step 0 of {p.steps}")
 
+    take_step = build_step(cfg, state, data.train, mean)
     diverged_at: int | None = None
     last_save = time.monotonic()
     watch = Stopwatch(device)
     watch.start()
     try:
         while state.step < p.steps:
-            lr = state.schedule.lr(state.step)
-            inputs, labels = next_batch(state, data.train, mean, pad=p.pad, flip=p.flip)
-            batch = train_step(state.net, state.optimizer, inputs, labels, lr=lr, precision=p.precision)
-            state.counters += batch
+            lr = state.optimizer.lr = state.schedule.lr(state.step)
+            batch = take_step(*draw_batch(state, pad=p.pad, flip=p.flip))
             state.step += 1
             watch.images += p.batch_size
             if state.schedule.warming_up:  # the one place where a step waits for the device: some hundred steps
@@ -237,34 +242,62 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
     return summary
 
 
-def next_batch(state: State, part: Images, mean: Tensor | None, *, pad: int, flip: bool) -> tuple[Tensor, Tensor]:
-    """The next augmented batch, ready for the net: float32 (N, C, H, W) and labels int64 (N,)."""
+def draw_batch(state: State, *, pad: int, flip: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """All that is random in the next step: image indices (N,), crop offsets (2, N), mirroring (N,)."""
     indices = state.loader.next_batch()
-    images = augment(part.images[indices], pad=pad, flip=flip, generator=state.augmentation)
-    return normalize(images, mean), part.labels[indices]
+    return indices, *draw(len(indices), pad=pad, flip=flip, generator=state.augmentation)
 
 
-def train_step(
-    net: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, labels: Tensor, *, lr: float, precision: str
-) -> Tensor:
+def make_batch(
+    part: Images, mean: Tensor | None, indices: Tensor, offsets: Tensor | None, mirrored: Tensor | None, *, pad: int
+) -> tuple[Tensor, Tensor]:
+    """The drawn batch, ready for the net: float32 (N, C, H, W) and labels int64 (N,)."""
+    return normalize(augment(part.images[indices], offsets, mirrored, pad=pad), mean), part.labels[indices]
+
+
+def build_step(cfg: Config, state: State, part: Images, mean: Tensor | None) -> Callable[..., Tensor]:
+    """One update as a function of what is drawn for it. On a GPU, with ``fast``, it is recorded and replayed.
+
+    It adds to ``state.counters`` and returns what it has added.
+    """
+    p = cfg.protocol
+
+    def step(indices: Tensor, offsets: Tensor | None, mirrored: Tensor | None) -> Tensor:
+        inputs, labels = make_batch(part, mean, indices, offsets, mirrored, pad=p.pad)
+        batch = train_step(state.net, state.optimizer, inputs, labels, precision=p.precision)
+        state.counters.add_(batch)
+        return batch
+
+    return CudaGraph(step) if cfg.fast and part.images.device.type == "cuda" else step
+
+
+def train_step(net: nn.Module, optimizer: SGD, inputs: Tensor, labels: Tensor, *, precision: str) -> Tensor:
     """One update: forward, backward, step. Nothing in it waits for the device.
 
     :param inputs: float32 (N, C, H, W).
     :param labels: int64 (N,).
     :return: float64 (4,) on the device: loss and errors summed over the batch, N, and 1 if the loss is finite.
     """
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    with autocast(inputs.device, precision):
-        logits = net(inputs)
-    loss = F.cross_entropy(logits.float(), labels)
-    optimizer.zero_grad(set_to_none=True)
+    loss, logits = forward(net, inputs, labels, precision=precision)
+    optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    with torch.no_grad():
-        wrong = (logits.argmax(dim=1) != labels).sum()
-        count = torch.full((), len(labels), dtype=torch.float64, device=labels.device)
-        return torch.stack([loss.double() * count, wrong.double(), count, loss.isfinite().double()])
+    return count_batch(loss, logits, labels)
+
+
+def forward(net: nn.Module, inputs: Tensor, labels: Tensor, *, precision: str) -> tuple[Tensor, Tensor]:
+    """The mean loss of a batch, and its logits (N, classes)."""
+    with autocast(inputs.device, precision):
+        logits = net(inputs)
+    return F.cross_entropy(logits.float(), labels), logits
+
+
+@torch.no_grad()
+def count_batch(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """float64 (4,): loss and errors summed over the batch, its size, and 1 if the loss is finite."""
+    wrong = (logits.argmax(dim=1) != labels).sum()
+    count = torch.full((), len(labels), dtype=torch.float64, device=labels.device)
+    return torch.stack([loss.double() * count, wrong.double(), count, loss.isfinite().double()])
 
 
 @torch.inference_mode()
@@ -328,10 +361,9 @@ def mean_image(data: Dataset, normalize: str) -> Tensor | None:
     return pixel_mean(data.train.images) if normalize == "pixel-mean" else None
 
 
-def build_state(cfg: Config, data: Dataset, device: torch.device) -> State:
-    """A net with fresh weights, and all that trains it, at step 0."""
-    p = cfg.protocol
-    net = build_model(
+def build_net(cfg: Config, data: Dataset) -> ResNet:
+    """The configured net with fresh weights, on the CPU."""
+    return build_model(
         family=cfg.model.family,
         depth=cfg.model.depth,
         width=cfg.model.width,
@@ -342,10 +374,17 @@ def build_state(cfg: Config, data: Dataset, device: torch.device) -> State:
         classes=len(data.classes),
         seed=cfg.seed,
         activation_checkpointing=cfg.activation_checkpointing,
-    ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fast=cfg.fast,
+    )
+
+
+def build_state(cfg: Config, data: Dataset, device: torch.device) -> State:
+    """A net with fresh weights, and all that trains it, at step 0."""
+    p = cfg.protocol
+    net = build_net(cfg, data).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return State(
         net=net,
-        optimizer=build_optimizer(net.parameters(), lr=p.lr, momentum=p.momentum, weight_decay=p.weight_decay),
+        optimizer=SGD(net.parameters(), momentum=p.momentum, weight_decay=p.weight_decay, fused=cfg.fast),
         schedule=Schedule(
             base_lr=p.lr,
             drops=p.lr_drops,
@@ -429,8 +468,18 @@ def set_up_device(name: str, *, deterministic: bool) -> torch.device:
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # even False imports torch's compiler: a second
+        torch.use_deterministic_algorithms(deterministic)
     return device
+
+
+def fast_paths(cfg: Config, device: torch.device) -> list[str]:
+    """What of ours takes the place of torch's operations one by one."""
+    if not cfg.fast:
+        return []
+    if device.type == "cuda":
+        return ["recorded step", "fused update"]
+    return [*(["own kernels"] if load_kernels() else []), "fused update"]
 
 
 def return_freed_memory() -> None:

@@ -52,6 +52,8 @@ def test_help_shows_groups_keys_and_defaults(capsys: pytest.CaptureFixture[str])
         (["protocols", "digits", "smok"], "did you mean smoke?"),
         (["bench", "--against", "nothing"], "invalid choice"),
         (["bench", "--rounds", "0"], "--rounds=0: must be at least 1"),
+        (["bench", "--growth", "--against", "plain"], "drop one of the two"),
+        (["bench", "dataset=cifar10"], "where are the images?"),
         (["models", "now"], "unrecognized arguments: now"),
         (["train", "--config-dir", "nowhere"], "no such folder"),
         (["train", "dataset=cifar10", "dataset.root=nowhere"], "found in nowhere neither cifar10/train/<class>/"),

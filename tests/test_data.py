@@ -12,7 +12,7 @@ from PIL import Image
 
 from resexp import UserError
 from resexp.data import build_data, cifar
-from resexp.data.augment import augment, normalize, pixel_mean
+from resexp.data.augment import augment, draw, normalize, pixel_mean
 from resexp.data.dataset import canonical
 from resexp.data.imagefolder import cache_dir
 from resexp.data.loader import Loader
@@ -210,7 +210,8 @@ def test_a_restored_loader_goes_on_where_it_stopped() -> None:
 def test_crops_lie_at_all_81_offsets_and_half_are_mirrored() -> None:
     image = torch.arange(1, 65, dtype=torch.uint8).reshape(1, 1, 8, 8)
     count = 20_000
-    out = augment(image.expand(count, 1, 8, 8), pad=4, flip=True, generator=torch.Generator().manual_seed(0))
+    drawn = draw(count, pad=4, flip=True, generator=torch.Generator().manual_seed(0))
+    out = augment(image.expand(count, 1, 8, 8), *drawn, pad=4)
     padded = torch.nn.functional.pad(image[0, 0], (4, 4, 4, 4))
     windows = {}
     for dy in range(9):
@@ -218,10 +219,10 @@ def test_crops_lie_at_all_81_offsets_and_half_are_mirrored() -> None:
             window = padded[dy : dy + 8, dx : dx + 8]
             windows[window.numpy().tobytes()] = (dy, dx, False)
             windows[window.flip(1).contiguous().numpy().tobytes()] = (dy, dx, True)
-    drawn = [windows[crop.contiguous().numpy().tobytes()] for crop in out[:, 0]]
-    counts = np.bincount([9 * dy + dx for dy, dx, _ in drawn], minlength=81)
+    found = [windows[crop.contiguous().numpy().tobytes()] for crop in out[:, 0]]
+    counts = np.bincount([9 * dy + dx for dy, dx, _ in found], minlength=81)
     assert counts.min() > 0.7 * count / 81 and counts.max() < 1.3 * count / 81
-    assert abs(np.mean([flipped for _, _, flipped in drawn]) - 0.5) < 0.02
+    assert abs(np.mean([flipped for _, _, flipped in found]) - 0.5) < 0.02
 
 
 def test_augmentation_draws_from_its_generator_alone() -> None:
@@ -229,7 +230,9 @@ def test_augmentation_draws_from_its_generator_alone() -> None:
     results = []
     for seed in (0, 0, 1):
         torch.manual_seed(len(results))
-        results.append(augment(images, pad=2, flip=True, generator=torch.Generator().manual_seed(seed)))
+        results.append(
+            augment(images, *draw(16, pad=2, flip=True, generator=torch.Generator().manual_seed(seed)), pad=2)
+        )
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
 
 

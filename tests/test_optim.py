@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from resexp.optim import Schedule, build_optimizer
+from resexp.optim import SGD, Schedule
 
 
 def test_the_rate_drops_at_the_stated_steps_counted_from_zero() -> None:
@@ -53,10 +53,30 @@ def test_a_restored_schedule_remembers_the_warm_up() -> None:
 
 def test_weight_decay_falls_on_every_parameter() -> None:
     net = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.BatchNorm2d(1))
-    optimizer = build_optimizer(net.parameters(), lr=0.5, momentum=0.0, weight_decay=0.1)
+    optimizer = SGD(net.parameters(), momentum=0.0, weight_decay=0.1)
+    optimizer.lr = 0.5
     before = [parameter.detach().clone() for parameter in net.parameters()]
     for parameter in net.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     for old, new in zip(before, net.parameters(), strict=True):
         assert torch.allclose(new, old * (1 - 0.5 * 0.1))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_sgd_is_torchs_sgd_with_momentum_and_decay(fused: bool) -> None:
+    nets = [torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8)) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    for net in nets:
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ours = SGD(nets[0].parameters(), momentum=0.9, weight_decay=0.01, fused=fused)
+    theirs = torch.optim.SGD(nets[1].parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    for step in range(5):
+        ours.lr = theirs.param_groups[0]["lr"] = 0.1 / (step + 1)
+        inputs = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(step))
+        for net, optimizer in zip(nets, (ours, theirs), strict=True):
+            optimizer.zero_grad()
+            net(inputs).abs().mean().backward()
+            optimizer.step()
+    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)

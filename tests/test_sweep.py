@@ -198,7 +198,8 @@ def test_what_is_left_is_estimated_from_measured_speed_and_scaled_by_multiply_ad
 
 def test_workers_are_chosen_from_the_cores_or_the_gpu() -> None:
     assert choose_workers("cpu", 6) == 6
-    assert choose_workers("cuda", 6) == 1
+    assert choose_workers("cuda:1", 6) == 4
+    assert choose_workers("cuda", 2) == 2
 
 
 # --- the reference runs and the scripts -------------------------------------------------------------------------------
@@ -206,20 +207,20 @@ def test_workers_are_chosen_from_the_cores_or_the_gpu() -> None:
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_committed_runs_uphold_the_embedded_studys_claims_in_each_of_three_seeds() -> None:
+def test_the_committed_runs_uphold_the_embedded_studys_claims_in_each_of_five_seeds() -> None:
     study, overrides = config.load_study("degradation")
     jobs = [cfg for _, cfg in config.expand(overrides)]
     runs, reference = find_study_runs(jobs, ROOT / "outputs" / "nothing-of-ones-own")
     assert (runs, reference) == ([], True)
     folder = ROOT / "outputs" / "reference" / "digits"
     found = [Run(path) for path in sorted(folder.iterdir()) if path.is_dir()]
-    assert len(found) == 12 and all(run.status == "finished" and run.step == 1280 for run in found)
+    assert len(found) == 20 and all(run.status == "finished" and run.step == 1280 for run in found)
     expected = {
-        config.load([*job, f"seed={seed}"]).run_name for job, _ in config.expand(overrides) for seed in (0, 1, 2)
+        config.load([*job, f"seed={seed}"]).run_name for job, _ in config.expand(overrides) for seed in range(5)
     }
     assert {run.path.name for run in found} == expected
     for verdict in judge(study.claims, group_runs(found)):
-        assert verdict.holds and verdict.seeds == (0, 1, 2)
+        assert verdict.holds and verdict.seeds == (0, 1, 2, 3, 4)
 
 
 def test_plot_curves_overlays_any_runs(tmp_path: Path) -> None:
@@ -230,6 +231,23 @@ def test_plot_curves_overlays_any_runs(tmp_path: Path) -> None:
     assert Path("mine.png").stat().st_size > 10_000 and "resnet56" in result.stdout
     bad = subprocess.run([*command, "nowhere"], capture_output=True, text=True)
     assert bad.returncode == 2 and bad.stderr.count("\n") == 1
+
+
+def test_compare_runs_says_whether_a_difference_is_within_the_spread_of_the_seeds(tmp_path: Path) -> None:
+    for folder, shift in (("a", 0.0), ("near", 0.5), ("far", 9.0)):
+        for seed, error in enumerate((1.0, 2.0, 3.0)):
+            words = ["model=plain20", f"seed={seed}"]
+            write_run(tmp_path / folder, words, train_error=error + shift, test_error=error)
+
+    def compare(other: str) -> subprocess.CompletedProcess:
+        script = str(ROOT / "scripts" / "compare_runs.py")
+        command = [sys.executable, script, str(tmp_path / "a"), str(tmp_path / other)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    near, far, nothing = compare("near"), compare("far"), compare("nowhere")
+    assert near.returncode == 0 and "2.00 ± 1.00 | 2.50 ± 1.00 | -0.50 | 1.00 | yes" in near.stdout
+    assert far.returncode == 1 and "-9.00 | 1.00 | NO" in far.stdout
+    assert nothing.returncode == 2 and nothing.stderr.count("\n") == 1
 
 
 def test_the_dry_run_of_the_reproduction_goes_in_order_within_its_time_and_goes_on(tmp_path: Path) -> None:

@@ -21,11 +21,14 @@ from resexp.runlog import Run
 from resexp.train import (
     State,
     build_state,
+    build_step,
+    draw_batch,
     evaluate,
     evaluate_run,
     load_data,
-    next_batch,
+    make_batch,
     seeded_generator,
+    set_up_device,
     train,
     train_step,
 )
@@ -87,7 +90,8 @@ def test_a_step_is_sgd_on_the_mean_cross_entropy() -> None:
     state = build_state(cfg, load_data(cfg), torch.device("cpu"))
     twin = build_state(cfg, load_data(cfg), torch.device("cpu"))
     inputs, labels = torch.rand(32, 3, 8, 8), torch.randint(10, (32,))
-    counted = train_step(state.net, state.optimizer, inputs, labels, lr=0.05, precision="fp32")
+    state.optimizer.lr = 0.05
+    counted = train_step(state.net, state.optimizer, inputs, labels, precision="fp32")
     logits = twin.net(inputs)
     loss = torch.nn.functional.cross_entropy(logits, labels)
     loss.backward()
@@ -123,7 +127,54 @@ def test_bf16_trains_with_weights_and_statistics_in_fp32() -> None:
     assert {t.dtype for t in saved["net"].values()} == {torch.float32, torch.int64}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def trained(*words: str, steps: int) -> State:
+    """The state after some steps of the tiny run."""
+    own_model = any(word.startswith("model=") for word in words)
+    cfg = config.load([*(word for word in TINY if not (own_model and word.startswith("model="))), *words])
+    device = set_up_device(cfg.device, deterministic=cfg.deterministic)
+    data = load_data(cfg).to(device)
+    state = build_state(cfg, data, device)
+    take_step = build_step(cfg, state, data.train, None)
+    for _ in range(steps):
+        state.optimizer.lr = 0.05
+        take_step(*draw_batch(state, pad=1, flip=True))
+    return state
+
+
+def assert_about_equal(fast: State, plain: State) -> None:
+    """The same batches, and after ten steps the same loss and weights up to what rounding makes of them."""
+    assert torch.equal(fast.counters[:, 2], plain.counters[:, 2])
+    assert torch.equal(fast.loader.next_batch(), plain.loader.next_batch())
+    assert float(fast.counters[0, 0]) == pytest.approx(float(plain.counters[0, 0]), rel=1e-3)
+    for ours, theirs in zip(fast.net.parameters(), plain.net.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("model", ["plain8", "resnet8"])
+def test_the_fast_path_trains_as_the_plain_one(model: str) -> None:
+    words = (f"model={model}", "model.width=8", "device=cpu")
+    assert_about_equal(trained(*words, "fast=true", steps=10), trained(*words, "fast=false", steps=10))
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@needs_gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_recorded_step_trains_as_the_plain_one(precision: str) -> None:
+    words = ("model=resnet8", "device=cuda", "deterministic=true", f"protocol.precision={precision}")
+    assert_about_equal(trained(*words, "fast=true", steps=10), trained(*words, "fast=false", steps=10))
+
+
+@needs_gpu
+def test_resnet1202_fits_in_8_gb_of_device_memory() -> None:
+    torch.cuda.reset_peak_memory_stats()
+    trained("model=resnet1202", "model.width=16", "dataset.image_size=32", "protocol.batch_size=128", "device=cuda",
+            "activation_checkpointing=true", steps=5)  # fmt: skip
+    assert torch.cuda.max_memory_allocated() < 8e9
+
+
+@needs_gpu
 def test_a_gpu_run_resumes_bit_for_bit_with_deterministic() -> None:
     words = ("device=cuda", "deterministic=true")
     run_tiny(*words, folder="whole")
@@ -149,7 +200,8 @@ def killed_and_resumed(
             text=True,
         )
         while target is not None and process.poll() is None:
-            lines = log.read_text().splitlines() if log.is_file() else []
+            whole = log.read_text().rpartition("\n")[0] if log.is_file() else ""  # without a line half written
+            lines = whole.splitlines()
             if lines and json.loads(lines[-1])["step"] >= target:
                 process.send_signal(number)
                 break
@@ -361,6 +413,16 @@ def test_a_checkpoint_of_another_kind_of_device_is_refused_and_can_be_evaluated(
         run_tiny()
 
 
+def test_a_checkpoint_of_an_earlier_version_is_refused_in_one_line() -> None:
+    _, run = run_tiny()
+    path = run.path / runlog.CHECKPOINT
+    saved = checkpoint.load(path, torch.device("cpu"))
+    checkpoint.save(path, {**saved, "optimizer": {"state": {}, "param_groups": []}})
+    (run.path / runlog.SUMMARY).unlink()
+    with pytest.raises(UserError, match="of an earlier version; remove it"):
+        run_tiny()
+
+
 def test_speed_counts_the_time_of_all_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice as slow before the interruption must show in the end."""
 
@@ -459,6 +521,6 @@ def test_batches_are_ready_for_the_net() -> None:
     cfg = config.load(TINY)
     data = load_data(cfg)
     state = build_state(cfg, data, torch.device("cpu"))
-    inputs, labels = next_batch(state, data.train, None, pad=2, flip=True)
+    inputs, labels = make_batch(data.train, None, *draw_batch(state, pad=2, flip=True), pad=2)
     assert inputs.shape == (32, 3, 8, 8) and inputs.dtype == torch.float32 and labels.shape == (32,)
     assert inputs.is_contiguous(memory_format=torch.channels_last)

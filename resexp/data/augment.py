@@ -1,26 +1,31 @@
-"""Augmentation of a whole batch on its device, drawn from an explicit generator (He et al. 2015, Sec. 4.2)."""
+"""Augmentation of a whole batch on its device (He et al. 2015, Sec. 4.2): first the draws, then a function of them."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def augment(images: Tensor, *, pad: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Pad with ``pad`` zeros, crop each image at one of (2 pad + 1)^2 offsets, mirror half of them.
+def draw(count: int, *, pad: int, flip: bool, generator: torch.Generator) -> tuple[Tensor | None, Tensor | None]:
+    """What is random for N images: crop offsets int64 (2, N) and mirroring bool (N,), None where there is none."""
+    device = generator.device
+    offsets = torch.randint(0, 2 * pad + 1, (2, count), generator=generator, device=device) if pad else None
+    mirrored = torch.rand(count, generator=generator, device=device) < 0.5 if flip else None
+    return offsets, mirrored
+
+
+def augment(images: Tensor, offsets: Tensor | None, mirrored: Tensor | None, *, pad: int) -> Tensor:
+    """Pad with ``pad`` zeros, crop each image at its one of (2 pad + 1)^2 offsets, mirror it or not.
 
     :param images: uint8 (N, C, H, W).
     :return: uint8 (N, C, H, W).
     """
     count, _, height, width = images.shape
-    device = images.device
-    if pad:
+    if offsets is not None:
         windows = F.pad(images, (pad, pad, pad, pad)).unfold(2, height, 1).unfold(3, width, 1)
         # (N, C, 2 pad + 1, 2 pad + 1, H, W): a view, of which one window an image is copied
-        offsets = torch.randint(0, 2 * pad + 1, (2, count), generator=generator, device=device)
-        images = windows[torch.arange(count, device=device), :, offsets[0], offsets[1]]
-    if flip:
-        mirrored = torch.rand(count, 1, 1, 1, generator=generator, device=device) < 0.5
-        images = torch.where(mirrored, images.flip(3), images)
+        images = windows[torch.arange(count, device=images.device), :, offsets[0], offsets[1]]
+    if mirrored is not None:
+        images = torch.where(mirrored.view(count, 1, 1, 1), images.flip(3), images)
     return images
 
 
@@ -36,5 +41,5 @@ def normalize(images: Tensor, mean: Tensor | None) -> Tensor:
 
     Batch norm behind the first convolution undoes any further scaling, so there is none.
     """
-    x = images.to(torch.float32, memory_format=torch.channels_last) / 255
-    return x if mean is None else x - mean
+    x = images.to(torch.float32, memory_format=torch.channels_last).div_(255)
+    return x if mean is None else x.sub_(mean)

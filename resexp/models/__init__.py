@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from resexp import catalog
+from resexp.models.conv3x3 import Conv3x3
+from resexp.models.norm_relu import BatchNorm
 from resexp.models.resnet import ResNet, he_init
 
 __all__ = ["ResNet", "build_model", "count_macs", "count_parameters"]
@@ -21,6 +23,7 @@ def build_model(
     classes: int = 10,
     seed: int = 0,
     activation_checkpointing: bool = False,
+    fast: bool = False,
 ) -> ResNet:
     """A freshly initialised net on the CPU, the same for the same arguments.
 
@@ -28,6 +31,7 @@ def build_model(
     :param stem: ``"auto"`` takes the 7x7 stem for ImageNet nets on images of more than 64 pixels, else the 3x3 one.
     :param shortcut: ``"A"``, ``"B"`` or ``"C"`` for a residual net, None for a plain one.
     :param image_shape: (channels, height, width) of the images.
+    :param fast: take our kernels where they apply; the numbers stay the same up to rounding.
     :raises resexp.UserError: for a depth that is not legal.
     """
     if (family == "plain") != (shortcut is None):
@@ -47,6 +51,9 @@ def build_model(
         classes=classes,
         activation_checkpointing=activation_checkpointing,
     )
+    for module in net.modules():
+        if isinstance(module, BatchNorm | Conv3x3):
+            module.fast = fast
     if not next(net.parameters()).is_meta:
         he_init(net, torch.Generator().manual_seed(seed))
     return net

@@ -1,24 +1,28 @@
 """A block is a transform F, a shortcut and their join (He et al. 2015, Eq. 1 and 2, Fig. 2)."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resexp.models.conv3x3 import Conv3x3
+from resexp.models.norm_relu import BatchNorm
 from resexp.models.shortcuts import make_shortcut
 
 
 class BasicTransform(nn.Module):
-    """Two 3x3 convolutions, each with batch norm, a ReLU between. (N, C, H, W) -> (N, out, H/stride, W/stride)."""
+    """Two 3x3 convolutions, each with batch norm, a ReLU between; and the ReLU behind the join.
+
+    (N, C, H, W) -> (N, out, H/stride, W/stride).
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.conv1 = Conv3x3(in_channels, out_channels, stride)
+        self.bn1 = BatchNorm(out_channels)
+        self.conv2 = Conv3x3(out_channels, out_channels)
+        self.bn2 = BatchNorm(out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return self.bn2(self.conv2(x))
+    def forward(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
+        x = self.bn1.relu(self.conv1(x))
+        return self.bn2.relu(self.conv2(x), shortcut)
 
 
 class Block(nn.Module):
@@ -30,7 +34,4 @@ class Block(nn.Module):
         self.shortcut = make_shortcut(shortcut, in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.transform(x)
-        if self.shortcut is not None:
-            y = y + self.shortcut(x)
-        return F.relu(y, inplace=True)
+        return self.transform(x, None if self.shortcut is None else self.shortcut(x))

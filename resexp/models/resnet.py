@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from resexp.models.blocks import Block
+from resexp.models.norm_relu import BatchNorm
 
 Context = contextlib.AbstractContextManager[None]
 
 
-class Stem(nn.Sequential):
+class Stem(nn.Module):
     """The first layers. ``3x3``: one convolution, same size. ``7x7``: stride 2, then 3x3 max pooling with stride 2.
 
     ``3x3``: (N, in, H, W) -> (N, width, H, W); ``7x7``: (N, in, H, W) -> (N, width, H/4, W/4).
@@ -23,10 +24,11 @@ class Stem(nn.Sequential):
         kernel, stride = {"3x3": (3, 1), "7x7": (7, 2)}[kind]
         super().__init__()
         self.conv = nn.Conv2d(in_channels, width, kernel, stride=stride, padding=kernel // 2, bias=False)
-        self.bn = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
-        if kind == "7x7":
-            self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.bn = BatchNorm(width)
+        self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1) if kind == "7x7" else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(self.bn.relu(self.conv(x)))
 
 
 class Stage(nn.Sequential):

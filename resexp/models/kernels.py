@@ -1,0 +1,37 @@
+"""Our compiled kernels for the CPU: built when resexp is installed, if there is a C compiler."""
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_SIGNATURES = {  # a letter an argument: pointer, long, float, int
+    "norm_relu_forward": "pppllppffpppi",
+    "norm_relu_backward": "pppppllpppi",
+    "conv3x3": "pppllllii",
+    "conv3x3_supported": "",
+}
+
+
+@functools.cache
+def load_kernels() -> ctypes.CDLL | None:
+    """The compiled C files of this folder, or None if this installation has none. They use torch's OpenMP threads."""
+    types: dict[str, Any] = {"p": ctypes.c_void_p, "l": ctypes.c_long, "f": ctypes.c_float, "i": ctypes.c_int}
+    for path in Path(__file__).parent.glob("_kernels*.so"):
+        library = ctypes.CDLL(str(path))
+        for name, letters in _SIGNATURES.items():
+            if hasattr(library, name):
+                getattr(library, name).argtypes = [types[letter] for letter in letters]
+        return library
+    return None
+
+
+def is_plain_cpu(*tensors: Tensor) -> bool:
+    """float32 on the CPU, channels last, and outside autocast's bf16: what the kernels take."""
+    return all(
+        t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous(memory_format=torch.channels_last)
+        for t in tensors
+    ) and not torch.is_autocast_enabled("cpu")

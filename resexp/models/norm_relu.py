@@ -1,0 +1,83 @@
+"""relu(batch_norm(x) + shortcut), the step that follows every convolution: in torch's operations, or as one of our own.
+
+On a CPU the operations around the convolutions only move memory: batch norm, addition and ReLU read and write every
+activation about twice as often as they need to. ``norm_relu.c`` does each direction in two passes.
+Where it does not apply, or was not built, torch does the same.
+"""
+
+import ctypes
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from resexp.models.kernels import is_plain_cpu, load_kernels
+
+LANES = 8  # the kernel takes a multiple of this many channels
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm with the paper's next step, ``relu``. ``fast`` takes our kernel where it applies."""
+
+    fast = False
+
+    def relu(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        """``relu(batch_norm(x) + shortcut)``, in training by the batch's statistics. (N, C, H, W) -> (N, C, H, W)."""
+        if self.fast and self.training and _applies(x, shortcut) and (kernels := load_kernels()):
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+            return _NormReLU.apply(kernels, x, shortcut, self.weight, self.bias, self)
+        x = self(x)
+        return F.relu(x if shortcut is None else x + shortcut, inplace=True)
+
+
+def _applies(x: Tensor, shortcut: Tensor | None) -> bool:
+    plain = is_plain_cpu(x) if shortcut is None else is_plain_cpu(x, shortcut)
+    return plain and x.shape[1] % LANES == 0 and x.numel() > x.shape[1]  # of a single value there is no variance
+
+
+class _NormReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        kernels: ctypes.CDLL,
+        x: Tensor,
+        shortcut: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        norm: BatchNorm,
+    ) -> Tensor:
+        assert norm.running_mean is not None and norm.running_var is not None
+        y = torch.empty_like(x)
+        channels = len(weight)
+        batch = torch.empty(4 * channels)  # mean, 1 / standard deviation, and what they make of weight and bias
+        _check(kernels.norm_relu_forward(
+            x.data_ptr(), shortcut.data_ptr() if shortcut is not None else None, y.data_ptr(),
+            x.numel() // channels, channels, weight.data_ptr(), bias.data_ptr(), norm.eps, norm.momentum,
+            norm.running_mean.data_ptr(), norm.running_var.data_ptr(), batch.data_ptr(), torch.get_num_threads(),
+        ))  # fmt: skip
+        ctx.kernels, ctx.joins = kernels, shortcut is not None
+        ctx.save_for_backward(x, y if ctx.joins else None, batch)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, batch = ctx.saved_tensors
+        dy = dy.contiguous(memory_format=torch.channels_last)
+        channels = len(batch) // 4
+        dx, dweight, dbias = torch.empty_like(x), torch.empty(channels), torch.empty(channels)
+        dshortcut = torch.empty_like(x) if ctx.joins else None
+        _check(ctx.kernels.norm_relu_backward(
+            dy.data_ptr(), y.data_ptr() if ctx.joins else None, x.data_ptr(), dx.data_ptr(),
+            dshortcut.data_ptr() if dshortcut is not None else None, x.numel() // channels, channels, batch.data_ptr(),
+            dweight.data_ptr(), dbias.data_ptr(), torch.get_num_threads(),
+        ))  # fmt: skip
+        return None, dx, dshortcut, dweight, dbias, None
+
+
+def _check(code: int) -> None:
+    if code:
+        raise MemoryError("norm_relu: no memory for the sums of a batch")

@@ -1,0 +1,50 @@
+"""The bookkeeping of a recorded step, with the GPU played by a few lines; tests on a real one are in test_train.py."""
+
+import contextlib
+from collections.abc import Iterator
+from unittest.mock import MagicMock
+
+import pytest
+import torch
+from torch import Tensor
+
+from resexp.cudagraph import WARMUP_CALLS, CudaGraph
+
+
+@pytest.fixture
+def played_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A recording runs nothing but remembers; a replay runs the function on the recorded inputs."""
+    events: list[str] = []
+
+    @contextlib.contextmanager
+    def record(_graph: object) -> Iterator[None]:
+        events.append("record")
+        yield
+
+    graph = MagicMock()
+    graph.replay.side_effect = lambda: events.append("replay")
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    monkeypatch.setattr(torch.cuda, "graph", record)
+    for name in ("Stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    monkeypatch.setattr(torch.cuda, "stream", lambda _stream: contextlib.nullcontext())
+    return events
+
+
+def test_real_steps_warm_up_then_one_is_recorded_and_all_later_ones_replayed(played_gpu: list[str]) -> None:
+    seen: list[Tensor] = []
+
+    def step(indices: Tensor, offsets: Tensor | None) -> Tensor:
+        played_gpu.append("step")
+        seen.append(indices)
+        assert offsets is None
+        return indices * 2
+
+    recorded = CudaGraph(step)
+    inputs = [torch.tensor([float(call)]) for call in range(WARMUP_CALLS + 3)]
+    outputs = [recorded(tensor, None) for tensor in inputs]
+    assert played_gpu == [*["step"] * WARMUP_CALLS, "record", "step", "replay", "replay", "replay"]
+    assert [float(out) for out in outputs[:WARMUP_CALLS]] == [0.0, 2.0, 4.0]
+    place = seen[-1]  # what the recording reads: each call's input is copied there
+    assert torch.equal(place, inputs[-1]) and place is not inputs[WARMUP_CALLS]
+    assert outputs[-1] is outputs[WARMUP_CALLS]
