@@ -169,18 +169,17 @@ def _sweep(args: argparse.Namespace) -> int:
 def _study(args: argparse.Namespace) -> int:
     from resexp import config
 
-    study, overrides = config.load_study(args.name, args.overrides, args.config_dir)
-    jobs = config.expand(overrides, args.config_dir)
+    study, jobs = config.load_study(args.name, args.overrides, args.config_dir)
     from resexp.sweep import run_sweep
 
     print(study.title, file=sys.stderr)
     sweep = run_sweep(jobs, config_dir=args.config_dir)
-    groups = _show_sweep(sweep, title=study.title, stem=study.name)
+    groups = _show_sweep(sweep, title=study.title, stem=study.name, study=study)
     holds = _show_verdicts(study, groups)
     return _sweep_exit_code(sweep) or (0 if holds else 1)
 
 
-def _show_sweep(sweep: "Sweep", *, title: str, stem: str) -> list:
+def _show_sweep(sweep: "Sweep", *, title: str, stem: str, study: "Study | None" = None) -> list:
     """Figure, table, and what is left. Returns the groups of runs."""
     from resexp.runlog import CONFIG, duration
     from resexp.study import group_runs
@@ -189,7 +188,7 @@ def _show_sweep(sweep: "Sweep", *, title: str, stem: str) -> list:
     output_dir = Path(sweep.jobs[0].cfg.output_dir)
     groups = group_runs([job.run for job in sweep.jobs if (job.cfg.run_dir / CONFIG).is_file()])
     if groups:
-        _draw(groups, output_dir / "figures" / stem, title=title, note="Own runs.")
+        _draw(groups, output_dir / "figures" / stem, title=title, note="Own runs.", study=study)
     for job in sweep.failed:
         print(f"{job.name}: {job.message}; see {job.cfg.run_dir / 'log.txt'}", file=sys.stderr)
     if sweep.unfinished:
@@ -203,15 +202,15 @@ def _show_sweep(sweep: "Sweep", *, title: str, stem: str) -> list:
     return groups
 
 
-def _draw(groups: list, path: Path, *, title: str, note: str) -> None:
+def _draw(groups: list, path: Path, *, title: str, note: str, study: "Study | None") -> None:
     """The figure as PNG and SVG, and the table as Markdown beside it and on stdout."""
     from resexp.console import markdown_table, print_table
-    from resexp.figures import draw_curves
+    from resexp.figures import draw_study
     from resexp.study import TABLE_COLUMNS, table_rows
 
-    rows = table_rows(groups)
+    rows = table_rows(groups, study)
     try:
-        written = draw_curves(groups, path, title=title, note=note)
+        written = draw_study(groups, path, kind=study.figure if study else "curves", title=title, note=note)
         table_file = path.with_name(path.name + ".md")
         table_file.write_text(f"{title}. {note}\n\n{markdown_table(TABLE_COLUMNS, rows)}")
     except OSError as error:
@@ -256,7 +255,7 @@ def _eval(args: argparse.Namespace) -> int:
 
 def _figures(args: argparse.Namespace) -> int:
     for study, groups, note in _studies_with_runs(args):
-        _draw(groups, args.output_dir / "figures" / study.name, title=study.title, note=note)
+        _draw(groups, args.output_dir / "figures" / study.name, title=study.title, note=note, study=study)
     return 0
 
 
@@ -276,9 +275,8 @@ def _studies_with_runs(args: argparse.Namespace):  # type: ignore[no-untyped-def
     config.check_folder(args.config_dir)
     found = False
     for name in args.studies or config.names("study", args.config_dir):
-        study, overrides = config.load_study(name, config_dir=args.config_dir)
-        jobs = [cfg for _, cfg in config.expand(overrides, args.config_dir)]
-        runs, reference = find_study_runs(jobs, args.output_dir)
+        study, jobs = config.load_study(name, config_dir=args.config_dir)
+        runs, reference = find_study_runs([cfg for _, cfg in jobs], args.output_dir)
         if runs:
             note = (
                 f"Reference runs, committed with resexp ({runs[0].env['hardware']['cpu']})."
@@ -307,7 +305,8 @@ def _bench(args: argparse.Namespace) -> int:
     if args.json and not args.json.parent.is_dir():
         raise UserError(f"--json {args.json}: no folder {args.json.parent}")
     from resexp.bench import bench, growth
-    from resexp.figures import draw_bench, draw_growth, slug
+    from resexp.figures import slug
+    from resexp.figures.cost import draw_bench, draw_growth
 
     if args.growth:
         result = growth(args.overrides, config_dir=args.config_dir, steps=args.steps)
@@ -377,19 +376,29 @@ def _growth_rows(points: list[dict]) -> list[list[str]]:
 # --- what there is ----------------------------------------------------------------------------------------------------
 
 
-def _models(_args: argparse.Namespace) -> int:
-    from resexp.catalog import NAMED, PAPER_IMAGE
+def _models(args: argparse.Namespace) -> int:
+    from resexp.catalog import FAMILIES, NAMED
     from resexp.console import print_table
     from resexp.published import published
 
+    if args.explain:
+        from resexp.explain import print_explanation
+
+        print_explanation()
+        return 0
     rows = []
     for net in NAMED:
-        side, classes = PAPER_IMAGE[net.layout]
-        known = published(net.name, "params")
-        counts = [f"{net.parameters:,}", str(known) if known else "-", f"{net.macs / 1e6:,.2f}"]
-        rows.append([net.name, str(net.depth), *counts, f"{side}x{side}", str(classes)])
-    columns = ("net", "depth", "parameters", "published", "M multiply-adds", "image", "classes")
-    print_table(columns, rows, "Named nets, option A; any other 6n+2 layers are a name too (plain26)")
+        (_, height, side), classes = net.image
+        family, depth = net.settings["family"], net.settings["depth"]
+        known = [published(net.name, key) for key in ("params", "gmacs")]
+        counts = [f"{net.parameters:,}", str(known[0] or "-"), f"{net.macs / 1e6:,.2f}", str(known[1] or "-")]
+        source = next((entry.source for entry in known if entry), FAMILIES[family].paper)
+        rows.append([net.name, str(depth), *counts, f"{height}x{side}, {classes}", source])
+    columns = ("net", "layers", "parameters", "published", "M multiply-adds", "published", "image, classes", "source")
+    title = (
+        f"{len(rows)} named nets; any other legal depth, cardinality or growth is a name too (plain26, resnext38_4x16d)"
+    )
+    print_table(columns, rows, title)
     return 0
 
 
@@ -428,8 +437,9 @@ def _list_studies(args: argparse.Namespace) -> int:
 
     rows = []
     for name in config.names("study", args.config_dir):
-        study, overrides = config.load_study(name, config_dir=args.config_dir)
-        rows.append([name, study.title, str(len(config.expand(overrides, args.config_dir))), " ".join(study.sweep)])
+        study, jobs = config.load_study(name, config_dir=args.config_dir)
+        variants = f" and each of: {'; '.join(study.variants)}" if study.variants else ""
+        rows.append([name, study.title, str(len(jobs)), " ".join(study.sweep) + variants])
     print_table(("study", "title", "runs", "the same as resexp sweep"), rows)
     return 0
 
@@ -456,6 +466,10 @@ class Command:
 
 def _study_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="resexp studies lists them")
+
+
+def _model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--explain", action="store_true", help="what blocks cost, side by side, with the arithmetic")
 
 
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:
@@ -491,7 +505,9 @@ COMMANDS = {
     "figures": Command(_figures, "draw studies from the logs alone, without training", None, _log_arguments),
     "verify": Command(_verify, "claims against measurements; exit code 1 if one fails", None, _log_arguments),
     "bench": Command(_bench, "images/s in training, alone or against the usual loop", WITH_SETTINGS, _bench_arguments),
-    "models": Command(_models, "the named nets with parameters, multiply-adds and published parameters"),
+    "models": Command(
+        _models, "the named nets with parameters, multiply-adds and the published ones", None, _model_arguments
+    ),
     "datasets": Command(_datasets, "the data sets and their default protocols"),
     "protocols": Command(_protocols, "the protocols, or where two of them differ", None, _protocol_arguments),
     "studies": Command(_list_studies, "the studies and what they run"),

@@ -34,8 +34,8 @@ CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / 
 GROUPS = ("model", "dataset", "protocol")
 SOURCE_KEYS = {  # what each data source reads; anything else set for it is a mistake
     "digits": (),
-    "cifar10": ("root", "download"),
-    "cifar100": ("root", "download"),
+    "cifar10": ("root", "download", "image_size"),
+    "cifar100": ("root", "download", "image_size"),
     "imagefolder": ("root", "image_size"),
     "synthetic": ("image_size", "examples"),
 }
@@ -66,36 +66,64 @@ def check_choice(key: str, value: str, choices: Sequence[str]) -> None:
 
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
-    """The net."""
+    """The net. A knob that is null has the value of the family's paper; only some families have each."""
 
-    family: str = setting(doc="plain or resnet; model=plain56 sets family and depth")
-    depth: int = setting(doc="layers with weights: 6n+2 (CIFAR layout), 18 or 34 (ImageNet layout)")
+    family: str = setting(doc="one of resexp models; model=plain56 sets family and depth")
+    depth: int = setting(doc="layers with weights: 6n+2 or 9n+2 (CIFAR layout), 18 to 200 (ImageNet layout), ...")
     layout: str = setting("auto", doc="cifar (3 stages), imagenet (4 stages), auto: by the depth")
     width: int | None = setting(None, doc="channels of the first stage; null: the paper's, 16 or 64")
     stem: str = setting("auto", doc="3x3, 7x7 (stride 2 and max pooling), auto: by layout and image size")
     shortcut: str | None = setting(
-        None, doc="A: identity, zero-padded; B: projection where the shape changes; C: always"
+        None, doc="A: identity, zero-padded; B: projection where the shape changes; C: always; null: A, or B by depth"
     )
+    transform: str | None = setting(None, doc="basic, bottleneck, single (one convolution); null: by the depth")
+    order: str | None = setting(None, doc="of batch norm and ReLU: " + ", ".join(catalog.CHOICES["order"]))
+    connection: str | None = setting(None, doc=", ".join(catalog.CHOICES["connection"]))
+    skip_scale: float | None = setting(None, doc="connection=scaled: factor of the shortcut")
+    transform_scale: float | None = setting(None, doc="connection=scaled: factor of F")
+    gate_bias: float | None = setting(None, doc="gates: their bias at the start")
+    skip_dropout: float | None = setting(None, doc="connection=dropout: rate on the shortcut")
+    stride_in: str | None = setting(None, doc="1x1, 3x3: the convolution of a bottleneck that has its stride")
+    reduction: int | None = setting(None, doc="of a squeeze-and-excitation gate on every transform; null: no gate")
+    dropout: float | None = setting(None, doc="rate inside the blocks, or of VGG's classifier")
+    survival: float | None = setting(None, doc="stochastic depth: probability that the last block takes part in a step")
+    cardinality: int | None = setting(None, doc="ResNeXt: paths of a block")
+    group_width: int | None = setting(None, doc="ResNeXt: channels of a path in the first stage")
+    form: str | None = setting(None, doc="ResNeXt: grouped, concatenated, summed: the same function")
+    variant: str | None = setting(None, doc="VGG: " + ", ".join(catalog.CHOICES["variant"]))
+    batch_norm: bool | None = setting(None, doc="VGG: behind every convolution")
+    pools: int | None = setting(None, doc="VGG: pooling layers, at most 5; fewer for small images")
+    growth: int | None = setting(None, doc="DenseNet: channels that a layer adds")
+    compression: float | None = setting(None, doc="DenseNet: share of the channels that a transition keeps")
+    heads: int | None = setting(None, doc="transformer: attention heads")
+    patch: int | None = setting(None, doc="transformer: pixels along a side of a patch; null: by the image size")
+    mlp_ratio: int | None = setting(None, doc="transformer: width of the feed-forward layer over the model's")
+    residual: str | None = setting(None, doc="transformer: sub-layers with a residual: both, attention, mlp, none")
+    layer_norm: str | None = setting(None, doc="transformer: sub-layers with layer norm: both, attention, mlp, none")
+    norm_position: str | None = setting(None, doc="transformer: pre, post")
 
     def __post_init__(self) -> None:
-        check_choice("family", self.family, catalog.FAMILIES)
+        check_choice("family", self.family, tuple(catalog.FAMILIES))
         check_choice("model.layout", self.layout, catalog.LAYOUTS)
         check_choice("model.stem", self.stem, catalog.STEMS)
-        catalog.stages(self.depth, self.layout)
-        if self.layout == "auto":
-            self.layout = catalog.layout_of(self.depth)
-        if self.width is None:
-            self.width = catalog.BASE_WIDTH[self.layout]
-        check(self.width >= 1, "model.width", self.width, "must be at least 1")
-        if self.family == "plain":
-            rule = "a plain net has no shortcut; drop it, or take model=resnet"
-            check(self.shortcut is None, "model.shortcut", self.shortcut, f"{rule}{self.depth}")
-        else:
-            check_choice("model.shortcut", str(self.shortcut), catalog.SHORTCUTS)
+        if self.shortcut is not None and self.family != "plain":
+            check_choice("model.shortcut", self.shortcut, catalog.SHORTCUTS)
+        for key, value in catalog.resolve(dataclasses.asdict(self)).items():
+            setattr(self, key, value)
 
     @property
     def name(self) -> str:
-        return f"{self.family}{self.depth}"
+        return catalog.net_name(dataclasses.asdict(self))
+
+    @property
+    def implied(self) -> dict[str, Any]:
+        """Settings that name neither a choice nor a change, because family and depth imply them.
+
+        The first four are older than this rule: runs have them in their names.
+        """
+        full = catalog.resolve({"family": self.family, "depth": self.depth, "layout": self.layout})
+        return {key: value for key, value in full.items()
+                if key not in ("family", "depth", "layout", "width", "stem", "shortcut")}  # fmt: skip
 
 
 @dataclass(kw_only=True, slots=True)
@@ -106,7 +134,9 @@ class DatasetConfig:
     source: str = setting(doc="digits, cifar10, cifar100, imagefolder, synthetic")
     root: str | None = setting(None, doc="folder of the images; null: the variable RESEXP_DATA", decides=False)
     download: bool = setting(False, doc="fetch and verify the official archive if it is missing", decides=False)
-    image_size: int | None = setting(None, doc="imagefolder: resize the short side, crop the centre; synthetic: side")
+    image_size: int | None = setting(
+        None, doc="imagefolder: resize the short side, crop the centre; cifar: average to it; synthetic: side"
+    )
     examples: int | None = setting(None, doc="synthetic: training images")
     sweep_width: int | None = setting(None, doc="width of every net in a sweep that sets none", decides=False)
 
@@ -138,8 +168,9 @@ class ProtocolConfig:
     lr: float = setting(doc="learning rate")
     lr_drops: list[int] = setting([], doc="steps at which the rate is multiplied by lr_drop_factor, from step 0")
     lr_drop_factor: float = setting(0.1, doc="factor of each drop")
+    optimizer: str = setting("sgd", doc="sgd (with momentum), adamw (for transformers)")
     momentum: float = setting(0.9, doc="SGD momentum")
-    weight_decay: float = setting(0.0, doc="L2 penalty on all parameters")
+    weight_decay: float = setting(0.0, doc="L2 penalty on all parameters; adamw: decoupled")
     warmup_depth: int | None = setting(None, doc="nets of at least this depth warm up; null: none does")
     warmup_lr: float = setting(0.01, doc="learning rate of the warm-up")
     warmup_error: float = setting(80.0, doc="it ends when the mean error (%) of warmup_window batches is below this")
@@ -174,6 +205,7 @@ class ProtocolConfig:
         ordered = all(0 < a < b for a, b in zip([0.5, *self.lr_drops], self.lr_drops, strict=False))
         check(ordered, "protocol.lr_drops", self.lr_drops, "must be growing steps of at least 1")
         check_choice("protocol.normalize", self.normalize, ("pixel-mean", "none"))
+        check_choice("protocol.optimizer", self.optimizer, ("sgd", "adamw"))
         check_choice("protocol.precision", self.precision, ("fp32", "bf16"))
 
 
@@ -222,7 +254,10 @@ class Config:
 
 @dataclass(kw_only=True, slots=True)
 class Claim:
-    """A statement that can be false: ``at_least <= metric(net) - metric(minus) <= at_most``, in points."""
+    """A statement that can be false: ``at_least <= metric(net) - metric(minus) <= at_most``, in points.
+
+    ``net`` and ``minus`` are nets, and behind a net the settings that tell its runs apart: ``resnet110 order=full``.
+    """
 
     text: str
     metric: str
@@ -239,24 +274,36 @@ class Claim:
 
 @dataclass(kw_only=True, slots=True)
 class Study:
-    """The runs behind one published figure or table, and its claims."""
+    """The runs behind one published figure or table, and its claims.
+
+    ``variants`` are words that belong together, ``model.order=full model.dropout=0.1``: the sweep is run with each.
+    ``published`` gives the paper's number for a net, or a net and settings, where it is that of a larger experiment.
+    """
 
     name: str
     title: str
     sweep: list[str]
+    variants: list[str] = field(default_factory=list)
+    figure: str = "curves"
+    published: dict[str, str] = field(default_factory=dict)
+    source: str = ""
     claims: list[Claim] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_choice("figure", self.figure, ("curves", "depth", "parameters", "table"))
 
 
 def identity(settings: Any) -> dict[str, Any]:
     """What decides the result, nested, without what has its default: a key added later changes no run's name."""
     result: dict[str, Any] = {}
+    implied = getattr(settings, "implied", {})
     for f in dataclasses.fields(settings):
         value = getattr(settings, f.name)
         if dataclasses.is_dataclass(value):
             result[f.name] = identity(value)
         elif f.metadata["decides"]:
             default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
-            if value != default:
+            if value != implied.get(f.name, default):
                 result[f.name] = value
     return result
 
@@ -281,15 +328,17 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[tup
     runs: dict[str, tuple[list[str], Config]] = {}
     for job in _jobs(words, both_families=True):
         cfg = _compose(job, config_dir)
-        if cfg.dataset.sweep_width and not width_given:
+        if cfg.dataset.sweep_width and not width_given and cfg.model.family in catalog.NARROWED:
             job.append(f"model.width={cfg.dataset.sweep_width}")
             cfg = _compose(job, config_dir)
         runs.setdefault(cfg.run_name, (job, cfg))
     return list(runs.values())
 
 
-def load_study(name: str, overrides: Sequence[str] = (), config_dir: Path | None = None) -> tuple[Study, list[str]]:
-    """A study and the overrides of its sweep, in which the given ones take the place of its own. Raises UserError."""
+def load_study(
+    name: str, overrides: Sequence[str] = (), config_dir: Path | None = None
+) -> tuple[Study, list[tuple[list[str], Config]]]:
+    """A study and its runs; the given overrides take the place of its own for the same keys. Raises UserError."""
     path = _find("study", name, config_dir)
     with _one_line_errors(str(path)):
         merged = OmegaConf.merge(OmegaConf.structured(Study), {"name": name}, OmegaConf.load(path))
@@ -297,8 +346,13 @@ def load_study(name: str, overrides: Sequence[str] = (), config_dir: Path | None
     given = {_key(word) for word in _parse(overrides)}
     net_words = {"model", "depth", "family"}
     replaced = given | (net_words if given & net_words else set())
-    kept = [word for word in study.sweep if _key(_parse([word])[0]) not in replaced]
-    return study, [*kept, *overrides]
+    runs: dict[str, tuple[list[str], Config]] = {}
+    for variant in study.variants or [""]:
+        words = [*study.sweep, *variant.split()]
+        kept = [word for word in words if _key(_parse([word])[0]) not in replaced]
+        for job, cfg in expand([*kept, *overrides], config_dir):
+            runs.setdefault(cfg.run_name, (job, cfg))
+    return study, list(runs.values())
 
 
 def load_file(path: Path) -> Config:
@@ -398,7 +452,7 @@ def _jobs(words: Sequence[Override], both_families: bool) -> Iterator[list[str]]
     factors: list[list[list[str]]] = []
     for word in words:
         if net_words and word is net_words[0]:
-            factors.append([[f"model={family}{depth}"] for family, depth in nets])
+            factors.append([[f"model={name}"] for name in nets])
         elif word not in net_words:
             factors.append([[text] for text in _values_as_overrides(word)])
     if not net_words:
@@ -425,7 +479,7 @@ def _values(word: Override) -> list[str]:
     return values
 
 
-def _nets(words: Sequence[Override], both_families: bool) -> list[tuple[str, int]]:
+def _nets(words: Sequence[Override], both_families: bool) -> list[str]:
     """The nets that model=, depth= and family= name together."""
     given: dict[str, list[str]] = {}
     for word in words:
@@ -438,19 +492,21 @@ def _nets(words: Sequence[Override], both_families: bool) -> list[tuple[str, int
             if key in given:
                 model = ",".join(given["model"])
                 raise UserError(f"model={model} {key}={','.join(given[key])}: model= names both; drop one of the two")
-        return [catalog.parse_name(name) for name in given["model"]]
-    families = given.get("family", list(catalog.FAMILIES) if both_families else ["resnet"])
+        return given["model"]
+    families = given.get("family", ["plain", "resnet"] if both_families else ["resnet"])
     for family in families:
-        check_choice("family", family, catalog.FAMILIES)
-    depths = given.get("depth", ["20"])
-    for depth in depths:
+        check_choice("family", family, tuple(catalog.FAMILIES))
+    if "depth" not in given:
+        return [catalog.default_net(family) for family in families]
+    for depth in given["depth"]:
         check(depth.isdecimal(), "depth", depth, "must be a whole number, as in depth=56")
-    return [(family, int(depth)) for depth in depths for family in families]
+    return [f"{family}{depth}" for depth in given["depth"] for family in families]
 
 
 def _compose(overrides: Sequence[str], config_dir: Path | None) -> Config:
     check_folder(config_dir)
     groups: dict[str, str] = {}
+    named: dict[str, Any] = {}  # what the net's name says
     values: dict[str, Any] = {}
     left_out: list[str] = []  # ~key: as if its file did not set it
     for word in OverridesParser.create().parse_overrides(list(overrides)):
@@ -460,7 +516,9 @@ def _compose(overrides: Sequence[str], config_dir: Path | None) -> Config:
                 raise UserError(f"{word.input_line}: a run needs a {key}; choose another with {key}=")
             left_out.append(key)
         elif key == "model":
-            groups["model"], values["model.depth"] = catalog.parse_name(str(word.value()))
+            settings = catalog.parse_name(str(word.value()))
+            groups["model"] = settings.pop("family")
+            named = {f"model.{name}": value for name, value in settings.items()}
         elif key in GROUPS:
             groups[key] = str(word.value())
             if groups[key] not in names(key, config_dir):
@@ -472,7 +530,7 @@ def _compose(overrides: Sequence[str], config_dir: Path | None) -> Config:
     with _one_line_errors(" ".join(overrides)):
         composed = copy.deepcopy(_compose_groups(tuple(f"{key}={name}" for key, name in groups.items()), config_dir))
         OmegaConf.set_struct(composed, False)  # unknown keys were refused already
-        for key, value in values.items():
+        for key, value in (named | values).items():
             OmegaConf.update(composed, key, value)
         for key in left_out:
             parent, _, last = key.rpartition(".")

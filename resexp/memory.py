@@ -1,41 +1,89 @@
 """How much memory a run will need, and how much there is: a sweep starts no run that does not fit. No torch."""
 
+import dataclasses
 import math
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from resexp import catalog
 from resexp.config import Config
 
-PROCESS_BYTES = 700_000_000  # torch itself; on a GPU the context of a process and the libraries' workspaces
+PROCESS_BYTES = 600_000_000  # torch itself; on a GPU the context of a process and the libraries' workspaces
 PIXELS = {"digits": 1797 * 8 * 8, "cifar10": 60_000 * 3 * 32 * 32, "cifar100": 60_000 * 3 * 32 * 32}
 SIDES = {"digits": 8, "cifar10": 32, "cifar100": 32, "synthetic": 32, "imagefolder": 224}
-MAPS_PER_BLOCK = 4  # kept for backward: what each convolution reads, and what each batch norm reads
 SYNTHETIC_BYTES = 13  # a pixel, while random images are made
 SPARE = 1.3  # gradients of activations, buffers of the libraries, what an allocator cannot use
+WEIGHT_BYTES = 12  # weight, gradient and velocity
+BASIC_MAPS = 4  # kept for backward by a basic block: what each convolution reads, and what each batch norm reads
+GATED_MAPS = 4  # by a gate, a scaled sum or a norm behind the sum: what they read and make
+VGG_MAPS = 3
+INCEPTION_FLOATS = 12e6  # of one image of 224 pixels
 
 
 def needed_bytes(cfg: Config) -> int:
     """An estimate of a run's peak memory, on the side of caution; a test holds it against measured ones."""
     side = cfg.dataset.image_size or SIDES[cfg.dataset.source]
-    blocks = catalog.stages(cfg.model.depth, cfg.model.layout)
-    width = cfg.model.width or catalog.BASE_WIDTH[cfg.model.layout]
-    if cfg.model.stem == "7x7" or (cfg.model.stem == "auto" and cfg.model.layout == "imagenet" and side > 64):
-        side //= 4
-    floats = 0.0  # activations of one image
-    for stage, count in enumerate(blocks):
-        one_map = width * 2**stage * max(1, side // 2**stage) ** 2
-        kept: float = count * MAPS_PER_BLOCK
-        if cfg.activation_checkpointing:  # the inputs of sqrt(n) segments, and all of one segment
-            segment = max(1, round(math.sqrt(count)))
-            kept = count / segment + segment * MAPS_PER_BLOCK
-        floats += one_map * (kept + 2)  # the stem's two, or the shortcut's where the width changes
+    floats = activations(catalog.resolve(dataclasses.asdict(cfg.model)), side, cfg.activation_checkpointing)
     element = 2 if cfg.protocol.precision == "bf16" else 4
-    activations = SPARE * floats * cfg.protocol.batch_size * element
+    needed = SPARE * floats * cfg.protocol.batch_size * element
     pixels = PIXELS.get(cfg.dataset.source, 0)  # an image folder's are known only when it has been read
     if cfg.dataset.source == "synthetic":
         pixels = SYNTHETIC_BYTES * (cfg.dataset.examples or 0) * 3 * (cfg.dataset.image_size or SIDES["synthetic"]) ** 2
-    return round(PROCESS_BYTES + pixels + activations)
+    weights = WEIGHT_BYTES * next((net.parameters for net in catalog.NAMED if net.name == cfg.model.name), 0)
+    return round(PROCESS_BYTES + pixels + needed + weights)
+
+
+def activations(knobs: dict[str, Any], side: int, checkpointing: bool) -> float:
+    """Floats of one image that a net keeps for its backward pass."""
+    match knobs["family"]:
+        case "vgg":
+            counts = catalog.VGG_CONVOLUTIONS[knobs["variant"]]
+            widths = [knobs["width"] * min(2**index, 8) for index in range(len(counts))]
+            kept = [(width * VGG_MAPS, count) for width, count in zip(widths, counts, strict=True)]
+        case "densenet":
+            kept, channels, growth = [], knobs["width"], knobs["growth"]
+            if len(catalog.densenet_blocks(knobs)) == 4 and side > catalog.SMALL_SIDE:
+                side //= 4
+            for count in catalog.densenet_blocks(knobs):
+                made = channels + count * growth  # each layer keeps all before it twice, joined and normalised
+                kept.append((channels + made + 9 * growth, count))
+                channels = int(made * knobs["compression"])
+        case "googlenet":
+            return INCEPTION_FLOATS * (side / 224) ** 2 * (16 if side <= catalog.SMALL_SIDE else 1)
+        case "transformer":
+            tokens = (side // (knobs["patch"] or max(2, side // 8))) ** 2
+            return knobs["depth"] * tokens * knobs["width"] * (12 + 2 * knobs["mlp_ratio"])
+        case "mlp" | "highway_mlp":
+            return knobs["depth"] * knobs["width"] * BASIC_MAPS
+        case _:
+            if knobs["stem"] == "7x7" or (
+                knobs["stem"] == "auto" and knobs["layout"] == "imagenet" and side > catalog.SMALL_SIDE
+            ):
+                side //= 4
+            maps = block_maps(knobs)
+            kept = [(knobs["width"] * 2**index * maps, count) for index, count in enumerate(catalog.stages(knobs))]
+    floats = 0.0
+    for index, (channels, count) in enumerate(kept):
+        held: float = count
+        if checkpointing:  # the inputs of sqrt(n) segments, and all of one segment
+            segment = max(1, round(math.sqrt(count)))
+            held = count / segment / BASIC_MAPS + segment
+        # two more maps: the stem's, or the shortcut's where the width changes
+        floats += channels * (held + 2 / BASIC_MAPS) * max(1, side // 2**index) ** 2
+    return floats
+
+
+def block_maps(knobs: dict[str, Any]) -> float:
+    """Maps of the first stage's width that one of its blocks keeps."""
+    if knobs["family"] == "highway":
+        return BASIC_MAPS + GATED_MAPS
+    maps = float(BASIC_MAPS)
+    if knobs["transform"] == "bottleneck":
+        inner = knobs["cardinality"] * knobs["group_width"] / knobs["width"] if "cardinality" in knobs else 1.0
+        maps = 2 * (2 * inner + 4)
+    usual = knobs.get("order", "original") == "original" and knobs.get("connection", "add") == "add"
+    return maps + GATED_MAPS * (not usual) + GATED_MAPS / 2 * bool(knobs["reduction"])
 
 
 def available_bytes(device: str) -> int | None:

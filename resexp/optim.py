@@ -8,21 +8,15 @@ import torch
 from torch import Tensor, nn
 
 
-class SGD:
-    """Stochastic gradient descent with momentum: v <- momentum v + gradient + weight_decay w, then w <- w - lr v.
+class Optimizer:
+    """What the two optimisers share: the parameters, and a rate that a recorded step reads on the GPU.
 
-    The decay falls on every parameter, batch norm's too, as in the authors' framework. It is torch.optim.SGD's update
-    without its import of the compiler, which takes longer than a thousand updates of a small net.
-
-    :param fused: one operation for all parameters; the numbers stay the same up to rounding.
+    Both do what torch.optim's do without its import of the compiler, which takes longer than a thousand updates of a small
+    net. ``fused`` means one operation for all parameters; the numbers stay the same up to rounding.
     """
 
-    def __init__(
-        self, parameters: Iterable[nn.Parameter], *, momentum: float, weight_decay: float, fused: bool = False
-    ) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], *, weight_decay: float, fused: bool) -> None:
         self.parameters: list[Tensor] = list(parameters)
-        self.velocities = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self.momentum = momentum
         self.weight_decay = weight_decay
         self.fused = fused
         self._lr = 0.0
@@ -41,31 +35,101 @@ class SGD:
             self._lr_on_gpu.fill_(value)
         self._lr = value
 
+    @property
+    def _rate(self) -> float:
+        return cast(float, self._lr if self._lr_on_gpu is None else self._lr_on_gpu)
+
     def zero_grad(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
 
+    def gradients(self) -> list[Tensor]:
+        """What took no part in a step, a dropped block, has the gradient zero."""
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+
+    def step(self) -> None:
+        """One update of all parameters."""
+        raise NotImplementedError
+
+    def buffers(self) -> dict[str, list[Tensor]]:
+        """What the checkpoint holds: a tensor a parameter, by name."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.buffers()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, tensors in self.buffers().items():
+            for mine, saved in zip(tensors, state[name], strict=True):
+                mine.copy_(saved)
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum: v <- momentum v + gradient + weight_decay w, then w <- w - lr v.
+
+    The decay falls on every parameter, batch norm's too, as in the authors' framework.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], *, momentum: float, weight_decay: float, fused: bool = False
+    ) -> None:
+        super().__init__(parameters, weight_decay=weight_decay, fused=fused)
+        self.velocities = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.momentum = momentum
+
+    def buffers(self) -> dict[str, list[Tensor]]:
+        return {"velocities": self.velocities}
+
     @torch.no_grad()
     def step(self) -> None:
-        """One update of all parameters; each must have its gradient."""
-        lr = cast(Tensor, self._lr if self._lr_on_gpu is None else self._lr_on_gpu)
-        gradients = [cast(Tensor, parameter.grad) for parameter in self.parameters]
+        gradients = self.gradients()
         if self.fused:
             torch._fused_sgd_(
                 self.parameters, gradients, self.velocities, weight_decay=self.weight_decay, momentum=self.momentum,
-                lr=lr, dampening=0.0, nesterov=False, maximize=False, is_first_step=False,
+                lr=self._rate, dampening=0.0, nesterov=False, maximize=False, is_first_step=False,
             )  # fmt: skip
             return
         for weight, gradient, velocity in zip(self.parameters, gradients, self.velocities, strict=True):
             velocity.mul_(self.momentum).add_(gradient).add_(weight, alpha=self.weight_decay)
-            weight.sub_(velocity * lr)
+            weight.sub_(velocity * self._rate)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"velocities": self.velocities}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for velocity, saved in zip(self.velocities, state["velocities"], strict=True):
-            velocity.copy_(saved)
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, Algorithm 2), as transformers are trained."""
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], *, weight_decay: float, betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8, fused: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(parameters, weight_decay=weight_decay, fused=fused)
+        self.means = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.steps = [torch.zeros((), device=self.parameters[0].device) for _ in self.parameters]
+        self.betas = betas
+        self.eps = eps
+
+    def buffers(self) -> dict[str, list[Tensor]]:
+        return {"means": self.means, "squares": self.squares, "steps": self.steps}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        gradients = self.gradients()
+        (beta1, beta2), eps = self.betas, self.eps
+        torch._foreach_add_(self.steps, 1)
+        if self.fused:
+            torch._fused_adamw_(
+                self.parameters, gradients, self.means, self.squares, [], self.steps, lr=self._rate, beta1=beta1,
+                beta2=beta2, weight_decay=self.weight_decay, eps=eps, amsgrad=False, maximize=False,
+            )  # fmt: skip
+            return
+        for weight, gradient, mean, square, step in zip(
+            self.parameters, gradients, self.means, self.squares, self.steps, strict=True
+        ):
+            weight.mul_(1 - self._rate * self.weight_decay)
+            mean.lerp_(gradient, 1 - beta1)
+            square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+            spread = (square / (1 - beta2**step)).sqrt_().add_(eps)
+            weight.sub_(self._rate / (1 - beta1**step) * mean / spread)
 
 
 @dataclass(kw_only=True)

@@ -292,10 +292,6 @@ class Run:
         return [record["step"] for record in records], [record[key] for record in records]
 
     @property
-    def net(self) -> str:
-        return f"{self.config['model']['family']}{self.config['model']['depth']}"
-
-    @property
     def status(self) -> str:
         """The summary's status; without a summary ``partial`` if there is a checkpoint, else ``new``."""
         if self.summary:

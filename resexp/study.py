@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resexp import runlog
-from resexp.config import Claim, Config
+from resexp import catalog, runlog
+from resexp.config import Claim, Config, Study
 from resexp.published import published
 from resexp.runlog import Run
 from resexp.stats import Summary, summarize
@@ -21,9 +21,16 @@ RUNS, REFERENCE = "runs", "reference"  # folders of output_dir: one's own runs, 
 class Group:
     """The runs that differ in nothing but their seed."""
 
-    label: str
+    label: str  # the net, and all settings in which runs of that net differ
     net: str
     runs: tuple[Run, ...]
+
+    @property
+    def name(self) -> str:
+        """The label for a person: of several settings those that are not the paper's."""
+        words = self.label.split()[1:]
+        usual = {f"{key}={value}" for key, value in catalog.FAMILIES[self.family].knobs.items()}
+        return " ".join([self.net, *(words if len(words) < 2 else [word for word in words if word not in usual])])
 
     @property
     def family(self) -> str:
@@ -36,6 +43,11 @@ class Group:
     @property
     def seeds(self) -> list[int]:
         return sorted(run.config["seed"] for run in self.runs)
+
+    @property
+    def parameters(self) -> int | None:
+        """Of the net, as its finished runs counted them."""
+        return next((run.summary["params"] for run in self.runs if "params" in run.summary), None)
 
     def error(self, metric: str) -> Summary | None:
         """Mean over the finished runs; None if there are none, or if they have no such number."""
@@ -72,49 +84,69 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     A label is the net's name, and behind it the settings in which runs of that net differ.
     """
     settings = {run: _settings(run.config) for run in runs}
+    nets = {run: catalog.net_name(catalog.resolve(run.config["model"])) for run in runs}
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        same_net = [settings[other] for other in runs if other.net == run.net]
+        same_net = [settings[other] for other in runs if nets[other] == nets[run]]
         varied = {key: value for key, value in settings[run].items() if any(s.get(key) != value for s in same_net)}
         if "protocol.name" in varied:  # the name says it all
             varied = {key: value for key, value in varied.items() if not key.startswith("protocol.")} | {
                 "protocol.name": varied["protocol.name"]
             }
         words = [f"{key.removesuffix('.name').removeprefix('model.')}={value}" for key, value in varied.items()]
-        groups.setdefault(" ".join([run.net, *words]), []).append(run)
-    ordered = [Group(label, members[0].net, tuple(members)) for label, members in groups.items()]
-    return sorted(ordered, key=lambda group: (group.family, group.depth, group.label))
+        groups.setdefault(" ".join([nets[run], *words]), []).append(run)
+    ordered = [Group(label, nets[members[0]], tuple(members)) for label, members in groups.items()]
+    families = list(catalog.FAMILIES)
+    return sorted(ordered, key=lambda group: (families.index(group.family), group.depth, group.label))
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
     """What decides a run's result but for net and seed, flat."""
+    config = {**config, "model": catalog.resolve(config["model"])}  # an older run knows fewer knobs
     flat = {
         f"{group}.{key}": value for group in ("model", "dataset", "protocol") for key, value in config[group].items()
     }
     ignored = {"model.family", "model.depth", "dataset.root", "dataset.download", "dataset.sweep_width"}
-    return {key: str(value) for key, value in flat.items() if key not in ignored and key != "protocol.save_seconds"}
+    return {
+        key: str(value).replace(" ", "")
+        for key, value in flat.items()
+        if key not in ignored and key != "protocol.save_seconds" and value is not None
+    }
 
 
-TABLE_COLUMNS = ("net", "width", "seeds", "steps", "train error %", "test error %", "published test error %", "source")
+def matches(group: Group, words: str) -> bool:
+    """Whether a group is of the net, and has the settings, that ``words`` name: ``resnet110 order=full``."""
+    return group.label.split()[0] == words.split()[0] and set(words.split()) <= set(group.label.split())
 
 
-def table_rows(groups: Sequence[Group]) -> list[list[str]]:
-    """The final errors, mean ± standard deviation over seeds, with the published number beside them."""
+TABLE_COLUMNS = ("net", "width", "parameters", "seeds", "steps", "train error %", "test error %", "published", "source")
+
+
+def table_rows(groups: Sequence[Group], study: Study | None = None) -> list[list[str]]:
+    """The final errors, mean ± standard deviation over seeds, with the published test error beside them."""
     rows = []
     for group in groups:
-        known = published(group.net, "test_error")
         steps = sorted({run.step for run in group.runs})
         row = [
-            group.label,
-            str(group.runs[0].config["model"]["width"]),
+            group.name,
+            str(group.runs[0].config["model"]["width"] or "-"),
+            f"{group.parameters:,}" if group.parameters else "-",
             ",".join(map(str, group.seeds)),
             "-".join(f"{step:,}" for step in (steps if len(steps) < 2 else (steps[0], steps[-1]))),
             *(_cell(group, metric) for metric in ("train_error", "test_error")),
-            f"{known} on {known.dataset}" if known else "-",
-            known.source if known else "-",
+            *_published(group, study),
         ]
         rows.append(row)
     return rows
+
+
+def _published(group: Group, study: Study | None) -> tuple[str, str]:
+    """The published number and its source: the study's own, else that of the net."""
+    own = [words for words in (study.published if study else {}) if matches(group, words)]
+    if study and own:
+        return study.published[max(own, key=len)], study.source
+    known = published(group.net, "test_error") if not (study and study.published) else None
+    return (f"{known} on {known.dataset}", known.source) if known else ("-", "-")
 
 
 def _cell(group: Group, metric: str) -> str:
@@ -143,7 +175,7 @@ def judge(claims: Sequence[Claim], groups: Sequence[Group]) -> list[Verdict]:
     """A claim holds if it holds in every seed, and every setting, in which both nets have finished."""
     verdicts = []
     for claim in claims:
-        measured = [_by_setting_and_seed(groups, net, claim.metric) for net in (claim.net, claim.minus)]
+        measured = [_by_setting_and_seed(groups, words, claim.metric) for words in (claim.net, claim.minus)]
         pairs = sorted(measured[0].keys() & measured[1].keys())
         seeds = tuple(seed for _, seed in pairs)
         effects = tuple(measured[0][pair] - measured[1][pair] for pair in pairs)
@@ -153,15 +185,20 @@ def judge(claims: Sequence[Claim], groups: Sequence[Group]) -> list[Verdict]:
     return verdicts
 
 
-def _by_setting_and_seed(groups: Sequence[Group], net: str, metric: str) -> dict[tuple[str, int], float]:
-    """The finished runs' numbers. Only runs of the same settings and seed are compared with each other."""
+def _by_setting_and_seed(groups: Sequence[Group], words: str, metric: str) -> dict[tuple[str, int], float]:
+    """The finished runs' numbers. Where ``words`` name several groups, each is compared with the one most like it."""
+    meant = [group for group in groups if matches(group, words)]
     return {
-        (group.label.removeprefix(net), run.config["seed"]): run.summary[metric]
-        for group in groups
-        if group.net == net
+        (_rest(group, words) if len(meant) > 1 else "", run.config["seed"]): run.summary[metric]
+        for group in meant
         for run in group.runs
         if run.status == "finished" and run.summary[metric] is not None
     }
+
+
+def _rest(group: Group, words: str) -> str:
+    """The settings of a group that ``words`` leave open."""
+    return " ".join(word for word in group.label.split() if word not in words.split())
 
 
 VERDICT_COLUMNS = ("verdict", "claim", "difference", "asked, points", "measured", "95 % interval", "seeds")

@@ -252,7 +252,7 @@ def estimate_left(jobs: Sequence[Job]) -> float | None:
     measured: dict[tuple, dict[str, float]] = {}
     for run in runlog.find_runs(jobs[0].cfg.run_dir.parent):
         if run.images_per_s:
-            measured.setdefault(_cost_key(run.config), {})[run.net] = run.images_per_s
+            measured.setdefault(_cost_key(run.config), {})[catalog.net_name(run.config["model"])] = run.images_per_s
     total = 0.0
     for job in jobs:
         if job.outcome == "finished":

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import dataclasses
 import errno
 import hashlib
 import math
@@ -26,9 +27,9 @@ from resexp.cudagraph import CudaGraph
 from resexp.data import Dataset, Images, build_data
 from resexp.data.augment import augment, draw, normalize, pixel_mean
 from resexp.data.loader import Loader
-from resexp.models import ResNet, build_model, count_macs, count_parameters
+from resexp.models import build_model, count_macs, count_parameters
 from resexp.models.kernels import load_kernels
-from resexp.optim import SGD, Schedule
+from resexp.optim import SGD, AdamW, Optimizer, Schedule
 
 EVAL_BATCH = 1000
 TINY_STEP_MACS = 1e9  # below this many multiply-adds in a forward pass, a second thread costs more than it brings
@@ -39,15 +40,34 @@ ALL_THREADS = torch.get_num_threads()  # torch's own default at the start: all c
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a disk that takes no more
 
 
+class Noise:
+    """What dropout and stochastic depth draw from: torch's own generators, which take no other."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.generators = [torch.default_generator]
+        if device.type == "cuda":
+            self.generators.append(torch.cuda.default_generators[device.index or 0])
+        for generator in self.generators:
+            generator.manual_seed(stream_seed(seed, stream=3))
+
+    def get_state(self) -> list[Tensor]:
+        return [generator.get_state() for generator in self.generators]
+
+    def set_state(self, states: list[Tensor]) -> None:
+        for generator, state in zip(self.generators, states, strict=True):
+            generator.set_state(state.cpu())
+
+
 @dataclass
 class State:
     """All that changes while a net trains, and so all that a checkpoint holds."""
 
-    net: ResNet
-    optimizer: SGD
+    net: nn.Module
+    optimizer: Optimizer
     schedule: Schedule
     loader: Loader
     augmentation: torch.Generator
+    noise: Noise
     counters: Tensor  # float64 (2, 4), on the device
     last_epoch: Tensor  # float64 (4,): the counters of the last full epoch
     step: int = 0
@@ -62,6 +82,7 @@ class State:
             "schedule": self.schedule.state_dict(),
             "loader": self.loader.state_dict(),
             "augmentation": self.augmentation.get_state(),
+            "noise": self.noise.get_state(),
             "counters": self.counters,
             "last_epoch": self.last_epoch,
             "step": self.step,
@@ -76,6 +97,7 @@ class State:
         self.schedule.load_state_dict(saved["schedule"])
         self.loader.load_state_dict(saved["loader"])
         self.augmentation.set_state(saved["augmentation"].cpu())
+        self.noise.set_state(saved["noise"])
         self.counters.copy_(saved["counters"])
         self.last_epoch.copy_(saved["last_epoch"])
         self.step, self.results = saved["step"], dict(saved["results"])
@@ -122,7 +144,7 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
     data = data.to(device)
     if saved:
         check_data(saved, digest, cfg.dataset.name, run_dir)
-        if "velocities" not in saved["optimizer"]:
+        if not saved.keys() >= {f.name for f in dataclasses.fields(State)} - {"net"}:
             raise UserError(f"{run_dir}: its checkpoint is of an earlier version; remove it to start the run again")
         if saved["device"] != device.type:
             raise UserError(
@@ -268,10 +290,11 @@ def build_step(cfg: Config, state: State, part: Images, mean: Tensor | None) -> 
         state.counters.add_(batch)
         return batch
 
-    return CudaGraph(step) if cfg.fast and part.images.device.type == "cuda" else step
+    recordable = not any(getattr(module, "survival", 1) < 1 for module in state.net.modules())  # the host drops blocks
+    return CudaGraph(step) if cfg.fast and recordable and part.images.device.type == "cuda" else step
 
 
-def train_step(net: nn.Module, optimizer: SGD, inputs: Tensor, labels: Tensor, *, precision: str) -> Tensor:
+def train_step(net: nn.Module, optimizer: Optimizer, inputs: Tensor, labels: Tensor, *, precision: str) -> Tensor:
     """One update: forward, backward, step. Nothing in it waits for the device.
 
     :param inputs: float32 (N, C, H, W).
@@ -361,15 +384,10 @@ def mean_image(data: Dataset, normalize: str) -> Tensor | None:
     return pixel_mean(data.train.images) if normalize == "pixel-mean" else None
 
 
-def build_net(cfg: Config, data: Dataset) -> ResNet:
+def build_net(cfg: Config, data: Dataset) -> nn.Module:
     """The configured net with fresh weights, on the CPU."""
     return build_model(
-        family=cfg.model.family,
-        depth=cfg.model.depth,
-        width=cfg.model.width,
-        layout=cfg.model.layout,
-        stem=cfg.model.stem,
-        shortcut=cfg.model.shortcut,
+        **dataclasses.asdict(cfg.model),
         image_shape=data.image_shape,
         classes=len(data.classes),
         seed=cfg.seed,
@@ -384,7 +402,7 @@ def build_state(cfg: Config, data: Dataset, device: torch.device) -> State:
     net = build_net(cfg, data).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return State(
         net=net,
-        optimizer=SGD(net.parameters(), momentum=p.momentum, weight_decay=p.weight_decay, fused=cfg.fast),
+        optimizer=build_optimizer(cfg, net),
         schedule=Schedule(
             base_lr=p.lr,
             drops=p.lr_drops,
@@ -396,9 +414,17 @@ def build_state(cfg: Config, data: Dataset, device: torch.device) -> State:
         ),
         loader=Loader(len(data.train), p.batch_size, seeded_generator(cfg.seed, stream=1, device=device)),
         augmentation=seeded_generator(cfg.seed, stream=2, device=device),
+        noise=Noise(cfg.seed, device),
         counters=torch.zeros(2, 4, dtype=torch.float64, device=device),
         last_epoch=torch.zeros(4, dtype=torch.float64, device=device),
     )
+
+
+def build_optimizer(cfg: Config, net: nn.Module) -> Optimizer:
+    p = cfg.protocol
+    if p.optimizer == "adamw":
+        return AdamW(net.parameters(), weight_decay=p.weight_decay, fused=cfg.fast)
+    return SGD(net.parameters(), momentum=p.momentum, weight_decay=p.weight_decay, fused=cfg.fast)
 
 
 def evaluate_run(run_dir: Path, cfg: Config) -> tuple[int, float, float]:
@@ -449,8 +475,13 @@ def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def seeded_generator(seed: int, *, stream: int, device: torch.device) -> torch.Generator:
     """Independent generators for the order (1) and the augmentation (2) of one seed."""
-    digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()  # the CPU's generator keeps but 32 bits of a seed
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:4], "little"))
+    return torch.Generator(device).manual_seed(stream_seed(seed, stream=stream))
+
+
+def stream_seed(seed: int, *, stream: int) -> int:
+    """Seeds far apart for the random streams of one seed."""
+    digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
+    return int.from_bytes(digest[:4], "little")  # the CPU's generator keeps but 32 bits
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

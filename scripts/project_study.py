@@ -22,8 +22,7 @@ from resexp.runlog import duration, versions
 
 def project(study_name: str, overrides: list[str], *, steps: int, together: int) -> dict[str, Any]:
     """Seconds that the study's runs need, one after another and side by side. Raises UserError."""
-    _, words = config.load_study(study_name, overrides)
-    jobs = [cfg for _, cfg in config.expand(words)]
+    jobs = [cfg for _, cfg in config.load_study(study_name, overrides)[1]]
     nets: list[dict[str, Any]] = []
     for cfg in jobs:
         point = _measure(cfg, 1, steps)

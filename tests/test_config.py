@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from test_sweep import write_run
 
 from resexp import UserError, config
+from resexp.study import group_runs, judge, matches
 
 
 @pytest.mark.parametrize("dataset", config.names("dataset"))
@@ -20,10 +22,16 @@ def test_every_yaml_composes(dataset: str, protocol: str | None, family: str) ->
 
 
 @pytest.mark.parametrize("name", config.names("study"))
-def test_every_study_composes_and_its_claims_speak_of_its_nets(name: str) -> None:
-    study, overrides = config.load_study(name)
-    nets = {cfg.model.name for _, cfg in config.expand(overrides)}
-    assert study.claims and all({claim.net, claim.minus} <= nets for claim in study.claims)
+def test_every_study_composes_and_its_claims_and_published_numbers_speak_of_its_nets(name: str, tmp_path: Path) -> None:
+    study, jobs = config.load_study(name)
+    runs = [write_run(tmp_path, job) for job, _ in jobs]
+    groups = group_runs(runs)
+    assert len({run.path for run in runs}) == len(jobs)
+    words = [*study.published, *(words for claim in study.claims for words in (claim.net, claim.minus))]
+    for side in words:
+        assert any(matches(group, side) for group in groups), side
+    assert study.claims and all(verdict.holds is not None for verdict in judge(study.claims, groups))
+    assert not study.published or study.source
 
 
 def test_every_published_entry_says_where_it_stands() -> None:
@@ -97,8 +105,7 @@ def test_the_overrides_of_a_job_compose_to_the_same_job() -> None:
 
 
 def test_given_words_take_the_place_of_a_studys_own() -> None:
-    _, overrides = config.load_study("degradation", ["seed=0,1", "depth=20"])
-    jobs = config.expand(overrides)
+    _, jobs = config.load_study("degradation", ["seed=0,1", "depth=20"])
     assert {(cfg.model.name, cfg.seed) for _, cfg in jobs} == {(n, s) for n in ("plain20", "resnet20") for s in (0, 1)}
 
 
@@ -160,7 +167,7 @@ def test_a_run_folders_configuration_reads_back(tmp_path: Path) -> None:
         (["depth=20", "model.depth=26"], "given twice"),
         (["depth=57"], "depth=57 is not 6n+2"),
         (["depth=abc"], "whole number"),
-        (["family=plane"], "choose from plain, resnet"),
+        (["family=plane"], "did you mean plain?"),
         (["model=plain20", "model.shortcut=A"], "a plain net has no shortcut"),
         (["model.shortcut=D"], "choose from A, B, C"),
         (["seed=x"], "seed: Value 'x'"),

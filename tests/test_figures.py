@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from test_sweep import write_run
 
-from resexp.figures import _draw_split, draw_curves
+from resexp.figures.curves import _draw_split, draw_curves
 from resexp.study import group_runs
 
 

@@ -73,4 +73,4 @@ def test_the_estimate_is_near_the_peaks_that_were_measured() -> None:
     for point in points:
         words = {word.partition("=")[0]: word for word in (*GROWTH_BASE, *point["settings"])}
         estimate = needed_bytes(config.load(list(words.values())))
-        assert 0.95 < estimate / point["peak_memory_bytes"] < 1.3, point
+        assert 0.95 < estimate / point["peak_memory_bytes"] < 1.4, point

@@ -84,7 +84,7 @@ def step_bytes(net: nn.Module, image_shape: tuple[int, int, int], batch_size: in
 
     def join(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal moved
-        moved += 3 * output.numel() if module.shortcut is not None else 0
+        moved += 3 * output.numel() if module.connection is not None else 0
 
     hooks = []
     for module in net.modules():

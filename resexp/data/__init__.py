@@ -5,7 +5,7 @@ from pathlib import Path
 
 from resexp import UserError
 from resexp.data.cifar import load_cifar
-from resexp.data.dataset import Dataset, Images
+from resexp.data.dataset import Dataset, Images, shrink
 from resexp.data.digits import load_digits
 from resexp.data.imagefolder import Progress, load_imagefolder
 from resexp.data.synthetic import load_synthetic
@@ -29,7 +29,8 @@ def build_data(
         case "synthetic":
             return load_synthetic(image_size=image_size or 8, examples=examples or 512)
         case "cifar10" | "cifar100":
-            return load_cifar(source, _root(root, source), download=download, progress=progress)
+            whole = load_cifar(source, _root(root, source), download=download, progress=progress)
+            return whole if image_size is None else shrink(whole, image_size)
         case "imagefolder":
             return load_imagefolder(_root(root, source), image_size=image_size, progress=progress)
     raise ValueError(f"source {source!r}: no such data source")

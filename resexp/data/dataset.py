@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resexp import UserError
+
 
 @dataclass(frozen=True)
 class Images:
@@ -80,6 +82,24 @@ def canonical(images: np.ndarray, labels: np.ndarray) -> Images:
     order = sorted(range(len(keys)), key=keys.__getitem__)
     channels_first = np.ascontiguousarray(images[order].transpose(0, 3, 1, 2))
     return Images(torch.from_numpy(channels_first), torch.from_numpy(np.asarray(labels, dtype=np.int64)[order]))
+
+
+def shrink(dataset: Dataset, side: int) -> Dataset:
+    """The same images averaged to ``side`` pixels: each new pixel is the mean of a square of old ones, rounded.
+
+    :raises UserError: if ``side`` does not divide theirs.
+    """
+    old = dataset.image_shape[1]
+    if old % side:
+        raise UserError(f"dataset.image_size={side}: does not divide {old}; take {old // 2} or {old // 4}")
+
+    def part(images: Images) -> Images:
+        squares = images.images.unflatten(2, (side, old // side)).unflatten(4, (side, old // side))
+        # (N, C, side, k, side, k) -> (N, C, side, side); in parts, for the means are floats
+        means = [some.float().mean(dim=(3, 5)).round().to(torch.uint8) for some in squares.split(1000)]
+        return Images(torch.cat(means), images.labels)
+
+    return dataclasses.replace(dataset, train=part(dataset.train), test=part(dataset.test))
 
 
 def relabel(labels: Sequence[int], classes: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:

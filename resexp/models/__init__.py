@@ -1,55 +1,59 @@
 """Build a net and count what it costs."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from resexp import catalog
 from resexp.models.conv3x3 import Conv3x3
+from resexp.models.densenet import build_densenet
+from resexp.models.googlenet import build_googlenet
+from resexp.models.initialise import he_init
+from resexp.models.mlp import build_mlp
 from resexp.models.norm_relu import BatchNorm
-from resexp.models.resnet import ResNet, he_init
+from resexp.models.resnet import build_staged
+from resexp.models.transformer import build_transformer
+from resexp.models.vgg import build_vgg
 
-__all__ = ["ResNet", "build_model", "count_macs", "count_parameters"]
+__all__ = ["BUILDERS", "build_model", "count_macs", "count_parameters"]
+
+BUILDERS = {
+    "plain": build_staged,
+    "resnet": build_staged,
+    "preresnet": build_staged,
+    "highway": build_staged,
+    "resnext": build_staged,
+    "vgg": build_vgg,
+    "densenet": build_densenet,
+    "googlenet": build_googlenet,
+    "transformer": build_transformer,
+    "mlp": build_mlp,
+    "highway_mlp": build_mlp,
+}
 
 
 def build_model(
     *,
     family: str,
     depth: int,
-    width: int | None = None,
-    layout: str = "auto",
-    stem: str = "auto",
-    shortcut: str | None = None,
     image_shape: tuple[int, int, int] = (3, 32, 32),
     classes: int = 10,
     seed: int = 0,
     activation_checkpointing: bool = False,
     fast: bool = False,
-) -> ResNet:
+    **knobs: Any,
+) -> nn.Module:
     """A freshly initialised net on the CPU, the same for the same arguments.
 
-    :param width: channels of the first stage; None takes the paper's (16 for CIFAR, 64 for ImageNet nets).
-    :param stem: ``"auto"`` takes the 7x7 stem for ImageNet nets on images of more than 64 pixels, else the 3x3 one.
-    :param shortcut: ``"A"``, ``"B"`` or ``"C"`` for a residual net, None for a plain one.
+    :param knobs: of ``catalog.KNOBS``; what is missing or None has the value of the family's paper.
     :param image_shape: (channels, height, width) of the images.
     :param fast: take our kernels where they apply; the numbers stay the same up to rounding.
-    :raises resexp.UserError: for a depth that is not legal.
+    :raises resexp.UserError: for a depth or a knob that the family does not have, or images that are too small.
     """
-    if (family == "plain") != (shortcut is None):
-        raise ValueError(f"family {family!r} with shortcut {shortcut!r}: a plain net has none, a residual net has one")
-    blocks = catalog.stages(depth, layout)
-    if layout == "auto":
-        layout = catalog.layout_of(depth)
-    channels, height, _ = image_shape
-    if stem == "auto":
-        stem = "7x7" if layout == "imagenet" and height > 64 else "3x3"
-    net = ResNet(
-        blocks=blocks,
-        width=width or catalog.BASE_WIDTH[layout],
-        shortcut=shortcut,
-        stem=stem,
-        in_channels=channels,
-        classes=classes,
-        activation_checkpointing=activation_checkpointing,
+    settings = catalog.resolve({"family": family, "depth": depth, **knobs})
+    net = BUILDERS[family](
+        settings, image_shape=image_shape, classes=classes, activation_checkpointing=activation_checkpointing
     )
     for module in net.modules():
         if isinstance(module, BatchNorm | Conv3x3):

@@ -1,37 +1,183 @@
-"""A block is a transform F, a shortcut and their join (He et al. 2015, Eq. 1 and 2, Fig. 2)."""
+"""A block is a transform F and a connection that joins x and F(x) (He et al. 2015, Eq. 1 and 2, Fig. 2 and 5)."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resexp.models.connections import Add, Concatenate, Connection
 from resexp.models.conv3x3 import Conv3x3
 from resexp.models.norm_relu import BatchNorm
-from resexp.models.shortcuts import make_shortcut
 
 
-class BasicTransform(nn.Module):
-    """Two 3x3 convolutions, each with batch norm, a ReLU between; and the ReLU behind the join.
+class Order(NamedTuple):
+    """Where batch norm and ReLU stand; between two convolutions of F there are always both."""
 
-    (N, C, H, W) -> (N, out, H/stride, W/stride).
+    before: str  # F
+    behind: str  # F, before the join
+    joined: str  # behind the join
+
+
+ORDERS = {  # He et al. 2016, Table 2 and Fig. 4, (a) to (e)
+    "original": Order("", "norm", "relu"),
+    "bn-after-addition": Order("", "", "norm relu"),
+    "relu-before-addition": Order("", "norm relu", ""),
+    "relu-only": Order("relu", "norm", ""),
+    "full": Order("norm relu", "", ""),
+}
+
+
+class NormReLU(nn.Module):
+    """Batch norm, ReLU, or both, as the words say. (N, C, H, W) -> (N, C, H, W)."""
+
+    def __init__(self, channels: int, words: str) -> None:
+        super().__init__()
+        self.words = words
+        if "norm" in words:
+            self.bn = BatchNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        match self.words:
+            case "":
+                return x
+            case "norm":
+                return self.bn(x)
+            case "relu":
+                return F.relu(x)
+        return self.bn.relu(x)
+
+
+def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Module:
+    """A convolution of odd kernel that keeps the size but for its stride, without bias: batch norm has one."""
+    if (kernel, groups) == (3, 1):
+        return Conv3x3(in_channels, out_channels, stride)
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+
+
+class Paths(nn.Module):
+    """One of the convolutions of a ResNeXt block as separate paths (Xie et al. 2017, Fig. 3 a and b).
+
+    :param joins: ``"concat"`` the paths' outputs, or ``"sum"`` them.
+    :param splits: each path reads its own part of the channels, not all of them.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, paths: Sequence[nn.Module], *, splits: bool, joins: str) -> None:
         super().__init__()
-        self.conv1 = Conv3x3(in_channels, out_channels, stride)
-        self.bn1 = BatchNorm(out_channels)
-        self.conv2 = Conv3x3(out_channels, out_channels)
-        self.bn2 = BatchNorm(out_channels)
+        self.paths = nn.ModuleList(paths)
+        self.splits = splits
+        self.joins = joins
 
-    def forward(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
-        x = self.bn1.relu(self.conv1(x))
-        return self.bn2.relu(self.conv2(x), shortcut)
+    def forward(self, x: Tensor) -> Tensor:
+        parts = x.chunk(len(self.paths), dim=1) if self.splits else [x] * len(self.paths)
+        outputs = [path(part) for path, part in zip(self.paths, parts, strict=True)]
+        return torch.cat(outputs, dim=1) if self.joins == "concat" else torch.stack(outputs).sum(dim=0)
+
+
+class SqueezeExcite(nn.Module):
+    """A gate a channel, from the means of all channels (Hu et al. 2018, Eq. 2 to 4, without biases as in Eq. 5)."""
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Linear(channels, max(1, channels // reduction), bias=False)
+        self.excite = nn.Linear(max(1, channels // reduction), channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.excite(F.relu(self.squeeze(x.mean(dim=(2, 3))))).sigmoid()  # (N, C, H, W) -> (N, C)
+        return x * gate[:, :, None, None]
+
+
+class Transform(nn.Module):
+    """F: convolutions, with batch norm and ReLU between them, and before or behind them as the order says.
+
+    (N, C, H, W) -> (N, out, H/stride, W/stride).
+
+    :param convs: the convolutions, and
+    :param widths: the channels before the first and behind each of them.
+    :param activates: False where x comes activated already.
+    :param dropout: rate, in training, before the last convolution.
+    :param reduction: of a squeeze-and-excitation gate at the end of F; None: without one.
+    """
+
+    def __init__(
+        self, convs: Sequence[nn.Module], widths: Sequence[int], order: str, *, activates: bool = True,
+        dropout: float = 0.0, reduction: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        before, behind, _ = ORDERS[order]
+        self.dropout = dropout
+        if before and activates:
+            self.before = NormReLU(widths[0], before)
+        for index, module in enumerate(convs, start=1):
+            self.add_module(f"conv{index}", module)
+            if index < len(convs):
+                self.add_module(f"bn{index}", BatchNorm(widths[index]))
+        self.count = len(convs)
+        if "norm" in behind:
+            self.add_module(f"bn{self.count}", BatchNorm(widths[-1]))
+        self.behind = behind
+        self.gate = SqueezeExcite(widths[-1], reduction) if reduction else None
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """All of F up to its last convolution."""
+        if hasattr(self, "before"):
+            x = self.before(x)
+        for index in range(1, self.count):
+            x = getattr(self, f"bn{index}").relu(getattr(self, f"conv{index}")(x))
+        x = F.dropout(x, self.dropout, self.training)
+        return getattr(self, f"conv{self.count}")(x)
+
+    @property
+    def last_norm(self) -> BatchNorm:
+        return getattr(self, f"bn{self.count}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.convolve(x)
+        if self.behind:
+            x = self.last_norm.relu(x) if "relu" in self.behind else self.last_norm(x)
+        return x if self.gate is None else self.gate(x)
 
 
 class Block(nn.Module):
-    """``relu(F(x) + shortcut(x))``, or ``relu(F(x))`` in a plain net. (N, C, H, W) -> (N, out, H/stride, W/stride)."""
+    """``connection(x, F(x))``, or ``F(x)`` without a connection, and what the order puts behind the join.
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, shortcut: str | None) -> None:
+    :param before: acts on x before the two paths part; None: nothing does.
+    :param survival: the probability that F takes part in a training step (Huang et al. 2016, Eq. 2); evaluation scales
+        F by it.
+    """
+
+    def __init__(
+        self, transform: Transform, connection: Connection | Concatenate | None, order: str, *, channels: int,
+        before: NormReLU | None = None, survival: float = 1.0,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.transform = BasicTransform(in_channels, out_channels, stride)
-        self.shortcut = make_shortcut(shortcut, in_channels, out_channels, stride)
+        self.before = before
+        self.transform = transform
+        self.connection = connection
+        self.survival = survival
+        self.joined = NormReLU(channels, ORDERS[order].joined)
+        sums = connection is None or (isinstance(connection, Add) and connection.dropout == 0)
+        if survival < 1 and not isinstance(connection, Connection):
+            raise ValueError("stochastic depth needs a shortcut to take the place of the block")
+        # Then the last batch norm, the sum and the ReLU are one operation.
+        self.fuses = order == "original" and sums and transform.gate is None and survival == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.transform(x, None if self.shortcut is None else self.shortcut(x))
+        if self.before is not None:
+            x = self.before(x)
+        if self.fuses:
+            skip = self.connection.shortcut(x) if isinstance(self.connection, Connection) else None
+            return self.transform.last_norm.relu(self.transform.convolve(x), skip)
+        if self.connection is None:
+            return self.joined(self.transform(x))
+        if self._is_dropped():
+            assert isinstance(self.connection, Connection)
+            return self.joined(self.connection.shortcut(x))
+        fx = self.transform(x)
+        if self.survival < 1 and not self.training:
+            fx = self.survival * fx
+        return self.joined(self.connection(x, fx))
+
+    def _is_dropped(self) -> bool:
+        return self.training and self.survival < 1 and float(torch.rand(())) >= self.survival

@@ -1,17 +1,24 @@
-"""Plain and residual nets in the CIFAR and the ImageNet layout (He et al. 2015, Sec. 3.3, 4.2 and Table 1)."""
+"""The staged nets: plain, residual, pre-activation, highway and ResNeXt; CIFAR and ImageNet layout (He et al. 2015).
+
+They differ by the transforms and connections of their blocks, and by nothing else.
+"""
 
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from resexp.models.blocks import Block
+from resexp import catalog
+from resexp.models.blocks import ORDERS, Block, NormReLU, Paths, Transform, conv
+from resexp.models.connections import Add, Connection, Gated, Mix, Scaled
 from resexp.models.norm_relu import BatchNorm
+from resexp.models.shortcuts import make_shortcut
 
 Context = contextlib.AbstractContextManager[None]
+DRAWS = (("dropout", 0.0), ("survival", 1.0))  # what makes a module's output random, and the value with which it is not
 
 
 class Stem(nn.Module):
@@ -53,7 +60,8 @@ class Stage(nn.Sequential):
             def contexts(segment: nn.Module = segment) -> tuple[Context, Context]:
                 return contextlib.nullcontext(), frozen_statistics(segment)
 
-            x = checkpoint(segment, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+            draws = any(getattr(module, name, none) != none for module in segment.modules() for name, none in DRAWS)
+            x = checkpoint(segment, x, use_reentrant=False, preserve_rng_state=draws, context_fn=contexts)
         return x
 
 
@@ -73,54 +81,142 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
 
 
 class ResNet(nn.Module):
-    """A plain or residual net; the two differ by ``shortcut`` alone.
+    """Stem, stages of blocks, global average pooling and a linear classifier.
 
-    :param blocks: blocks of each stage, ``(9, 9, 9)`` for depth 56; from the second stage on, the first block has
-        stride 2 and doubles the channels.
-    :param width: channels of the first stage.
-    :param shortcut: ``None`` for a plain net, or option ``"A"``, ``"B"``, ``"C"``.
+    :param stages: the blocks.
+    :param channels: behind the last of them.
+    :param last: what pre-activation nets put behind the last block.
     :param stem: ``"3x3"`` or ``"7x7"``.
     :param activation_checkpointing: trade one more forward pass for memory; the numbers stay the same.
     """
 
     def __init__(
-        self,
-        *,
-        blocks: Sequence[int],
-        width: int,
-        shortcut: str | None,
-        stem: str,
-        in_channels: int,
-        classes: int,
-        activation_checkpointing: bool = False,
-    ) -> None:
+        self, stages: Sequence[Sequence[nn.Module]], *, width: int, channels: int, last: str, stem: str,
+        in_channels: int, classes: int, activation_checkpointing: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.stem = Stem(in_channels, width, stem)
-        self.stages = nn.Sequential()
-        channels = width
-        for index, count in enumerate(blocks):
-            out_channels = width * 2**index
-            stage = []
-            for position in range(count):
-                stride = 2 if index > 0 and position == 0 else 1
-                stage.append(Block(channels, out_channels, stride, shortcut))
-                channels = out_channels
-            self.stages.append(Stage(*stage, activation_checkpointing=activation_checkpointing))
+        self.stages = nn.Sequential(*(Stage(*s, activation_checkpointing=activation_checkpointing) for s in stages))
+        self.last = NormReLU(channels, last)
         self.head = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stages(self.stem(x))  # (N, in, H, W) -> (N, C, h, w)
+        x = self.last(self.stages(self.stem(x)))  # (N, in, H, W) -> (N, C, h, w)
         return self.head(x.mean(dim=(2, 3)))  # global average pooling -> (N, C) -> (N, classes)
 
 
-@torch.no_grad()
-def he_init(net: nn.Module, generator: torch.Generator) -> None:
-    """He et al. 2015, arXiv 1502.01852, Eq. 10: weights of variance 2 / fan-in, biases zero, batch norm at identity."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu", generator=generator)
-            if module.bias is not None:
-                module.bias.zero_()
-        elif isinstance(module, nn.BatchNorm2d):
-            module.weight.fill_(1)
-            module.bias.zero_()
+def build_staged(
+    knobs: dict[str, Any], *, image_shape: tuple[int, int, int], classes: int, activation_checkpointing: bool
+) -> ResNet:
+    """A net of ``catalog.resolve``'s settings; from the second stage on, the first block halves the size."""
+    width, order = knobs["width"], knobs.get("order", "original")
+    counts = catalog.stages(knobs)
+    total = sum(counts)
+    survival = knobs.get("survival", 1.0)
+    channels = width
+    stages: list[list[Block]] = []
+    for index, count in enumerate(counts):
+        stage = []
+        for position in range(count):
+            number = sum(counts[:index]) + position + 1  # from 1 to total
+            stride = 2 if index > 0 and position == 0 else 1
+            block = make_block(
+                knobs, channels, index, stride, is_first=number == 1, survival=1 - number / total * (1 - survival)
+            )
+            stage.append(block)
+            channels = out_channels(knobs, index)
+        stages.append(stage)
+    stem = knobs["stem"]
+    if stem == "auto":
+        stem = "7x7" if knobs["layout"] == "imagenet" and image_shape[1] > catalog.SMALL_SIDE else "3x3"
+    return ResNet(
+        stages, width=width, channels=channels, last=ORDERS[order].before, stem=stem, in_channels=image_shape[0],
+        classes=classes, activation_checkpointing=activation_checkpointing,
+    )  # fmt: skip
+
+
+def out_channels(knobs: dict[str, Any], stage: int) -> int:
+    """Channels behind a block of a stage; a bottleneck has four times those of its 3x3 convolution."""
+    return knobs["width"] * 2**stage * (4 if knobs.get("transform") == "bottleneck" else 1)
+
+
+def make_block(
+    knobs: dict[str, Any], in_channels: int, stage: int, stride: int, *, is_first: bool, survival: float
+) -> Block:
+    """One block of a staged net.
+
+    :param is_first: behind the stem, whose ReLU is its activation (He et al. 2016, Sec. 3.2).
+    :param survival: of this block.
+    """
+    out = out_channels(knobs, stage)
+    if knobs["family"] == "highway":
+        return highway_block(in_channels, out, stride, knobs["gate_bias"])
+    order = knobs.get("order", "original")
+    changes = stride > 1 or in_channels != out
+    words = ORDERS[order].before
+    convs, widths = convolutions(knobs, in_channels, out, stage, stride)
+    transform = Transform(
+        convs, widths, order, activates=not (is_first or changes), dropout=knobs.get("dropout", 0.0),
+        reduction=knobs["reduction"],
+    )  # fmt: skip
+    connection = make_connection(knobs, in_channels, out, stride, norm=not words) if "shortcut" in knobs else None
+    # Where the shape changes, the shortcut too starts from the activation (the authors' code).
+    before = NormReLU(in_channels, words) if words and changes and not is_first else None
+    return Block(transform, connection, order, channels=out, before=before, survival=survival)
+
+
+def highway_block(in_channels: int, out: int, stride: int, gate_bias: float) -> Block:
+    """One gated convolution; where the shape changes a plain one (Srivastava et al. 2015, Sec. 2.1)."""
+    order = "relu-before-addition"
+    transform = Transform([conv(in_channels, out, 3, stride)], [in_channels, out], order)
+    gate = nn.Conv2d(in_channels, out, 3, padding=1)
+    same = stride == 1 and in_channels == out
+    connection = Gated(nn.Identity(), gate, gate_bias, exclusive=True) if same else None
+    return Block(transform, connection, order, channels=out)
+
+
+def convolutions(
+    knobs: dict[str, Any], in_channels: int, out: int, stage: int, stride: int
+) -> tuple[list[nn.Module], list[int]]:
+    """The convolutions of F, and the channels before and behind each: single, basic, bottleneck, or aggregated.
+
+    The paper's bottleneck has its stride in the first 1x1 convolution (He et al. 2015, Table 1), Xie et al. and
+    torchvision have it in the 3x3 one.
+    """
+    if knobs["transform"] == "single":  # a shortcut around each convolution (He et al. 2016, Table 3)
+        return [conv(in_channels, out, 3, stride)], [in_channels, out]
+    if knobs["transform"] == "basic":
+        return [conv(in_channels, out, 3, stride), conv(out, out, 3)], [in_channels, out, out]
+    paths = knobs.get("cardinality", 1)
+    inner = paths * knobs["group_width"] * 2**stage if "cardinality" in knobs else out // 4
+    first, second = (stride, 1) if knobs["stride_in"] == "1x1" else (1, stride)
+    widths = [in_channels, inner, inner, out]
+    form = knobs.get("form", "grouped")
+    if form == "grouped":
+        middle = conv(inner, inner, 3, second, groups=paths)
+        return [conv(in_channels, inner, 1, first), middle, conv(inner, out, 1)], widths
+    part = inner // paths
+    opening = Paths([conv(in_channels, part, 1, first) for _ in range(paths)], splits=False, joins="concat")
+    middle = Paths([conv(part, part, 3, second) for _ in range(paths)], splits=True, joins="concat")
+    closing = (
+        conv(inner, out, 1)
+        if form == "concatenated"
+        else Paths([conv(part, out, 1) for _ in range(paths)], splits=True, joins="sum")
+    )
+    return [opening, middle, closing], widths
+
+
+def make_connection(knobs: dict[str, Any], in_channels: int, out: int, stride: int, *, norm: bool) -> Connection:
+    """What joins x and F(x): the sum, or one of the variants of He et al. 2016, Table 1."""
+    shortcut = make_shortcut(knobs["shortcut"], in_channels, out, stride, norm)
+    match knobs["connection"]:
+        case "add":
+            return Add(shortcut)
+        case "dropout":
+            return Add(shortcut, dropout=knobs["skip_dropout"])
+        case "scaled":
+            return Scaled(shortcut, knobs["skip_scale"], knobs["transform_scale"])
+        case "concatenate":
+            return Mix(shortcut, out)
+    gate = nn.Conv2d(in_channels, out, kernel_size=1, stride=stride)
+    return Gated(shortcut, gate, knobs["gate_bias"], exclusive=knobs["connection"] == "exclusive-gate")

@@ -1,9 +1,8 @@
-"""The variable under study: what joins a block's input to its output (He et al. 2015, Sec. 3.3 and Table 3).
+"""The variable under study: what carries a block's input to its output (He et al. 2015, Sec. 3.3 and Table 3).
 
 ================  ===================================  ==========================================
-connection        where the shape stays                where the stage changes width and size
+shortcut          where the shape stays                where the stage changes width and size
 ================  ===================================  ==========================================
-None (plain)      nothing                              nothing
 A                 identity                             identity, subsampled and zero-padded
 B                 identity                             1x1 convolution, batch norm
 C                 1x1 convolution, batch norm          1x1 convolution, batch norm
@@ -27,26 +26,26 @@ class ZeroPad(nn.Module):
         return F.pad(x, (0, 0, 0, 0, 0, self.extra))  # -> (N, C + extra, H/stride, W/stride)
 
 
-def projection(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """Options B and C: a 1x1 convolution and batch norm. (N, C, H, W) -> (N, out_channels, H/stride, W/stride)."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
-    )
+def projection(in_channels: int, out_channels: int, stride: int, norm: bool = True) -> nn.Module:
+    """Options B and C: a 1x1 convolution and batch norm. (N, C, H, W) -> (N, out_channels, H/stride, W/stride).
+
+    :param norm: False behind a pre-activation, whose batch norm comes first (He et al. 2016, the authors' code).
+    """
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels)) if norm else conv
 
 
-def make_shortcut(option: str | None, in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
-    """The shortcut of one block, or None for a plain block.
+def make_shortcut(option: str, in_channels: int, out_channels: int, stride: int, norm: bool = True) -> nn.Module:
+    """The shortcut of one block.
 
-    :param option: ``None`` (plain), ``"A"``, ``"B"`` or ``"C"``; raises ValueError for anything else.
+    :param option: ``"A"``, ``"B"`` or ``"C"``; raises ValueError for anything else.
     """
     same_shape = stride == 1 and in_channels == out_channels
     match option:
-        case None:
-            return None
         case "A":
             return nn.Identity() if same_shape else ZeroPad(in_channels, out_channels, stride)
         case "B":
-            return nn.Identity() if same_shape else projection(in_channels, out_channels, stride)
+            return nn.Identity() if same_shape else projection(in_channels, out_channels, stride, norm)
         case "C":
-            return projection(in_channels, out_channels, stride)
-    raise ValueError(f"shortcut {option!r}: choose from None, 'A', 'B', 'C'")
+            return projection(in_channels, out_channels, stride, norm)
+    raise ValueError(f"shortcut {option!r}: choose from 'A', 'B', 'C'")

@@ -1,0 +1,108 @@
+"""Error against steps, as in the papers' figures: thin dashed training error, bold test error, one scale."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from resexp import catalog
+from resexp.figures.style import DASHED, STYLE, caption, shades, short_label, write
+from resexp.study import Group
+
+
+def draw_curves(groups: Sequence[Group], path: Path, *, title: str, note: str = "") -> list[Path]:
+    """Training and test error against steps, a panel a family, plain nets left, as PNG and SVG.
+
+    :param groups: of ``study.group_runs``; with several seeds a curve is their mean, with a band from least to most.
+    :param path: without a suffix.
+    :param note: a sentence more for the caption.
+    :return: the files written.
+    """
+    families = list(dict.fromkeys(group.family for group in groups))
+    text = caption([run for group in groups for run in group.runs]) + (f" {note}" if note else "")
+    lines = textwrap.wrap(text, 82 * len(families))
+    below = 0.50 + 0.13 * len(lines)  # inches for the key and the caption
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.6 * len(families), 3.5 + below))
+        panels = figure.subplots(1, len(families), sharey=True, squeeze=False)[0]
+        highest = 0.0
+        for axes, family in zip(panels, families, strict=True):
+            members = [group for group in groups if group.family == family]
+            highest = max(highest, _draw_panel(axes, members, _colours(groups)))
+            axes.set_title(catalog.FAMILIES[family].title)
+        panels[0].set_ylim(0, min(100.0, highest * 1.08 + 1) if highest else 100.0)
+        panels[0].set_ylabel("error (%)")
+        for axes in panels[1:]:
+            axes.tick_params(labelleft=True)
+        height = figure.get_figheight()
+        figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
+        figure.tight_layout(rect=(0, below / height, 1, 1))
+        styles = [
+            Line2D([], [], color="0.2", linewidth=0.9, linestyle=DASHED, label="training error"),
+            Line2D([], [], color="0.2", linewidth=2, label="test error"),
+            Line2D([], [], color="0.8", linewidth=0.8, label="learning rate ÷ 10"),
+        ]
+        anchor = (0.005, (below - 0.34) / height)
+        figure.legend(handles=styles, loc="lower left", ncols=3, bbox_to_anchor=anchor, borderaxespad=0.2)
+        figure.text(0.012, 0.08 / height, "\n".join(lines), fontsize=7, color="0.25", va="bottom")
+        return write(figure, path)
+
+
+def _draw_panel(axes: Axes, groups: Sequence[Group], colours: dict[str, str]) -> float:
+    """The curves of one family. Returns the error below which nine tenths of every curve's points lie."""
+    highest = 0.0
+    for group in groups:
+        for split in ("train", "test"):
+            mean = _draw_split(axes, group, split, colours[group.label])
+            highest = max(highest, float(np.percentile(mean, 90)) if len(mean) else 0.0)
+    for drop in _drops(groups):
+        axes.axvline(drop, color="0.8", linewidth=0.8, zorder=0)
+    axes.set_xlabel("steps")
+    axes.grid(axis="y", linewidth=0.4, alpha=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlim(0, max((run.config["protocol"]["steps"] for group in groups for run in group.runs), default=1))
+    handles = [Line2D([], [], color=colours[group.label], linewidth=2, label=_key(group)) for group in groups]
+    title = "at the end: train / test error" if any(group.error("test_error") for group in groups) else None
+    axes.legend(handles=handles, loc="best", handlelength=1.4, borderaxespad=0.1, title=title, title_fontsize=8)
+    return highest
+
+
+def _draw_split(axes: Axes, group: Group, split: str, colour: str) -> np.ndarray:
+    """The mean curve of one group, with a band where there are several seeds. Returns the mean errors."""
+    finished = [
+        run for run in group.runs if run.status == "finished"
+    ]  # one seed that has just begun would cut the rest
+    curves = [(steps, values) for run in finished or group.runs for steps, values in [run.curve(split)] if steps]
+    if not curves:
+        return np.array([])
+    steps = sorted(set.intersection(*(set(steps) for steps, _ in curves)))
+    table = np.array([[dict(zip(s, v, strict=True))[step] for step in steps] for s, v in curves])
+    mean = table.mean(axis=0)
+    width, dash = (0.9, DASHED) if split == "train" else (2.0, "solid")
+    axes.plot(steps, mean, color=colour, linewidth=width, linestyle=dash)
+    if len(curves) > 1 and split == "test":
+        axes.fill_between(steps, table.min(axis=0), table.max(axis=0), color=colour, alpha=0.18, linewidth=0)
+    return mean
+
+
+def _colours(groups: Sequence[Group]) -> dict[str, str]:
+    """A colour for each label; nets of one depth in different panels share theirs, deeper is darker."""
+    keys = sorted({(group.depth, group.label.removeprefix(group.net)) for group in groups})
+    shade = dict(zip(keys, shades(len(keys)), strict=True))
+    return {group.label: shade[group.depth, group.label.removeprefix(group.net)] for group in groups}
+
+
+def _key(group: Group) -> str:
+    name = short_label(group, net=False)
+    train, test = group.error("train_error"), group.error("test_error")
+    return f"{name}: {train.mean:.1f} / {test.mean:.1f}%" if train and test else name
+
+
+def _drops(groups: Sequence[Group]) -> list[int]:
+    protocols = [run.config["protocol"] for group in groups for run in group.runs]
+    return sorted({drop for protocol in protocols for drop in protocol["lr_drops"] if drop < protocol["steps"]})

@@ -1,0 +1,148 @@
+"""Final errors of many runs: against depth, against parameters, or as a table that can be seen."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from resexp.figures.style import DASHED, STYLE, caption, shades, short_label, write
+from resexp.study import Group
+
+MARKERS = "osD^vPX*<>"
+METRICS = (("train_error", "training error"), ("test_error", "test error"))
+
+
+def draw_depth(groups: Sequence[Group], path: Path, *, title: str, note: str = "") -> list[Path]:
+    """Final error against depth, a line for the nets that differ in nothing else; bars from least to most."""
+    series: dict[str, list[Group]] = {}
+    for group in _finished(groups):
+        series.setdefault(_series(group), []).append(group)
+
+    def draw(axes: Axes) -> None:
+        for (name, members), colour, marker in zip(series.items(), shades(len(series)), MARKERS, strict=False):
+            members = sorted(members, key=lambda group: group.depth)
+            depths = [group.depth for group in members]
+            for metric, _ in METRICS:
+                means, bars = _means(members, metric)
+                thin = metric == "train_error"
+                axes.errorbar(
+                    depths, means, yerr=bars, color=colour, marker=marker, capsize=2, label="_" if thin else name,
+                    linewidth=0.9 if thin else 2, linestyle=DASHED if thin else "solid", elinewidth=0.8,
+                    markerfacecolor="white" if thin else colour, markersize=4.5,
+                )  # fmt: skip
+        axes.set_xscale("log")
+        ticks = sorted({group.depth for group in groups})
+        axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+        axes.minorticks_off()
+        axes.set_xlabel("layers")
+        axes.set_ylabel("error at the end (%)")
+        axes.set_ylim(0, min(100, 1.08 * axes.get_ylim()[1]))
+        axes.legend(loc="best")
+
+    return _summary(groups, draw, path, title=title, note=note, height=3.6)
+
+
+def draw_parameters(groups: Sequence[Group], path: Path, *, title: str, note: str = "") -> list[Path]:
+    """Test error against the number of parameters, a line a family; bars from least to most."""
+    series: dict[str, list[Group]] = {}
+    for group in _finished(groups):
+        series.setdefault(group.family, []).append(group)
+
+    def draw(axes: Axes) -> None:
+        for members, colour, marker in zip(series.values(), shades(len(series)), MARKERS, strict=False):
+            members = sorted(members, key=lambda group: group.parameters or 0)
+            means, bars = _means(members, "test_error")
+            sizes = [group.parameters or 0 for group in members]
+            axes.errorbar(sizes, means, yerr=bars, color=colour, marker=marker, capsize=2, linewidth=1.2)
+            for group, size, mean in zip(members, sizes, means, strict=True):
+                axes.annotate(short_label(group), (size, mean), (5, 5), textcoords="offset points", fontsize=7.5,
+                              color=colour)  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_xlabel("parameters")
+        axes.set_ylabel("test error at the end (%)")
+        axes.margins(x=0.15, y=0.15)
+
+    return _summary(groups, draw, path, title=title, note=note, height=3.8, keys=False)
+
+
+def draw_table(groups: Sequence[Group], path: Path, *, title: str, note: str = "") -> list[Path]:
+    """Training and test error of each group, a row each, in the order of the test error; lines from least to most."""
+    known = sorted(_finished(groups), key=lambda group: _mean(group, "test_error"))
+
+    def draw(axes: Axes) -> None:
+        colours = {"train_error": "#2b86b8", "test_error": "#111111"}
+        for row, group in enumerate(known):
+            for metric, _ in METRICS:
+                values = _values(group, metric)
+                thin = metric == "train_error"
+                axes.plot([min(values), max(values)], [row, row], color=colours[metric], linewidth=0.9 if thin else 2)
+                axes.plot(_mean(group, metric), row, marker="o", markersize=6, color=colours[metric], linestyle="",
+                          markerfacecolor="white" if thin else colours[metric])  # fmt: skip
+            numbers = " / ".join(f"{_mean(group, metric):.1f}" for metric, _ in METRICS)
+            axes.text(1.01, row, f"{numbers} %", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+        axes.set_yticks(range(len(known)), [short_label(group) for group in known])
+        axes.invert_yaxis()
+        axes.set_ylim(len(known) - 0.4, -0.6)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("error at the end (%); right: training / test")
+        axes.grid(axis="y", visible=False)
+
+    return _summary(groups, draw, path, title=title, note=note, height=0.9 + 0.27 * max(1, len(known)))
+
+
+def _summary(groups, draw, path: Path, *, title: str, note: str, height: float, keys: bool = True) -> list[Path]:  # type: ignore[no-untyped-def]
+    """One panel with title, key and caption."""
+    text = caption([run for group in groups for run in group.runs]) + (f" {note}" if note else "")
+    lines = textwrap.wrap(text, 118)
+    below = 0.16 + 0.24 * keys + 0.13 * len(lines)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.6, height + below + 0.3))
+        axes = figure.subplots()
+        draw(axes)
+        axes.grid(linewidth=0.4, alpha=0.5, axis="x" if axes.yaxis_inverted() else "both")
+        axes.spines[["top", "right"]].set_visible(False)
+        inches = figure.get_figheight()
+        figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
+        figure.tight_layout(rect=(0, below / inches, 1, 1))
+        if keys:
+            styles = [
+                Line2D([], [], color="0.2", linewidth=0.9, linestyle=DASHED, marker="o", markersize=4.5,
+                       markerfacecolor="white", label="training error"),
+                Line2D([], [], color="0.2", linewidth=2, marker="o", markersize=4.5, label="test error"),
+            ]  # fmt: skip
+            anchor = (0.005, (below - 0.28) / inches)
+            figure.legend(handles=styles, loc="lower left", ncols=2, bbox_to_anchor=anchor, borderaxespad=0.2)
+        figure.text(0.012, 0.06 / inches, "\n".join(lines), fontsize=7, color="0.25", va="bottom")
+        return write(figure, path)
+
+
+def _series(group: Group) -> str:
+    """Family and settings: what the nets of one line share."""
+    settings = group.label.removeprefix(group.net).strip()
+    family = group.net.rstrip("0123456789")
+    return f"{family} {settings}".strip()
+
+
+def _finished(groups: Sequence[Group]) -> list[Group]:
+    return [group for group in groups if group.error("train_error") and group.error("test_error")]
+
+
+def _values(group: Group, metric: str) -> list[float]:
+    return [run.summary[metric] for run in group.runs if run.status == "finished"]
+
+
+def _mean(group: Group, metric: str) -> float:
+    values = _values(group, metric)
+    return sum(values) / len(values)
+
+
+def _means(groups: Sequence[Group], metric: str) -> tuple[list[float], list[list[float]]]:
+    """Means, and how far the least and the most lie from them."""
+    means = [_mean(group, metric) for group in groups]
+    below = [mean - min(_values(group, metric)) for group, mean in zip(groups, means, strict=True)]
+    above = [max(_values(group, metric)) - mean for group, mean in zip(groups, means, strict=True)]
+    return means, [below, above]
