@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from resexp import UserError
 
@@ -50,3 +51,47 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     except (zipfile.BadZipFile, EOFError, RuntimeError, pickle.UnpicklingError, zlib.error) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: truncated or damaged ({reason}); remove it to start the run again") from None
+
+
+def load_weights(net: nn.Module, path: Path) -> None:
+    """Copy somebody's weights into ``net``: a state dict, alone or as ``state_dict``, ``model`` or ``net`` of a file.
+
+    Its tensors must be those of ``net`` in order and shape; names do not matter, nor do counters of batches.
+
+    :raises UserError: if the file is none, or at the first tensor that does not fit.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"weights={path}: {error.strerror or error}") from None
+    except (EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise UserError(f"weights={path}: no file of tensors ({str(error).splitlines()[0]})") from None
+    for key in ("state_dict", "model", "net"):
+        if isinstance(saved, dict) and isinstance(saved.get(key), dict):
+            saved = saved[key]
+    tensors = _comparable(saved) if isinstance(saved, dict) else []
+    if not tensors:
+        raise UserError(f"weights={path}: holds no state dict")
+    ours = _comparable(net.state_dict())
+    for number, ((theirs, tensor), (name, mine)) in enumerate(zip(tensors, ours, strict=False), start=1):
+        if tensor.shape != mine.shape:
+            raise UserError(
+                f"weights={path}: tensor {number}, {theirs} {tuple(tensor.shape)}, does not fit {name} "
+                f"{tuple(mine.shape)}; take the net, classes and images of these weights"
+            )
+    if len(tensors) != len(ours):
+        longer, missing = (tensors, "the net") if len(tensors) > len(ours) else (ours, "the file")
+        first = longer[min(len(tensors), len(ours))][0]
+        raise UserError(f"weights={path}: {len(tensors)} tensors for {len(ours)}; {first} is not in {missing}")
+    with torch.no_grad():
+        for (_, tensor), (_, mine) in zip(tensors, ours, strict=True):
+            mine.copy_(tensor)
+
+
+def _comparable(state: dict[str, Any]) -> list[tuple[str, Tensor]]:
+    """Names, without the prefix of a parallel wrapper, and tensors that decide what a net computes."""
+    return [
+        (name.removeprefix("module."), tensor)
+        for name, tensor in state.items()
+        if isinstance(tensor, Tensor) and not name.endswith("num_batches_tracked")
+    ]

@@ -240,13 +240,31 @@ def _eval(args: argparse.Namespace) -> int:
     from resexp import config, runlog
     from resexp.console import print_table
 
-    run = runlog.read_run(args.run)
+    if len(args.words) != 1 or (args.words[0].startswith("weights=") and not Path(args.words[0]).exists()):
+        return _eval_weights(args)
+    run = runlog.read_run(Path(args.words[0]))
     cfg = dataclasses.replace(config.load_file(run.path / runlog.CONFIG), device="auto")
     from resexp.train import evaluate_run
 
     step, loss, error = evaluate_run(run.path, cfg)
     row = [cfg.model.name, cfg.dataset.name, str(cfg.seed), f"{step:,}", f"{loss:.4f}", f"{error:.2f}"]
     print_table(("net", "data set", "seed", "step", "test loss", "test error %"), [row])
+    return 0
+
+
+def _eval_weights(args: argparse.Namespace) -> int:
+    from resexp import config
+    from resexp.console import print_table
+
+    files = [word.partition("=")[2] for word in args.words if word.startswith("weights=")]
+    if len(files) != 1:
+        raise UserError("resexp eval takes a run folder, or weights=FILE with the settings of a net: model=resnet56")
+    cfg = config.load([word for word in args.words if not word.startswith("weights=")], args.config_dir)
+    from resexp.train import evaluate_weights
+
+    loss, error = evaluate_weights(cfg, Path(files[0]))
+    row = [cfg.model.name, cfg.dataset.name, files[0], cfg.protocol.normalize, f"{loss:.4f}", f"{error:.2f}"]
+    print_table(("net", "data set", "weights", "normalisation", "test loss", "test error %"), [row])
     return 0
 
 
@@ -473,7 +491,8 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", type=Path, help="a run folder")
+    parser.add_argument("words", nargs="+", metavar="RUN | weights=FILE key=value ...",
+                        help="a run folder; or a state dict in a file and the settings of its net")  # fmt: skip
 
 
 def _log_arguments(parser: argparse.ArgumentParser) -> None:
@@ -501,7 +520,9 @@ COMMANDS = {
     "train": Command(_train, "train one net; the same command goes on where it stopped", WITH_SETTINGS),
     "sweep": Command(_sweep, "train many nets side by side, then draw and tabulate them", WITH_LISTS),
     "study": Command(_study, "the runs, the figure and the verdicts of one study", WITH_LISTS, _study_arguments),
-    "eval": Command(_eval, "test error of a run's checkpoint, single view", None, _eval_arguments),
+    "eval": Command(
+        _eval, "test error of a run's checkpoint, or of somebody's weights, single view", None, _eval_arguments
+    ),
     "figures": Command(_figures, "draw studies from the logs alone, without training", None, _log_arguments),
     "verify": Command(_verify, "claims against measurements; exit code 1 if one fails", None, _log_arguments),
     "bench": Command(_bench, "images/s in training, alone or against the usual loop", WITH_SETTINGS, _bench_arguments),

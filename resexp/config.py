@@ -175,7 +175,11 @@ class ProtocolConfig:
     warmup_lr: float = setting(0.01, doc="learning rate of the warm-up")
     warmup_error: float = setting(80.0, doc="it ends when the mean error (%) of warmup_window batches is below this")
     warmup_window: int = setting(100, doc="batches in that mean")
-    normalize: str = setting("pixel-mean", doc="pixel-mean: subtract the training images' mean at each pixel; none")
+    normalize: str = setting(
+        "pixel-mean",
+        doc="pixel-mean: subtract the training images' mean at each pixel; channel: their mean and standard deviation "
+        "of each channel; imagenet: torchvision's of ImageNet; none",
+    )
     pad: int = setting(0, doc="zero pixels around the image before the random crop; 0: no crop")
     flip: bool = setting(False, doc="mirror half of the images")
     precision: str = setting("fp32", doc="fp32 or bf16 (autocast; weights stay fp32)")
@@ -204,7 +208,7 @@ class ProtocolConfig:
         )
         ordered = all(0 < a < b for a, b in zip([0.5, *self.lr_drops], self.lr_drops, strict=False))
         check(ordered, "protocol.lr_drops", self.lr_drops, "must be growing steps of at least 1")
-        check_choice("protocol.normalize", self.normalize, ("pixel-mean", "none"))
+        check_choice("protocol.normalize", self.normalize, ("pixel-mean", "channel", "imagenet", "none"))
         check_choice("protocol.optimizer", self.optimizer, ("sgd", "adamw"))
         check_choice("protocol.precision", self.precision, ("fp32", "bf16"))
 

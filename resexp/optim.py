@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class Optimizer:
     """What the two optimisers share: the parameters, and a rate that a recorded step reads on the GPU.
 
-    Both do what torch.optim's do without its import of the compiler, which takes longer than a thousand updates of a small
-    net. ``fused`` means one operation for all parameters; the numbers stay the same up to rounding.
+    Both do what torch.optim's do without its import of the compiler, which takes longer than a thousand updates of a
+    small net. ``fused`` means one operation for all parameters; the numbers stay the same up to rounding.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], *, weight_decay: float, fused: bool) -> None:

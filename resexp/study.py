@@ -29,7 +29,8 @@ class Group:
     def name(self) -> str:
         """The label for a person: of several settings those that are not the paper's."""
         words = self.label.split()[1:]
-        usual = {f"{key}={value}" for key, value in catalog.FAMILIES[self.family].knobs.items()}
+        implied = catalog.resolve({"family": self.family, "depth": self.depth})
+        usual = {f"{key}={value}" for key, value in implied.items()}
         return " ".join([self.net, *(words if len(words) < 2 else [word for word in words if word not in usual])])
 
     @property

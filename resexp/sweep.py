@@ -44,6 +44,7 @@ class Job:
     seconds: float = 0.0  # of its process here
     outcome: str = "waiting"  # then running, and at the end: finished, interrupted, diverged, failed
     message: str = ""
+    settings: str = ""  # those in which it differs from the other jobs, besides net and seed
 
     @property
     def run(self) -> Run:
@@ -52,7 +53,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"{self.cfg.model.name} seed {self.cfg.seed}"
+        return " ".join(filter(None, [self.cfg.model.name, self.settings, f"seed {self.cfg.seed}"]))
 
 
 @dataclass
@@ -92,6 +93,10 @@ def run_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path | No
     """
     cfg = jobs[0][1]
     sweep = Sweep([Job(list(overrides), job_cfg) for overrides, job_cfg in jobs], workers=1)
+    shared = set.intersection(*(set(job.overrides) for job in sweep.jobs))
+    for job in sweep.jobs:
+        own = [word for word in job.overrides if word not in shared and word.split("=")[0] not in ("model", "seed")]
+        job.settings = " ".join(word.removeprefix("model.") for word in own)
     extra = ["--config-dir", str(config_dir)] if config_dir else []
     for job in sweep.jobs:
         job.run.refuse_other_root(job.cfg.dataset.source, job.cfg.dataset.root)

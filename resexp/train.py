@@ -25,13 +25,14 @@ from resexp import UserError, checkpoint, runlog
 from resexp.config import Config, identity, to_yaml
 from resexp.cudagraph import CudaGraph
 from resexp.data import Dataset, Images, build_data
-from resexp.data.augment import augment, draw, normalize, pixel_mean
+from resexp.data.augment import augment, channel_statistics, draw, normalize, pixel_mean
 from resexp.data.loader import Loader
 from resexp.models import build_model, count_macs, count_parameters
 from resexp.models.kernels import load_kernels
 from resexp.optim import SGD, AdamW, Optimizer, Schedule
 
 EVAL_BATCH = 1000
+IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's, for weights trained with them
 TINY_STEP_MACS = 1e9  # below this many multiply-adds in a forward pass, a second thread costs more than it brings
 LOSS, WRONG, SEEN, FINITE = range(4)  # columns of the counters: sums over images, and batches with a finite loss
 WINDOW, EPOCH = range(2)  # their rows: since the last train line of the log, since the last start of an epoch
@@ -380,8 +381,20 @@ def load_data(cfg: Config) -> Dataset:
 
 
 def mean_image(data: Dataset, normalize: str) -> Tensor | None:
-    """What the protocol subtracts from every image: float32 (C, H, W), or None."""
-    return pixel_mean(data.train.images) if normalize == "pixel-mean" else None
+    """What the protocol subtracts from every image: float32 (C, H, W), or None.
+
+    Where it also divides by a standard deviation, this is the second of two: (2, C, H, W).
+    """
+    images = data.train.images
+    match normalize:
+        case "pixel-mean":
+            return pixel_mean(images)
+        case "channel":
+            return channel_statistics(images)
+        case "imagenet":
+            statistics = torch.tensor(IMAGENET_STATISTICS, device=images.device)[..., None, None]
+            return statistics.expand(2, 3, *images.shape[2:]).contiguous()
+    return None
 
 
 def build_net(cfg: Config, data: Dataset) -> nn.Module:
@@ -441,6 +454,18 @@ def evaluate_run(run_dir: Path, cfg: Config) -> tuple[int, float, float]:
     net.load_state_dict(saved["net"])
     mean = mean_image(data, cfg.protocol.normalize)
     return saved["step"], *evaluate(net, data.test, mean, precision=cfg.protocol.precision)
+
+
+def evaluate_weights(cfg: Config, weights: Path) -> tuple[float, float]:
+    """Test loss and test error (percent) of the configured net with the weights of a file. Raises UserError."""
+    device = set_up_device(cfg.device, deterministic=cfg.deterministic)
+    data = load_data(cfg)
+    net = build_net(cfg, data)
+    checkpoint.load_weights(net, weights)
+    net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    mean = mean_image(data, cfg.protocol.normalize)
+    data = data.to(device)
+    return evaluate(net, data.test, None if mean is None else mean.to(device), precision=cfg.protocol.precision)
 
 
 def check_data(saved: dict[str, Any], digest: str, name: str, run_dir: Path) -> None:

@@ -34,7 +34,7 @@ def test_help_shows_groups_keys_and_defaults(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     text = capsys.readouterr().out
-    assert "dataset=cifar10, cifar100, digits" in text
+    assert "dataset=cifar10, cifar10-16, cifar100, digits" in text
     assert all(f"  {key}=" in text for key, _ in config.describe_keys())
     assert "protocol.lr_drops=[640, 960]" in text
 

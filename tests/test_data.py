@@ -12,8 +12,8 @@ from PIL import Image
 
 from resexp import UserError
 from resexp.data import build_data, cifar
-from resexp.data.augment import augment, draw, normalize, pixel_mean
-from resexp.data.dataset import canonical
+from resexp.data.augment import augment, channel_statistics, draw, normalize, pixel_mean
+from resexp.data.dataset import canonical, shrink
 from resexp.data.imagefolder import cache_dir
 from resexp.data.loader import Loader
 
@@ -234,6 +234,27 @@ def test_augmentation_draws_from_its_generator_alone() -> None:
             augment(images, *draw(16, pad=2, flip=True, generator=torch.Generator().manual_seed(seed)), pad=2)
         )
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+
+
+def test_channel_statistics_are_those_of_all_values_and_are_divided_by() -> None:
+    images = torch.randint(0, 256, (40, 3, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    statistics = channel_statistics(images)
+    values = images.double().div(255).transpose(0, 1).flatten(1)
+    assert statistics.shape == (2, 3, 6, 6)
+    assert torch.allclose(statistics[0, :, 0, 0].double(), values.mean(dim=1))
+    assert torch.allclose(statistics[1, :, 0, 0].double(), values.std(dim=1, correction=0))
+    x = normalize(images, statistics)
+    assert x.mean(dim=(0, 2, 3)).abs().max() < 1e-5 and (x.std(dim=(0, 2, 3)) - 1).abs().max() < 1e-3
+
+
+def test_a_smaller_image_is_the_mean_of_squares_and_only_of_whole_ones() -> None:
+    data = build_data(source="synthetic", image_size=8, examples=20)
+    small = shrink(data, 4)
+    expected = data.train.images[3, 1, 2:4, 4:6].float().mean().round()
+    assert small.image_shape == (3, 4, 4) and small.train.images[3, 1, 1, 2] == expected
+    assert torch.equal(small.train.labels, data.train.labels) and len(small.test) == len(data.test)
+    with pytest.raises(UserError, match=r"image_size=3: does not divide 8; take 4 or 2"):
+        shrink(data, 3)
 
 
 def test_the_mean_image_is_subtracted_at_each_pixel() -> None:

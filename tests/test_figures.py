@@ -8,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from test_sweep import write_run
 
+from resexp.figures import draw_study
 from resexp.figures.curves import _draw_split, draw_curves
 from resexp.study import group_runs
 
@@ -80,3 +81,41 @@ def test_drawing_needs_no_torch(tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "outputs" / "figures" / "degradation.png").is_file()
+
+
+def many_runs(root: Path) -> list:
+    return [
+        write_run(root, [f"model={net}", f"seed={seed}", *words], train_error=error, test_error=error + 2 * seed + 1,
+                  params=params)
+        for net, words, error, params in (
+            ("transformer6", ["model.residual=both"], 4.0, 1000),
+            ("transformer12", ["model.residual=both"], 3.0, 2000),
+            ("transformer6", ["model.residual=none"], 50.0, 1000),
+            ("transformer12", ["model.residual=none"], 80.0, 2000),
+        )
+        for seed in (0, 1)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("depth", ("layers", "transformer residual=none", "training error", "error at the end (%)")),
+        ("parameters", ("parameters", "transformer12 residual=none", "test error at the end (%)")),
+        ("table", ("transformer12 residual=none", "80.0 / 82.0 %", "right: training / test")),
+        ("curves", ("transformers", "12 layers residual=none: 80.0 / 82.0%")),
+    ],
+)
+def test_each_kind_of_figure_names_its_runs_and_says_what_was_run(
+    tmp_path: Path, kind: str, words: tuple[str, ...]
+) -> None:
+    groups = group_runs(many_runs(tmp_path))
+    text = svg_text(draw_study(groups, tmp_path / kind, kind=kind, title="A title", note="Own runs.")[1])
+    for word in (*words, "A title", "Data set digits", "seeds 0, 1", "Own runs."):
+        assert word in text, word
+
+
+def test_a_summary_leaves_unfinished_runs_out_and_says_so(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path, ["model=plain20"]), write_run(tmp_path, ["model=plain56"], status="interrupted")]
+    text = svg_text(draw_study(group_runs(runs), tmp_path / "t", kind="table", title="t")[1])
+    assert "plain20" in text and "plain56" not in text and "1 of 2 runs unfinished" in text

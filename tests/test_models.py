@@ -307,12 +307,19 @@ def test_a_dropped_out_shortcut_is_scaled_in_training_and_whole_in_evaluation() 
     assert torch.equal(shortcut.eval()(x, fx), x)
 
 
-def test_concatenated_skips_contain_the_sum_and_a_narrower_net_has_as_many_parameters() -> None:
-    block = build("resnet20", connection="concatenate", width=4).stages[0][1]
+def test_concatenated_skips_contain_the_sum() -> None:
+    block = build("resnet20", connection="concatenate", width=4).stages[0][1].eval()
     with torch.no_grad():
-        block.connection.mix.weight.copy_(torch.cat((torch.eye(4), torch.eye(4)), dim=1)[:, :, None, None])
+        block.connection.mix[0].weight.copy_(torch.cat((torch.eye(4), torch.eye(4)), dim=1)[:, :, None, None])
     x = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(block(x), torch.relu(x + block.transform(x)), atol=1e-6)
+    expected = torch.relu((x + block.transform(x)) / (1 + block.connection.mix[1].eps) ** 0.5)
+    assert torch.allclose(block(x), expected, atol=1e-6)
+
+
+def test_concatenated_skips_at_15_channels_have_about_the_parameters_of_sums_at_16() -> None:
+    counts = [count_parameters(on_meta("resnet56", **options))
+              for options in ({"width": 16}, {"width": 15, "connection": "concatenate"})]  # fmt: skip
+    assert 0.97 < counts[1] / counts[0] < 1
 
 
 def test_highway_layers_are_gated_convolutions_and_plain_where_the_size_changes() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from resexp.optim import SGD, Schedule
+from resexp.optim import SGD, AdamW, Schedule
 
 
 def test_the_rate_drops_at_the_stated_steps_counted_from_zero() -> None:
@@ -80,3 +80,50 @@ def test_sgd_is_torchs_sgd_with_momentum_and_decay(fused: bool) -> None:
             optimizer.step()
     for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_adamw_is_torchs_adamw(fused: bool) -> None:
+    nets = [torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.LayerNorm(8)) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    ours = AdamW(nets[0].parameters(), weight_decay=0.05, fused=fused)
+    theirs = torch.optim.AdamW(nets[1].parameters(), weight_decay=0.05)
+    for step in range(6):
+        ours.lr = theirs.param_groups[0]["lr"] = 0.01 / (step + 1)
+        inputs = torch.randn(4, 6, generator=torch.Generator().manual_seed(step))
+        for net, optimizer in zip(nets, (ours, theirs), strict=True):
+            optimizer.zero_grad()
+            net(inputs).abs().mean().backward()
+            optimizer.step()
+    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_restored_adamw_goes_on_where_it_stopped() -> None:
+    def steps(optimizer: AdamW, parameter: torch.nn.Parameter, count: int) -> None:
+        optimizer.lr = 0.1
+        for _ in range(count):
+            parameter.grad = parameter.detach().sin()
+            optimizer.step()
+
+    one, two = (torch.nn.Parameter(torch.arange(3.0)) for _ in range(2))
+    whole = AdamW([one], weight_decay=0.1)
+    steps(whole, one, 5)
+    first = AdamW([two], weight_decay=0.1)
+    steps(first, two, 2)
+    second = AdamW([two], weight_decay=0.1)
+    second.load_state_dict({name: [t.clone() for t in tensors] for name, tensors in first.state_dict().items()})
+    steps(second, two, 3)
+    assert torch.equal(one, two)
+
+
+def test_what_took_no_part_in_a_step_still_decays_and_coasts() -> None:
+    """A block that stochastic depth has dropped: its gradient is zero, its velocity and decay go on."""
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = SGD([parameter], momentum=0.5, weight_decay=0.1)
+    optimizer.lr = 1.0
+    parameter.grad = torch.ones(2)
+    optimizer.step()
+    optimizer.zero_grad()
+    optimizer.step()
+    assert torch.allclose(parameter, torch.full((2,), (1 - 1.1) - (0.5 * 1.1 - 0.01)))

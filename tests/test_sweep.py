@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from resexp import config, runlog
+from resexp import catalog, config, runlog
 from resexp.config import Claim
 from resexp.runlog import Run
 from resexp.study import find_study_runs, group_runs, judge, table_rows
@@ -175,6 +175,40 @@ def test_the_published_number_stands_beside_the_measured_one(tmp_path: Path) -> 
     groups = group_runs([write_run(tmp_path, ["model=resnet110", "dataset=cifar10"], test_error=6.5)])
     row = table_rows(groups)[0]
     assert "6.50" in row and "6.43 on CIFAR-10" in row and "He et al. 2015, Table 6" in row
+
+
+def test_a_claim_names_the_settings_that_tell_runs_apart(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path, ["model=resnet20", f"model.order={order}", f"seed={seed}", *words], test_error=error + seed)
+        for order, words, error in (
+            ("original", (), 9.0),
+            ("full", (), 7.0),
+            ("full", ("model.dropout=0.3",), 30.0),
+        )
+        for seed in (0, 1)
+    ]
+    claim = config.Claim(text="t", metric="test_error", net="resnet20 order=original", minus="resnet20 order=full "
+                         "dropout=0.0", at_least=1)  # fmt: skip
+    verdict = judge([claim], group_runs(runs))[0]
+    assert verdict.effects == (2.0, 2.0) and verdict.holds
+    names = {group.label: group.name for group in group_runs(runs)}
+    assert set(names.values()) == {"resnet20", "resnet20 order=full", "resnet20 dropout=0.3 order=full"}
+
+
+def test_a_studys_own_published_number_stands_before_that_of_the_net(tmp_path: Path) -> None:
+    study, _ = config.load_study("activation-order")
+    runs = [write_run(tmp_path, ["model=resnet110", "dataset=cifar10", f"model.order={order}"])
+            for order in ("original", "full")]  # fmt: skip
+    cells = {row[0]: row[-2:] for row in table_rows(group_runs(runs), study)}
+    assert cells["resnet110 order=full"] == ["6.37", "He et al. 2016, Table 2, medians of 5"]
+
+
+def test_variants_are_run_each_with_the_sweep() -> None:
+    study, jobs = config.load_study("vgg-5x5-small", ["seed=0,1"])
+    assert len(jobs) == 2 * 2 * 2
+    study, jobs = config.load_study("identity-shortcuts-small")
+    assert len(jobs) == len(study.variants) == 11
+    assert {cfg.model.connection for _, cfg in jobs} == set(catalog.CHOICES["connection"]) - {"concatenate"}
 
 
 def test_a_studys_runs_are_found_in_any_seed_and_reference_runs_only_where_there_are_none(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from resexp.models import build_model
 from resexp.runlog import Run
 from resexp.train import (
     State,
+    build_net,
     build_state,
     build_step,
     draw_batch,
@@ -293,6 +294,70 @@ def test_a_time_box_ends_cleanly_with_a_checkpoint() -> None:
     assert run_tiny(folder="run")[0]["status"] == "finished"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("model=resnet8", "model.survival=0.6", "model.dropout=0.2"),
+        ("model=transformer2", "model.width=12", "model.dropout=0.1", "protocol.optimizer=adamw"),
+    ],
+)
+def test_a_run_with_randomness_inside_the_net_resumes_bit_for_bit(words: tuple[str, ...]) -> None:
+    if "transformer" in words[0]:
+        words = (*words, "model.heads=3")
+    rest = [word for word in TINY if not word.startswith("model")]
+    whole, parts = Path("whole"), Path("parts")
+    train(config.load([*rest, *words]), whole)
+    torch.rand(7)  # another process has its generators elsewhere
+    boxed = config.load([*rest, *words, "max_minutes=0.00001"])
+    while train(boxed, parts)["status"] != "finished":
+        torch.rand(7)
+    assert differences(end_state(whole), end_state(parts)) == []
+
+
+def weights_of(net: torch.nn.Module, prefix: str = "module.") -> dict[str, torch.Tensor]:
+    return {f"{prefix}layer{number}": tensor for number, tensor in enumerate(net.state_dict().values())
+            if tensor.dtype == torch.float32}  # fmt: skip
+
+
+def test_somebodys_weights_are_evaluated_whatever_their_names(resexp: Resexp) -> None:
+    _, run = run_tiny()
+    cfg = config.load(TINY)
+    net = build_net(cfg, load_data(cfg))
+    net.load_state_dict(torch.load(run.path / "checkpoint.pt", weights_only=True)["net"])
+    torch.save({"state_dict": weights_of(net), "epoch": 3}, "theirs.pt")
+    result = resexp("eval", "weights=theirs.pt", *TINY)
+    assert result.returncode == 0, result.stderr
+    assert f"{run.summary['test_error']:.2f}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "answer"),
+    [
+        (
+            lambda w: w | {"module.layer0": torch.zeros(1, 2)},
+            r"tensor 1, layer0 \(1, 2\), does not fit stem.conv.weight",
+        ),
+        (lambda w: w | {"module.more": torch.zeros(1)}, "more is not in the net"),
+        (lambda w: dict(list(w.items())[:-1]), "head.bias is not in the file"),
+        (lambda w: {"epoch": 3}, "holds no state dict"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_at_the_first_tensor(change: Callable, answer: str) -> None:
+    cfg = config.load(TINY)
+    net = build_net(cfg, load_data(cfg))
+    torch.save(change(weights_of(net)), "theirs.pt")
+    with pytest.raises(UserError, match=answer):
+        checkpoint.load_weights(net, Path("theirs.pt"))
+
+
+def test_a_file_that_is_none_of_weights_is_refused() -> None:
+    net = build_model(family="plain", depth=8, width=4)
+    Path("text.pt").write_text("no tensors")
+    for name, answer in (("text.pt", "no file of tensors"), ("nowhere.pt", "No such file")):
+        with pytest.raises(UserError, match=answer):
+            checkpoint.load_weights(net, Path(name))
+
+
 def test_a_finished_run_is_not_run_again(resexp: Resexp) -> None:
     assert resexp("train", *TINY).returncode == 0
     checkpoint_time = (config.load(TINY).run_dir / runlog.CHECKPOINT).stat().st_mtime_ns
@@ -417,7 +482,7 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_in_one_line() -> None:
     _, run = run_tiny()
     path = run.path / runlog.CHECKPOINT
     saved = checkpoint.load(path, torch.device("cpu"))
-    checkpoint.save(path, {**saved, "optimizer": {"state": {}, "param_groups": []}})
+    checkpoint.save(path, {key: value for key, value in saved.items() if key != "noise"})
     (run.path / runlog.SUMMARY).unlink()
     with pytest.raises(UserError, match="of an earlier version; remove it"):
         run_tiny()

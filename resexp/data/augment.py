@@ -36,10 +36,24 @@ def pixel_mean(images: Tensor) -> Tensor:
     return (total.double() / (255 * len(images))).float()
 
 
+def channel_statistics(images: Tensor) -> Tensor:
+    """Mean and standard deviation of each channel, of values 0 to 1. uint8 (N, C, H, W) -> float32 (2, C, H, W)."""
+    values = images.transpose(0, 1).flatten(1)  # (C, N H W)
+    count = values.shape[1]
+    total = torch.stack([part.double().sum(dim=1) for part in values.split(1_000_000, dim=1)]).sum(dim=0)
+    squares = torch.stack([part.double().square().sum(dim=1) for part in values.split(1_000_000, dim=1)]).sum(dim=0)
+    mean = total / count
+    statistics = torch.stack((mean, (squares / count - mean**2).sqrt())) / 255
+    return statistics.float()[..., None, None].expand(2, *images.shape[1:]).contiguous()
+
+
 def normalize(images: Tensor, mean: Tensor | None) -> Tensor:
     """uint8 (N, C, H, W) -> float32 of values 0 to 1, less the mean image (C, H, W), channels last in memory.
 
-    Batch norm behind the first convolution undoes any further scaling, so there is none.
+    Batch norm behind the first convolution undoes any further scaling, so the papers' protocols have none; others
+    divide by a standard deviation, the second of a ``mean`` (2, C, H, W).
     """
     x = images.to(torch.float32, memory_format=torch.channels_last).div_(255)
-    return x if mean is None else x.sub_(mean)
+    if mean is None:
+        return x
+    return x.sub_(mean) if mean.dim() == 3 else x.sub_(mean[0]).div_(mean[1])

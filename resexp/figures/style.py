@@ -30,12 +30,13 @@ def caption(runs: Sequence[Run]) -> str:
         f"Data set {listed([c['dataset']['name'] for c in configs])}; "
         f"protocol {listed([c['protocol']['name'] for c in configs])}, {steps} steps of "
         f"{listed([c['protocol']['batch_size'] for c in configs])} images, "
-        f"{listed([c['protocol']['precision'] for c in configs])}; "
-        f"first-stage width {listed([c['model']['width'] for c in configs])}; "
+        f"{listed([c['protocol']['precision'] for c in configs])}, "
+        f"learning rate {listed([c['protocol']['lr'] for c in configs])}; "
+        f"width {listed([c['model']['width'] or 'as built' for c in configs])}; "
         f"seed{'s' * (len(seeds) > 1)} {listed(seeds)}"
     )
     if len(seeds) > 1:
-        text += " (mean; band: least to most test error)"
+        text += " (mean, and least to most)"
     unfinished = sum(run.status != "finished" for run in runs)
     return text + (f"; {unfinished} of {len(runs)} runs unfinished." if unfinished else ".")
 

@@ -1,7 +1,7 @@
 """Final errors of many runs: against depth, against parameters, or as a table that can be seen."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -23,14 +23,14 @@ def draw_depth(groups: Sequence[Group], path: Path, *, title: str, note: str = "
         series.setdefault(_series(group), []).append(group)
 
     def draw(axes: Axes) -> None:
-        for (name, members), colour, marker in zip(series.items(), shades(len(series)), MARKERS, strict=False):
+        for members, colour, marker in zip(series.values(), shades(len(series)), MARKERS, strict=False):
             members = sorted(members, key=lambda group: group.depth)
             depths = [group.depth for group in members]
             for metric, _ in METRICS:
                 means, bars = _means(members, metric)
                 thin = metric == "train_error"
                 axes.errorbar(
-                    depths, means, yerr=bars, color=colour, marker=marker, capsize=2, label="_" if thin else name,
+                    depths, means, yerr=bars, color=colour, marker=marker, capsize=2,
                     linewidth=0.9 if thin else 2, linestyle=DASHED if thin else "solid", elinewidth=0.8,
                     markerfacecolor="white" if thin else colour, markersize=4.5,
                 )  # fmt: skip
@@ -41,7 +41,11 @@ def draw_depth(groups: Sequence[Group], path: Path, *, title: str, note: str = "
         axes.set_xlabel("layers")
         axes.set_ylabel("error at the end (%)")
         axes.set_ylim(0, min(100, 1.08 * axes.get_ylim()[1]))
-        axes.legend(loc="best")
+        keys = zip(series, shades(len(series)), MARKERS, strict=False)
+        axes.legend(
+            handles=[Line2D([], [], color=colour, marker=marker, linewidth=2, markersize=4.5, label=name)
+                     for name, colour, marker in keys], loc="best"
+        )  # fmt: skip
 
     return _summary(groups, draw, path, title=title, note=note, height=3.6)
 
@@ -72,6 +76,9 @@ def draw_parameters(groups: Sequence[Group], path: Path, *, title: str, note: st
 def draw_table(groups: Sequence[Group], path: Path, *, title: str, note: str = "") -> list[Path]:
     """Training and test error of each group, a row each, in the order of the test error; lines from least to most."""
     known = sorted(_finished(groups), key=lambda group: _mean(group, "test_error"))
+    one_net = len({group.net for group in known}) == 1
+    labels = [(short_label(group).removeprefix(group.net).strip() if one_net else "") or short_label(group)
+              for group in known]  # fmt: skip
 
     def draw(axes: Axes) -> None:
         colours = {"train_error": "#2b86b8", "test_error": "#111111"}
@@ -84,23 +91,27 @@ def draw_table(groups: Sequence[Group], path: Path, *, title: str, note: str = "
                           markerfacecolor="white" if thin else colours[metric])  # fmt: skip
             numbers = " / ".join(f"{_mean(group, metric):.1f}" for metric, _ in METRICS)
             axes.text(1.01, row, f"{numbers} %", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
-        axes.set_yticks(range(len(known)), [short_label(group) for group in known])
+        axes.set_yticks(range(len(known)), labels)
         axes.invert_yaxis()
         axes.set_ylim(len(known) - 0.4, -0.6)
         axes.set_xlim(left=0)
         axes.set_xlabel("error at the end (%); right: training / test")
         axes.grid(axis="y", visible=False)
 
-    return _summary(groups, draw, path, title=title, note=note, height=0.9 + 0.27 * max(1, len(known)))
+    height, width = 0.9 + 0.27 * max(1, len(known)), 5.2 + 0.055 * max(map(len, labels), default=0)
+    return _summary(groups, draw, path, title=title, note=note, height=height, width=width)
 
 
-def _summary(groups, draw, path: Path, *, title: str, note: str, height: float, keys: bool = True) -> list[Path]:  # type: ignore[no-untyped-def]
-    """One panel with title, key and caption."""
+def _summary(
+    groups: Sequence[Group], draw: Callable[[Axes], None], path: Path, *, title: str, note: str, height: float,
+    width: float = 6.6, keys: bool = True,
+) -> list[Path]:  # fmt: skip
+    """One panel with title, key and caption; sizes in inches."""
     text = caption([run for group in groups for run in group.runs]) + (f" {note}" if note else "")
-    lines = textwrap.wrap(text, 118)
+    lines = textwrap.wrap(text, round(17.5 * width))
     below = 0.16 + 0.24 * keys + 0.13 * len(lines)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.6, height + below + 0.3))
+        figure = Figure(figsize=(width, height + below + 0.3))
         axes = figure.subplots()
         draw(axes)
         axes.grid(linewidth=0.4, alpha=0.5, axis="x" if axes.yaxis_inverted() else "both")

@@ -11,8 +11,8 @@ def he_init(net: nn.Module, generator: torch.Generator) -> None:
     """He et al. 2015, arXiv 1502.01852, Eq. 10: weights of variance 2 / fan-in, biases zero, norms at identity.
 
     Gates have the bias that their net names. Linear layers that no ReLU follows, those of attention, have ``gain`` 1:
-    variance 1 / fan-in. Positions start as the sinusoids of Vaswani et al. 2017, Sec. 3.5, of the size of what they are added to:
-    from small random ones a short training does not learn where a patch is.
+    variance 1 / fan-in. Positions start as the sinusoids of Vaswani et al. 2017, Sec. 3.5, of the size of what they are
+    added to: from small random ones a short training does not learn where a patch is.
     """
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
