@@ -240,7 +240,7 @@ def _eval(args: argparse.Namespace) -> int:
     from resexp import config, runlog
     from resexp.console import print_table
 
-    if len(args.words) != 1 or (args.words[0].startswith("weights=") and not Path(args.words[0]).exists()):
+    if len(args.words) != 1 or ("=" in args.words[0] and not Path(args.words[0]).exists()):
         return _eval_weights(args)
     run = runlog.read_run(Path(args.words[0]))
     cfg = dataclasses.replace(config.load_file(run.path / runlog.CONFIG), device="auto")

@@ -60,6 +60,9 @@ def bench(cfg: Config, *, against: str | None, rounds: int, steps: int) -> dict[
     """
     batch = cfg.protocol.batch_size
     others: dict[str, tuple[Config, int | None]] = {}
+    if against == "reference" and cfg.protocol.optimizer != "sgd":
+        rule = "the usual loop has SGD; drop one of the two"
+        raise UserError(f"--against reference protocol.optimizer={cfg.protocol.optimizer}: {rule}")
     if against == "plain":
         others[PLAIN] = dataclasses.replace(cfg, fast=False), None
     elif against == "reference":

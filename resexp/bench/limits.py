@@ -65,16 +65,16 @@ def _least_seconds(work: Callable[[], Any], device: torch.device) -> float:
 def step_bytes(net: nn.Module, image_shape: tuple[int, int, int], batch_size: int, *, element: int) -> int:
     """Bytes that a training step reads and writes if no operation finds its input in a cache.
 
-    A convolution reads its input and writes its output, and as much again for each of its two gradients. Batch norm
-    with its ReLU reads twice and writes once forward, reads four times and writes once backward. A shortcut is read
-    forward, and backward its gradient is written and read. Weights, gradients and velocities are read or written eight
+    A convolution or linear layer reads its input and writes its output, and as much again for each of its two
+    gradients. A norm with its ReLU reads twice and writes once forward, reads four times and writes once backward. A
+    shortcut is read forward, and backward its gradient is written and read. Weights, gradients and velocities are read or written eight
     times in fp32.
 
     :param element: bytes of one activation.
     """
     moved = 0
 
-    def convolution(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def product(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal moved
         moved += 3 * (inputs[0].numel() + output.numel())
 
@@ -88,8 +88,8 @@ def step_bytes(net: nn.Module, image_shape: tuple[int, int, int], batch_size: in
 
     hooks = []
     for module in net.modules():
-        for kind, hook in ((nn.Conv2d, convolution), (nn.BatchNorm2d, norm), (Block, join)):
-            if isinstance(module, kind):
+        for kinds, hook in (((nn.Conv2d, nn.Linear), product), ((nn.BatchNorm2d, nn.LayerNorm), norm), (Block, join)):
+            if isinstance(module, kinds):
                 hooks.append(module.register_forward_hook(hook))
     training = net.training
     net.eval()  # torch's operations one by one, so that each has its hook
