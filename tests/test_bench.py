@@ -28,8 +28,9 @@ def test_bytes_are_counted_by_hand_for_one_block() -> None:
     first = 2 * (3 * (256 + 256) + 8 * 256) + 3 * 256  # two convolutions, two norms, a join; maps of 4 x 8 x 8
     second = 3 * (256 + 128) + 3 * (128 + 128) + 2 * 8 * 128 + 3 * 128  # maps of 8 x 4 x 4 from here
     third = 3 * (128 + 64) + 3 * (64 + 64) + 2 * 8 * 64 + 3 * 64
+    head = 3 * (16 + 10)
     weights = sum(parameter.numel() for parameter in net.parameters())
-    assert step_bytes(net, (3, 8, 8), 10, element=2) == 10 * 2 * (stem + first + second + third) + 32 * weights
+    assert step_bytes(net, (3, 8, 8), 10, element=2) == 10 * 2 * (stem + first + second + third + head) + 32 * weights
     assert net.training
 
 

@@ -67,8 +67,8 @@ def step_bytes(net: nn.Module, image_shape: tuple[int, int, int], batch_size: in
 
     A convolution or linear layer reads its input and writes its output, and as much again for each of its two
     gradients. A norm with its ReLU reads twice and writes once forward, reads four times and writes once backward. A
-    shortcut is read forward, and backward its gradient is written and read. Weights, gradients and velocities are read or written eight
-    times in fp32.
+    shortcut is read forward, and backward its gradient is written and read. Weights, gradients and velocities are read
+    or written eight times in fp32.
 
     :param element: bytes of one activation.
     """
