@@ -456,9 +456,10 @@ def _list_studies(args: argparse.Namespace) -> int:
     rows = []
     for name in config.names("study", args.config_dir):
         study, jobs = config.load_study(name, config_dir=args.config_dir)
-        variants = f" and each of: {'; '.join(study.variants)}" if study.variants else ""
-        rows.append([name, study.title, str(len(jobs)), " ".join(study.sweep) + variants])
-    print_table(("study", "title", "runs", "the same as resexp sweep"), rows)
+        datasets = dict.fromkeys(cfg.dataset.name for _, cfg in jobs)
+        steps = dict.fromkeys(f"{cfg.protocol.steps:,}" for _, cfg in jobs)
+        rows.append([name, str(len(jobs)), " ".join(datasets), " ".join(steps), study.title, study.source or "-"])
+    print_table(("study", "runs", "data set", "steps", "title", "source"), rows)
     return 0
 
 
