@@ -19,7 +19,7 @@ LAYOUTS = ("auto", "cifar", "imagenet")
 CHOICES = {  # the values of the knobs that are words
     "transform": ("basic", "bottleneck", "single"),
     "order": ("original", "bn-after-addition", "relu-before-addition", "relu-only", "full"),
-    "connection": ("add", "scaled", "exclusive-gate", "shortcut-gate", "dropout", "concatenate"),
+    "connection": ("add", "none", "scaled", "exclusive-gate", "shortcut-gate", "dropout", "concatenate"),
     "stride_in": ("1x1", "3x3"),
     "form": ("grouped", "concatenated", "summed"),
     "variant": ("a", "a_lrn", "b", "b_5x5", "c", "d", "e"),
@@ -29,7 +29,8 @@ CHOICES = {  # the values of the knobs that are words
 }
 LEAST = {  # the smallest value of the knobs that are numbers
     "cardinality": 1, "group_width": 1, "reduction": 1, "growth": 1, "heads": 1, "patch": 1, "pools": 0, "mlp_ratio": 1,
-    "dropout": 0.0, "skip_dropout": 0.0, "survival": 0.0, "compression": 0.0, "skip_scale": 0.0, "transform_scale": 0.0,
+    "dropout": 0.0, "skip_dropout": 0.0, "survival": 0.0, "compression": 0.01, "skip_scale": 0.0,
+    "transform_scale": 0.0,
 }  # fmt: skip
 MOST = {"dropout": 1.0, "skip_dropout": 1.0, "survival": 1.0, "compression": 1.0, "pools": 5}
 ACTS_WITH = {  # knobs of staged nets that act only beside another
@@ -121,8 +122,8 @@ _NAMES: tuple[tuple[str, dict[str, int]], ...] = (  # the grammar of names: patt
     (r"(?P<family>vgg)_(?P<variant>a_lrn|b_5x5|[a-e])(?P<batch_norm>_bn)?", {}),
     (r"(?P<family>densenet)(?:_(?P<kind>b|c|bc))?(?P<depth>\d+)_k(?P<growth>\d+)", {}),
     (r"(?P<family>densenet|resnext)(?P<depth>\d+)", {}),
-    (r"(?P<family>vgg)(?P<depth>8|11|13|16|19)", {}),
-    (r"(?P<family>googlenet)", {"depth": 22}),
+    (r"(?P<family>vgg)(?P<depth>\d+)", {}),
+    (r"(?P<family>googlenet)(?:22)?", {"depth": 22}),
 )
 
 
@@ -163,8 +164,7 @@ def parse_name(name: str) -> dict[str, Any]:
             settings |= {"compression": 0.5} if "c" in kind else {}
         for key, value in groups.items():
             settings[key] = int(value) if value.isdecimal() else True if key == "batch_norm" else value
-        if settings["family"] == "vgg":
-            settings.setdefault("variant", _VGG_OF_DEPTH.get(settings.get("depth", 0)))
+        if "variant" in settings:
             settings["depth"] = vgg_depth(settings["variant"])
         if gated:
             if "reduction" not in FAMILIES[settings["family"]].knobs:
@@ -196,7 +196,8 @@ def net_name(model: Mapping[str, Any]) -> str:
             norm = "_bn" if model.get("batch_norm") and not gated else ""
             return f"{gated}vgg_{model['variant']}{norm}"
         case "densenet" if depth in _DENSENET_BLOCKS:
-            return f"densenet{depth}"
+            usual = resolve({"family": family, "depth": depth})["growth"]
+            return f"densenet{depth}" if model["growth"] == usual else f"densenet{depth}_k{model['growth']}"
         case "densenet":
             kind = ("b" if model["transform"] == "bottleneck" else "") + ("c" if model["compression"] < 1 else "")
             return f"densenet{'_' * bool(kind)}{kind}{depth}_k{model['growth']}"
@@ -231,6 +232,8 @@ def resolve(model: Mapping[str, Any]) -> dict[str, Any]:
         else:
             kind = full["transform"] = full["transform"] or _transform_of(depth, full["layout"])
         full["layout"] = full["layout"] or ("imagenet" if _is_imagenet(depth) else "cifar")
+        if family == "resnext" and kind != "bottleneck":
+            raise UserError(f"model.transform={kind}: the paths of a ResNeXt are those of a bottleneck; drop it")
         stages(full)
         full["width"] = full["width"] or (64 if family == "resnext" else BASE_WIDTH[full["layout"]])
         if "shortcut" in knobs:
@@ -274,7 +277,7 @@ def _check_values(knobs: Mapping[str, Any]) -> None:
     for key, value in knobs.items():
         if key in CHOICES and value not in CHOICES[key]:
             raise UserError(f"model.{key}={value}: {did_you_mean(str(value), CHOICES[key])}")
-        if key in LEAST and value < LEAST[key]:
+        if key in LEAST and not value >= LEAST[key]:  # nor is NaN
             raise UserError(f"model.{key}={value}: must be at least {LEAST[key]}")
         if key in MOST and value > MOST[key]:
             raise UserError(f"model.{key}={value}: must be at most {MOST[key]}")
@@ -303,6 +306,12 @@ def layout_of(model: Mapping[str, Any]) -> str:
     return model.get("layout") or ("cifar" if family == "transformer" else "imagenet")
 
 
+def is_papers(model: Mapping[str, Any]) -> bool:
+    """Whether a net is the one that its name stands for, but for its width, which small studies change and say."""
+    ours, named = resolve(model), resolve(parse_name(net_name(model)))
+    return all(ours[key] == named[key] for key in named if key not in ("width", "stem", "layout", "pools"))
+
+
 def stages(model: Mapping[str, Any]) -> tuple[int, ...]:
     """Blocks of each stage of a staged net: 56 layers -> ``(9, 9, 9)``. Raises UserError if there is no such net."""
     depth, layout = model["depth"], model["layout"]
@@ -316,8 +325,10 @@ def stages(model: Mapping[str, Any]) -> tuple[int, ...]:
         return tuple(count * (2 if kind == "single" else 1) for count in known[depth])
     layers = 9 if kind == "bottleneck" else 6  # of one block in each of three stages
     if depth < layers + 2 or depth % layers != 2:
-        below, above = (max(layers + 2, depth + shift) for shift in (-((depth - 2) % layers), (2 - depth) % layers))
-        near = str(below) if below == above else f"{below} or {above}"
+        legal = [d for d in range(layers + 2, 2 * depth + 4 * layers, layers) if not _is_imagenet(d)]  # as a name
+        near = " or ".join(
+            str(d) for d in [*[d for d in legal if d < depth][-1:], *[d for d in legal if d > depth][:1]]
+        )
         what = f"a CIFAR net of {kind} blocks" if kind == "bottleneck" else "a CIFAR net"
         raise UserError(f"depth={depth} is not {layers}n+2, the depth of {what}: the nearest are {near}")
     return ((depth - 2) // layers * (2 if kind == "single" else 1),) * 3

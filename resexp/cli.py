@@ -132,6 +132,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _result_line(cfg: "Config", summary: dict) -> str:
+    from resexp.catalog import is_papers
     from resexp.published import published
 
     reached = f"{summary['status']} at step {summary['step']:,} of {cfg.protocol.steps:,}"
@@ -139,7 +140,7 @@ def _result_line(cfg: "Config", summary: dict) -> str:
     for key in ("train_error", "val_error", "test_error"):
         if summary.get(key) is not None:
             parts.append(f"{key.replace('_', ' ')} {summary[key]:.2f}%")
-    known = published(cfg.model.name, "test_error")
+    known = published(cfg.model.name, "test_error") if is_papers(dataclasses.asdict(cfg.model)) else None
     if known:
         parts.append(f"published {known}% on {known.dataset} ({known.source})")
     if summary["status"] == "interrupted":

@@ -24,14 +24,19 @@ class Group:
     label: str  # the net, and all settings in which runs of that net differ
     net: str
     runs: tuple[Run, ...]
+    words: frozenset[str] = frozenset()  # all its settings, as in order=full
 
     @property
     def name(self) -> str:
         """The label for a person: of several settings those that are not the paper's."""
         words = self.label.split()[1:]
+        return " ".join([self.net, *(words if len(words) < 2 else [word for word in words if word not in self.usual])])
+
+    @property
+    def usual(self) -> set[str]:
+        """The settings of the paper's net, as words."""
         implied = catalog.resolve({"family": self.family, "depth": self.depth})
-        usual = {f"{key}={value}" for key, value in implied.items()}
-        return " ".join([self.net, *(words if len(words) < 2 else [word for word in words if word not in usual])])
+        return {f"{key}={value}" for key, value in implied.items()}
 
     @property
     def family(self) -> str:
@@ -94,9 +99,12 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
             varied = {key: value for key, value in varied.items() if not key.startswith("protocol.")} | {
                 "protocol.name": varied["protocol.name"]
             }
-        words = [f"{key.removesuffix('.name').removeprefix('model.')}={value}" for key, value in varied.items()]
+        words = [word for key, value in varied.items() for word in _words({key: value})]
         groups.setdefault(" ".join([nets[run], *words]), []).append(run)
-    ordered = [Group(label, nets[members[0]], tuple(members)) for label, members in groups.items()]
+    ordered = [
+        Group(label, nets[members[0]], tuple(members), _words(settings[members[0]]))
+        for label, members in groups.items()
+    ]
     families = list(catalog.FAMILIES)
     return sorted(ordered, key=lambda group: (families.index(group.family), group.depth, group.label))
 
@@ -107,7 +115,8 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
     flat = {
         f"{group}.{key}": value for group in ("model", "dataset", "protocol") for key, value in config[group].items()
     }
-    ignored = {"model.family", "model.depth", "dataset.root", "dataset.download", "dataset.sweep_width"}
+    ignored = {"model.family", "model.depth", "dataset.root", "dataset.download", "dataset.sweep_width",
+               "dataset.source"}  # fmt: skip
     return {
         key: str(value).replace(" ", "")
         for key, value in flat.items()
@@ -115,9 +124,15 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _words(settings: dict[str, str]) -> frozenset[str]:
+    """``{"model.order": "full"}`` -> ``{"order=full"}``."""
+    return frozenset(f"{key.removesuffix('.name').removeprefix('model.')}={value}" for key, value in settings.items())
+
+
 def matches(group: Group, words: str) -> bool:
     """Whether a group is of the net, and has the settings, that ``words`` name: ``resnet110 order=full``."""
-    return group.label.split()[0] == words.split()[0] and set(words.split()) <= set(group.label.split())
+    net, *settings = words.split()
+    return group.net == net and set(settings) <= group.words
 
 
 TABLE_COLUMNS = ("net", "width", "parameters", "seeds", "steps", "train error %", "test error %", "published", "source")
@@ -146,7 +161,8 @@ def _published(group: Group, study: Study | None) -> tuple[str, str]:
     own = [words for words in (study.published if study else {}) if matches(group, words)]
     if study and own:
         return study.published[max(own, key=len)], study.source
-    known = published(group.net, "test_error") if not (study and study.published) else None
+    is_papers = catalog.is_papers(group.runs[0].config["model"])
+    known = published(group.net, "test_error") if is_papers and not (study and study.published) else None
     return (f"{known} on {known.dataset}", known.source) if known else ("-", "-")
 
 
@@ -173,7 +189,7 @@ class Verdict:
 
 
 def judge(claims: Sequence[Claim], groups: Sequence[Group]) -> list[Verdict]:
-    """A claim holds if it holds in every seed, and every setting, in which both nets have finished."""
+    """A claim holds if it holds in every seed, and every setting, in which both nets have finished or diverged."""
     verdicts = []
     for claim in claims:
         measured = [_by_setting_and_seed(groups, words, claim.metric) for words in (claim.net, claim.minus)]
@@ -190,11 +206,18 @@ def _by_setting_and_seed(groups: Sequence[Group], words: str, metric: str) -> di
     """The finished runs' numbers. Where ``words`` name several groups, each is compared with the one most like it."""
     meant = [group for group in groups if matches(group, words)]
     return {
-        (_rest(group, words) if len(meant) > 1 else "", run.config["seed"]): run.summary[metric]
+        (_rest(group, words) if len(meant) > 1 else "", run.config["seed"]): value
         for group in meant
         for run in group.runs
-        if run.status == "finished" and run.summary[metric] is not None
+        if (value := final_error(run, metric)) is not None
     }
+
+
+def final_error(run: Run, metric: str) -> float | None:
+    """A finished run's number; that of guessing for a diverged one, which ends with no better net; else None."""
+    if run.status == "diverged":
+        return 100 * (1 - 1 / run.summary.get("classes", 10))
+    return run.summary[metric] if run.status == "finished" else None
 
 
 def _rest(group: Group, words: str) -> str:

@@ -29,6 +29,7 @@ from resexp.data.augment import augment, channel_statistics, draw, normalize, pi
 from resexp.data.loader import Loader
 from resexp.models import build_model, count_macs, count_parameters
 from resexp.models.kernels import load_kernels
+from resexp.models.resnet import drops_blocks, has_dropout
 from resexp.optim import SGD, AdamW, Optimizer, Schedule
 
 EVAL_BATCH = 1000
@@ -38,6 +39,7 @@ LOSS, WRONG, SEEN, FINITE = range(4)  # columns of the counters: sums over image
 WINDOW, EPOCH = range(2)  # their rows: since the last train line of the log, since the last start of an epoch
 RESULTS = ("test_error", "val_error", "best_val_step", "best_val_error", "best_val_test_error")
 ALL_THREADS = torch.get_num_threads()  # torch's own default at the start: all cores, or what OMP_NUM_THREADS says
+EARLIER_VERSION = "its checkpoint is of an earlier version"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a disk that takes no more
 
 
@@ -98,7 +100,8 @@ class State:
         self.schedule.load_state_dict(saved["schedule"])
         self.loader.load_state_dict(saved["loader"])
         self.augmentation.set_state(saved["augmentation"].cpu())
-        self.noise.set_state(saved["noise"])
+        if "noise" in saved:  # a checkpoint of before there was any
+            self.noise.set_state(saved["noise"])
         self.counters.copy_(saved["counters"])
         self.last_epoch.copy_(saved["last_epoch"])
         self.step, self.results = saved["step"], dict(saved["results"])
@@ -145,8 +148,6 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
     data = data.to(device)
     if saved:
         check_data(saved, digest, cfg.dataset.name, run_dir)
-        if not saved.keys() >= {f.name for f in dataclasses.fields(State)} - {"net"}:
-            raise UserError(f"{run_dir}: its checkpoint is of an earlier version; remove it to start the run again")
         if saved["device"] != device.type:
             raise UserError(
                 f"{run_dir}: started on {saved['device']}; go on there, or start anew with another output_dir"
@@ -158,13 +159,16 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
     threads = cfg.threads or (saved["threads"] if saved else choose_threads(macs * p.batch_size))
     torch.set_num_threads(threads)
     if saved:
-        state.load_state_dict(saved)
+        try:
+            state.load_state_dict(saved)
+        except (KeyError, RuntimeError):
+            raise UserError(f"{run_dir}: {EARLIER_VERSION}; remove it to start the run again") from None
     earlier_seconds = state.seconds
 
     runlog.write_text(run_dir / runlog.CONFIG, to_yaml(cfg))
     (run_dir / runlog.SUMMARY).unlink(missing_ok=True)  # it is written last, when this process ends
     runlog.write_env(run_dir, step=state.step, device=device_name(device), threads=threads,
-                     fast_paths=fast_paths(cfg, device))  # fmt: skip
+                     fast_paths=fast_paths(cfg, state.net, device))  # fmt: skip
     log = runlog.MetricsLog(
         run_dir, size=saved["log_size"] if saved else 0, step=state.step, tensorboard=cfg.tensorboard
     )
@@ -173,7 +177,7 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
     progress.note(
         f"{cfg.model.name}, width {cfg.model.width}: {params:,} parameters, {macs / 1e6:,.2f} M multiply-adds; "
         f"{device_name(device)}, {threads} thread{'s' * (threads > 1)}, {p.precision}, "
-        f"{' and '.join(fast_paths(cfg, device)) or 'plain torch'}"
+        f"{' and '.join(fast_paths(cfg, state.net, device)) or 'plain torch'}"
     )
     progress.note(
         f"{cfg.dataset.name}: {len(data.train):,} training, {len(data.val or []):,} validation, {len(data.test):,} "
@@ -254,6 +258,7 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
         "train_error": 100 * float(counts[WRONG] / counts[SEEN]) if counts[SEEN] and not diverged_at else None,
         **{key: state.results.get(key) for key in RESULTS},
         "warmup_ended_at": state.schedule.warmup_ended_at,
+        "classes": len(data.classes),
         "params": params,
         "macs": macs,
         "seconds": state.seconds,
@@ -291,8 +296,13 @@ def build_step(cfg: Config, state: State, part: Images, mean: Tensor | None) -> 
         state.counters.add_(batch)
         return batch
 
-    recordable = not any(getattr(module, "survival", 1) < 1 for module in state.net.modules())  # the host drops blocks
-    return CudaGraph(step) if cfg.fast and recordable and part.images.device.type == "cuda" else step
+    return CudaGraph(step) if is_recorded(cfg, state.net, part.images.device) else step
+
+
+def is_recorded(cfg: Config, net: nn.Module, device: torch.device) -> bool:
+    """Whether steps are a CUDA graph: not where the host drops blocks, or must read the generator to recompute."""
+    host_draws = drops_blocks(net) or (cfg.activation_checkpointing and has_dropout(net))
+    return cfg.fast and device.type == "cuda" and not host_draws
 
 
 def train_step(net: nn.Module, optimizer: Optimizer, inputs: Tensor, labels: Tensor, *, precision: str) -> Tensor:
@@ -392,6 +402,8 @@ def mean_image(data: Dataset, normalize: str) -> Tensor | None:
         case "channel":
             return channel_statistics(images)
         case "imagenet":
+            if images.shape[1] != 3:
+                raise UserError(f"protocol.normalize=imagenet: three channels, and these images have {images.shape[1]}")
             statistics = torch.tensor(IMAGENET_STATISTICS, device=images.device)[..., None, None]
             return statistics.expand(2, 3, *images.shape[2:]).contiguous()
     return None
@@ -451,7 +463,10 @@ def evaluate_run(run_dir: Path, cfg: Config) -> tuple[int, float, float]:
     check_data(saved, data.digest(), cfg.dataset.name, run_dir)
     data = data.to(device)
     net = build_state(cfg, data, device).net
-    net.load_state_dict(saved["net"])
+    try:
+        net.load_state_dict(saved["net"])
+    except RuntimeError:
+        raise UserError(f"{run_dir}: {EARLIER_VERSION}; remove it and train the run again") from None
     mean = mean_image(data, cfg.protocol.normalize)
     return saved["step"], *evaluate(net, data.test, mean, precision=cfg.protocol.precision)
 
@@ -529,13 +544,14 @@ def set_up_device(name: str, *, deterministic: bool) -> torch.device:
     return device
 
 
-def fast_paths(cfg: Config, device: torch.device) -> list[str]:
+def fast_paths(cfg: Config, net: nn.Module, device: torch.device) -> list[str]:
     """What of ours takes the place of torch's operations one by one."""
     if not cfg.fast:
         return []
-    if device.type == "cuda":
-        return ["recorded step", "fused update"]
-    return [*(["own kernels"] if load_kernels() else []), "fused update"]
+    first = "recorded step" if is_recorded(cfg, net, device) else ""
+    if device.type == "cpu" and load_kernels():
+        first = "own kernels"
+    return [*([first] if first else []), "fused update"]
 
 
 def return_freed_memory() -> None:

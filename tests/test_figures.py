@@ -8,8 +8,10 @@ import pytest
 from matplotlib.figure import Figure
 from test_sweep import write_run
 
+from resexp import config
 from resexp.figures import draw_study
 from resexp.figures.curves import _draw_split, draw_curves
+from resexp.figures.summary import _series
 from resexp.study import group_runs
 
 
@@ -119,3 +121,12 @@ def test_a_summary_leaves_unfinished_runs_out_and_says_so(tmp_path: Path) -> Non
     runs = [write_run(tmp_path, ["model=plain20"]), write_run(tmp_path, ["model=plain56"], status="interrupted")]
     text = svg_text(draw_study(group_runs(runs), tmp_path / "t", kind="table", title="t")[1])
     assert "plain20" in text and "plain56" not in text and "1 of 2 runs unfinished" in text
+
+
+def test_every_series_of_a_depth_figure_is_drawn_and_joined_over_depth(tmp_path: Path) -> None:
+    _, jobs = config.load_study("transformer-depth")
+    groups = group_runs([write_run(tmp_path, job) for job, _ in jobs])
+    series = {_series(group, groups) for group in groups}
+    assert len(series) == 8 and len(groups) == 16  # the four kinds of residual over three depths; four of one depth
+    text = svg_text(draw_study(groups, tmp_path / "t", kind="depth", title="t")[1])
+    assert all(name in text for name in series)

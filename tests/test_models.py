@@ -399,6 +399,36 @@ def test_a_dense_layer_adds_its_growth_to_all_that_came_before() -> None:
     assert net.stages[1].conv.weight.shape[:2] == (16, 32)  # half of 8 + 6 * 4
 
 
+def test_densenets_dropout_stands_behind_each_convolution() -> None:
+    net = build("densenet_bc40_k4", dropout=0.2)
+    layer = net.stages[0][0].transform
+    assert [type(m) for m in layer.conv1] == [nn.Conv2d, nn.Dropout]
+    assert sum(isinstance(m, nn.Dropout) for m in net.modules()) == 36 + 2  # two a layer of 18, and the transitions
+
+
+def test_a_connection_that_is_none_makes_a_plain_net() -> None:
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(build("resnet20", connection="none", width=4)(x), build("plain20", width=4)(x))
+
+
+def test_local_response_normalisation_acts_at_the_scale_of_our_pixels() -> None:
+    norm = next(m for m in build("vgg_a_lrn", pools=3, width=8, image_shape=(3, 8, 8)).modules()
+                if isinstance(m, nn.LocalResponseNorm))  # fmt: skip
+    x = torch.full((1, 8, 2, 2), 100 / 255)
+    expected = x / (2 + 1e-4 * 5 * 100**2) ** 0.75  # Krizhevsky et al. 2012, Sec. 3.3, with values up to 255
+    assert torch.allclose(norm(x)[:, 3], expected[:, 3])
+
+
+def test_a_net_is_the_papers_while_only_its_width_differs() -> None:
+    for name, options, expected in (
+        ("resnet20", {"width": 4}, True), ("resnet20", {"order": "full"}, False), ("densenet121", {}, True),
+        ("densenet121", {"compression": 1.0}, False), ("vgg_d", {"reduction": 16}, False), ("se_vgg_d", {}, True),
+    ):  # fmt: skip
+        settings = catalog.resolve(catalog.parse_name(name) | options)
+        assert catalog.is_papers(settings) == expected, (name, options)
+    assert catalog.net_name(catalog.resolve({"family": "densenet", "depth": 121, "growth": 12})) == "densenet121_k12"
+
+
 def test_vgg_follows_the_papers_table() -> None:
     kernels = [m.kernel_size[0] for m in on_meta("vgg_c").modules() if isinstance(m, nn.Conv2d)]
     assert kernels == [3, 3, 3, 3, 3, 3, 1, 3, 3, 1, 3, 3, 1]
@@ -472,6 +502,13 @@ def test_patches_tile_the_image() -> None:
         ("resnet20", {"layout": "imagenet"}, "18, 34"),
         ("resnext30_4x4d", {}, "9n.2, .* 29 or 38"),
         ("densenet41_k12", {}, "6n.4|3n.4.*40 or 43"),
+        ("resnet47", {}, "nearest are 44 or 56"),
+        ("vgg12", {}, "no VGG net; choose from 8, 11, 13, 16, 19"),
+        ("resnext20_4x4d", {"transform": "basic"}, "are those of a bottleneck"),
+        ("resnet20", {"dropout": float("nan")}, "at least 0.0"),
+        ("densenet_bc40_k4", {"compression": 0.02}, "leaves none of 32 channels"),
+        ("resnet20", {"survival": 0.5, "connection": "dropout"}, "only with model.connection=add"),
+        ("googlenet", {"image_shape": (3, 3, 3)}, "vanish in the pooling behind the third stage"),
         ("vgg_d", {"cardinality": 32}, "vgg nets have no such knob; theirs: batch_norm"),
         ("plain20", {"shortcut": "A"}, "take model=resnet20"),
         ("resnet20", {"skip_scale": 0.5}, "acts only with model.connection=scaled"),

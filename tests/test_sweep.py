@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -193,6 +194,40 @@ def test_a_claim_names_the_settings_that_tell_runs_apart(tmp_path: Path) -> None
     assert verdict.effects == (2.0, 2.0) and verdict.holds
     names = {group.label: group.name for group in group_runs(runs)}
     assert set(names.values()) == {"resnet20", "resnet20 order=full", "resnet20 dropout=0.3 order=full"}
+
+
+def test_a_claim_finds_its_runs_when_others_are_missing_or_nothing_varies(tmp_path: Path) -> None:
+    study, jobs = config.load_study("stochastic-depth-small")
+    runs = [write_run(tmp_path, job) for job, _ in jobs[:2]]
+    verdicts = judge(study.claims, group_runs(runs))
+    assert [verdict.holds is not None for verdict in verdicts] == [True, True, False, False, False]
+    study, jobs = config.load_study("resnet-v2", ["dataset=cifar10"])
+    groups = group_runs([write_run(tmp_path, job) for job, _ in jobs])
+    judged = [v.holds is not None for v in judge(study.claims, groups)]
+    assert judged == [True] * 6 + [False] * 2  # the two of CIFAR-100
+
+
+def test_a_diverged_run_counts_as_guessing(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path, ["model=plain56"], status="diverged", classes=4),
+        write_run(tmp_path, ["model=plain20"]),
+    ]
+    claim = config.Claim(text="t", metric="train_error", net="plain56", minus="plain20", at_least=20)
+    verdict = judge([claim], group_runs(runs))[0]
+    assert verdict.holds and verdict.effects == (74.0,)
+
+
+def test_a_net_with_a_changed_block_has_no_published_number_beside_it(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path, ["model=resnet110", "dataset=cifar10", *words]) for words in ([], ["model.order=full"])]
+    published_cells = {row[0]: row[-2] for row in table_rows(group_runs(runs))}
+    assert published_cells == {"resnet110 order=full": "-", "resnet110 order=original": "6.43 on CIFAR-10"}
+
+
+@pytest.mark.parametrize("name", config.names("study"))
+def test_a_studys_file_says_how_many_runs_it_has(name: str) -> None:
+    text = (config.CONF / "study" / f"{name}.yaml").read_text()
+    stated = re.search(r"(\d+) runs", text)
+    assert stated and int(stated[1]) == len(config.load_study(name)[1])
 
 
 def test_a_studys_own_published_number_stands_before_that_of_the_net(tmp_path: Path) -> None:

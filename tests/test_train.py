@@ -482,7 +482,7 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_in_one_line() -> None:
     _, run = run_tiny()
     path = run.path / runlog.CHECKPOINT
     saved = checkpoint.load(path, torch.device("cpu"))
-    checkpoint.save(path, {key: value for key, value in saved.items() if key != "noise"})
+    checkpoint.save(path, {key: value for key, value in saved.items() if key != "counters"})
     (run.path / runlog.SUMMARY).unlink()
     with pytest.raises(UserError, match="of an earlier version; remove it"):
         run_tiny()

@@ -43,15 +43,15 @@ def channel_statistics(images: Tensor) -> Tensor:
     total = torch.stack([part.double().sum(dim=1) for part in values.split(1_000_000, dim=1)]).sum(dim=0)
     squares = torch.stack([part.double().square().sum(dim=1) for part in values.split(1_000_000, dim=1)]).sum(dim=0)
     mean = total / count
-    statistics = torch.stack((mean, (squares / count - mean**2).sqrt())) / 255
+    statistics = torch.stack((mean, (squares / count - mean**2).sqrt().clamp_(min=1))) / 255
     return statistics.float()[..., None, None].expand(2, *images.shape[1:]).contiguous()
 
 
 def normalize(images: Tensor, mean: Tensor | None) -> Tensor:
     """uint8 (N, C, H, W) -> float32 of values 0 to 1, less the mean image (C, H, W), channels last in memory.
 
-    Batch norm behind the first convolution undoes any further scaling, so the papers' protocols have none; others
-    divide by a standard deviation, the second of a ``mean`` (2, C, H, W).
+    The papers' protocols scale no further, which batch norm behind the first convolution would undo; others divide by
+    a standard deviation, the second of a ``mean`` (2, C, H, W).
     """
     x = images.to(torch.float32, memory_format=torch.channels_last).div_(255)
     if mean is None:

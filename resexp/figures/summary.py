@@ -1,16 +1,21 @@
-"""Final errors of many runs: against depth, against parameters, or as a table that can be seen."""
+"""Final errors of many runs: against depth, against parameters, or as a table that can be seen.
+
+A diverged run is drawn at the error of guessing.
+"""
 
 import textwrap
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter
 
 from resexp.figures.style import DASHED, STYLE, caption, shades, short_label, write
-from resexp.study import Group
+from resexp.study import Group, final_error
 
 MARKERS = "osD^vPX*<>"
 METRICS = (("train_error", "training error"), ("test_error", "test error"))
@@ -20,10 +25,10 @@ def draw_depth(groups: Sequence[Group], path: Path, *, title: str, note: str = "
     """Final error against depth, a line for the nets that differ in nothing else; bars from least to most."""
     series: dict[str, list[Group]] = {}
     for group in _finished(groups):
-        series.setdefault(_series(group), []).append(group)
+        series.setdefault(_series(group, groups), []).append(group)
 
     def draw(axes: Axes) -> None:
-        for members, colour, marker in zip(series.values(), shades(len(series)), MARKERS, strict=False):
+        for members, colour, marker in zip(series.values(), shades(len(series)), cycle(MARKERS), strict=False):
             members = sorted(members, key=lambda group: group.depth)
             depths = [group.depth for group in members]
             for metric, _ in METRICS:
@@ -41,7 +46,7 @@ def draw_depth(groups: Sequence[Group], path: Path, *, title: str, note: str = "
         axes.set_xlabel("layers")
         axes.set_ylabel("error at the end (%)")
         axes.set_ylim(0, min(100, 1.08 * axes.get_ylim()[1]))
-        keys = zip(series, shades(len(series)), MARKERS, strict=False)
+        keys = zip(series, shades(len(series)), cycle(MARKERS), strict=False)
         axes.legend(
             handles=[Line2D([], [], color=colour, marker=marker, linewidth=2, markersize=4.5, label=name)
                      for name, colour, marker in keys], loc="best"
@@ -57,7 +62,7 @@ def draw_parameters(groups: Sequence[Group], path: Path, *, title: str, note: st
         series.setdefault(group.family, []).append(group)
 
     def draw(axes: Axes) -> None:
-        for members, colour, marker in zip(series.values(), shades(len(series)), MARKERS, strict=False):
+        for members, colour, marker in zip(series.values(), shades(len(series)), cycle(MARKERS), strict=False):
             members = sorted(members, key=lambda group: group.parameters or 0)
             means, bars = _means(members, "test_error")
             sizes = [group.parameters or 0 for group in members]
@@ -66,6 +71,8 @@ def draw_parameters(groups: Sequence[Group], path: Path, *, title: str, note: st
                 axes.annotate(short_label(group), (size, mean), (5, 5), textcoords="offset points", fontsize=7.5,
                               color=colour)  # fmt: skip
         axes.set_xscale("log")
+        for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            which(EngFormatter(sep=""))
         axes.set_xlabel("parameters")
         axes.set_ylabel("test error at the end (%)")
         axes.margins(x=0.15, y=0.15)
@@ -131,19 +138,20 @@ def _summary(
         return write(figure, path)
 
 
-def _series(group: Group) -> str:
-    """Family and settings: what the nets of one line share."""
-    settings = group.label.removeprefix(group.net).strip()
-    family = group.net.rstrip("0123456789")
-    return f"{family} {settings}".strip()
+def _series(group: Group, groups: Sequence[Group]) -> str:
+    """Family, and the settings in which nets of that family differ in this figure: what the nets of one line share."""
+    alike = [other.words for other in groups if other.family == group.family]
+    varied = group.words - frozenset.intersection(*alike)
+    unusual = {word for word in varied if word not in group.usual}
+    return " ".join([group.net.rstrip("0123456789"), *sorted(unusual if len(varied) > 1 else varied)])
 
 
 def _finished(groups: Sequence[Group]) -> list[Group]:
-    return [group for group in groups if group.error("train_error") and group.error("test_error")]
+    return [group for group in groups if all(_values(group, metric) for metric, _ in METRICS)]
 
 
 def _values(group: Group, metric: str) -> list[float]:
-    return [run.summary[metric] for run in group.runs if run.status == "finished"]
+    return [value for run in group.runs if (value := final_error(run, metric)) is not None]
 
 
 def _mean(group: Group, metric: str) -> float:

@@ -16,10 +16,10 @@ ORDER = "full"  # batch norm and ReLU before each convolution (Sec. 3)
 class Transition(nn.Module):
     """Batch norm, ReLU, 1x1 convolution and 2x2 average pooling. (N, C, H, W) -> (N, out, H/2, W/2)."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, dropout: float) -> None:
         super().__init__()
         self.before = NormReLU(in_channels, "norm relu")
-        self.conv = conv(in_channels, out_channels, 1)
+        self.conv = with_dropout(conv(in_channels, out_channels, 1), dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(self.conv(self.before(x)), 2)
@@ -64,7 +64,11 @@ def build_densenet(
                 raise UserError(f"images of {image_shape[1]} pixels vanish in the transition behind stage {index + 1} "
                                 f"of {catalog.net_name(knobs)}; take larger images")  # fmt: skip
             compressed = int(channels * knobs["compression"])
-            stages.append(Transition(channels, compressed))
+            if compressed < 1:
+                raise UserError(
+                    f"model.compression={knobs['compression']}: leaves none of {channels} channels; take more"
+                )
+            stages.append(Transition(channels, compressed, knobs["dropout"]))
             channels, side = compressed, side // 2
     return DenseNet(stem, stages, channels, classes)
 
@@ -75,4 +79,10 @@ def dense_layer(channels: int, growth: int, transform: str, dropout: float) -> B
         convs, widths = [conv(channels, 4 * growth, 1), conv(4 * growth, growth, 3)], [channels, 4 * growth, growth]
     else:
         convs, widths = [conv(channels, growth, 3)], [channels, growth]
-    return Block(Transform(convs, widths, ORDER, dropout=dropout), Concatenate(), ORDER, channels=growth)
+    convs = [with_dropout(module, dropout) for module in convs]
+    return Block(Transform(convs, widths, ORDER), Concatenate(), ORDER, channels=growth)
+
+
+def with_dropout(module: nn.Module, rate: float) -> nn.Module:
+    """Dropout behind each convolution but the stem's (Sec. 4.2)."""
+    return nn.Sequential(module, nn.Dropout(rate)) if rate else module

@@ -8,6 +8,8 @@ from resexp import UserError, catalog
 from resexp.models.blocks import SqueezeExcite
 from resexp.models.resnet import Stem
 
+LEAST_SIDE = 4  # two poolings of 3x3 with stride 2
+
 
 def build_googlenet(
     knobs: dict[str, Any], *, image_shape: tuple[int, int, int], classes: int, activation_checkpointing: bool
@@ -23,6 +25,9 @@ def build_googlenet(
 
     net = googlenet(weights=None, num_classes=classes, aux_logits=False, init_weights=False)
     channels, side, _ = image_shape
+    if side < LEAST_SIDE:
+        where = "in the pooling behind the third stage of googlenet"
+        raise UserError(f"images of {side} pixels vanish {where}; take at least {LEAST_SIDE}")
     width = net.conv1.conv.out_channels
     if side <= catalog.SMALL_SIDE:
         net.conv1, net.maxpool1 = Stem(channels, width, "3x3"), nn.Identity()

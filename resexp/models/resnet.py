@@ -18,7 +18,6 @@ from resexp.models.norm_relu import BatchNorm
 from resexp.models.shortcuts import make_shortcut
 
 Context = contextlib.AbstractContextManager[None]
-DRAWS = (("dropout", 0.0), ("survival", 1.0))  # what makes a module's output random, and the value with which it is not
 
 
 class Stem(nn.Module):
@@ -60,9 +59,20 @@ class Stage(nn.Sequential):
             def contexts(segment: nn.Module = segment) -> tuple[Context, Context]:
                 return contextlib.nullcontext(), frozen_statistics(segment)
 
-            draws = any(getattr(module, name, none) != none for module in segment.modules() for name, none in DRAWS)
-            x = checkpoint(segment, x, use_reentrant=False, preserve_rng_state=draws, context_fn=contexts)
+            keeps = has_dropout(segment) or drops_blocks(segment)
+            x = checkpoint(segment, x, use_reentrant=False, preserve_rng_state=keeps, context_fn=contexts)
         return x
+
+
+def has_dropout(net: nn.Module) -> bool:
+    """Whether a training step draws numbers on the device."""
+    rates = (getattr(m, "p", 0) if isinstance(m, nn.Dropout) else getattr(m, "dropout", 0) for m in net.modules())
+    return any(isinstance(rate, float) and rate > 0 for rate in rates)
+
+
+def drops_blocks(net: nn.Module) -> bool:
+    """Whether the host decides in each training step which blocks take part: stochastic depth."""
+    return any(getattr(module, "survival", 1) < 1 for module in net.modules())
 
 
 @contextlib.contextmanager
@@ -206,8 +216,10 @@ def convolutions(
     return [opening, middle, closing], widths
 
 
-def make_connection(knobs: dict[str, Any], in_channels: int, out: int, stride: int, *, norm: bool) -> Connection:
-    """What joins x and F(x): the sum, or one of the variants of He et al. 2016, Table 1."""
+def make_connection(knobs: dict[str, Any], in_channels: int, out: int, stride: int, *, norm: bool) -> Connection | None:
+    """What joins x and F(x): the sum, nothing, or one of the variants of He et al. 2016, Table 1."""
+    if knobs["connection"] == "none":
+        return None
     shortcut = make_shortcut(knobs["shortcut"], in_channels, out, stride, norm)
     match knobs["connection"]:
         case "add":

@@ -71,7 +71,8 @@ def build_vgg(
             )  # fmt: skip
             channels = out
             if variant == "a_lrn" and index == 0:
-                layers.append(nn.LocalResponseNorm(5, alpha=5 * 1e-4, k=2))  # Krizhevsky et al. 2012, Sec. 3.3
+                # Krizhevsky et al. 2012, Sec. 3.3: its pixels go to 255, ours to 1; torch divides alpha by the size.
+                layers.append(nn.LocalResponseNorm(5, alpha=5 * 1e-4 * 255**2, k=2))
         stages.append(Stage(*layers, activation_checkpointing=activation_checkpointing))
         if index < pools:
             if side < 2:
