@@ -243,7 +243,7 @@ def test_variants_are_run_each_with_the_sweep() -> None:
     assert len(jobs) == 2 * 2 * 2
     study, jobs = config.load_study("identity-shortcuts-small")
     assert len(jobs) == len(study.variants) == 11
-    assert {cfg.model.connection for _, cfg in jobs} == set(catalog.CHOICES["connection"]) - {"concatenate"}
+    assert {cfg.model.connection for _, cfg in jobs} == set(catalog.CHOICES["connection"]) - {"concatenate", "none"}
 
 
 def test_a_studys_runs_are_found_in_any_seed_and_reference_runs_only_where_there_are_none(tmp_path: Path) -> None:
