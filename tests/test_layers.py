@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,13 @@ def test_help_lists_and_mistakes_import_no_torch(words: list[str]) -> None:
     code = f"import sys; from resexp.cli import main; main({words}); sys.exit(7 * ('torch' in sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_the_wheel_holds_every_package() -> None:
+    """A folder of modules that pyproject.toml does not name works in a checkout and is missing where it is installed."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    named = {name for name in project["tool"]["setuptools"]["packages"] if not name.startswith("resexp.conf")}
+    folders = {path.parent.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py")}
+    assert named == {".".join(folder.parts) for folder in folders}
+    configured = {path.parent.name for path in (PACKAGE.parent / "conf").rglob("*.yaml")} - {"conf"}
+    assert {f"resexp.conf.{name}" for name in configured} <= set(project["tool"]["setuptools"]["packages"])
