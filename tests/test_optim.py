@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from resexp.optim import SGD, AdamW, Schedule
+from resexp.optim import SGD, AdamW, Optimizer, Schedule
 
 
 def test_the_rate_drops_at_the_stated_steps_counted_from_zero() -> None:
@@ -63,6 +63,19 @@ def test_weight_decay_falls_on_every_parameter() -> None:
         assert torch.allclose(new, old * (1 - 0.5 * 0.1))
 
 
+def assert_same_training(ours: Optimizer, theirs: torch.optim.Optimizer, nets: list, shape: tuple[int, ...]) -> None:
+    """Five steps of both, at a rate that changes."""
+    for step in range(5):
+        ours.lr = theirs.param_groups[0]["lr"] = theirs.defaults["lr"] / (step + 1)
+        inputs = torch.randn(4, *shape, generator=torch.Generator().manual_seed(step))
+        for net, optimizer in zip(nets, (ours, theirs), strict=True):
+            optimizer.zero_grad()
+            net(inputs).abs().mean().backward()
+            optimizer.step()
+    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_sgd_is_torchs_sgd_with_momentum_and_decay(fused: bool) -> None:
     nets = [torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8)) for _ in range(2)]
@@ -71,15 +84,7 @@ def test_sgd_is_torchs_sgd_with_momentum_and_decay(fused: bool) -> None:
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ours = SGD(nets[0].parameters(), momentum=0.9, weight_decay=0.01, fused=fused)
     theirs = torch.optim.SGD(nets[1].parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
-    for step in range(5):
-        ours.lr = theirs.param_groups[0]["lr"] = 0.1 / (step + 1)
-        inputs = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(step))
-        for net, optimizer in zip(nets, (ours, theirs), strict=True):
-            optimizer.zero_grad()
-            net(inputs).abs().mean().backward()
-            optimizer.step()
-    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert_same_training(ours, theirs, nets, (3, 8, 8))
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -87,16 +92,8 @@ def test_adamw_is_torchs_adamw(fused: bool) -> None:
     nets = [torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.LayerNorm(8)) for _ in range(2)]
     nets[1].load_state_dict(nets[0].state_dict())
     ours = AdamW(nets[0].parameters(), weight_decay=0.05, fused=fused)
-    theirs = torch.optim.AdamW(nets[1].parameters(), weight_decay=0.05)
-    for step in range(6):
-        ours.lr = theirs.param_groups[0]["lr"] = 0.01 / (step + 1)
-        inputs = torch.randn(4, 6, generator=torch.Generator().manual_seed(step))
-        for net, optimizer in zip(nets, (ours, theirs), strict=True):
-            optimizer.zero_grad()
-            net(inputs).abs().mean().backward()
-            optimizer.step()
-    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    theirs = torch.optim.AdamW(nets[1].parameters(), lr=0.01, weight_decay=0.05)
+    assert_same_training(ours, theirs, nets, (6,))
 
 
 def test_a_restored_adamw_goes_on_where_it_stopped() -> None:
