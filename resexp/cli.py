@@ -295,7 +295,7 @@ def _studies_with_runs(args: argparse.Namespace):  # type: ignore[no-untyped-def
     found = False
     for name in args.studies or config.names("study", args.config_dir):
         study, jobs = config.load_study(name, config_dir=args.config_dir)
-        runs, reference = find_study_runs([cfg for _, cfg in jobs], args.output_dir)
+        runs, reference = find_study_runs(name, [cfg for _, cfg in jobs], args.output_dir)
         if runs:
             note = (
                 f"Reference runs, committed with resexp ({runs[0].env['hardware']['cpu']})."

@@ -62,12 +62,18 @@ class Group:
         return summarize(known) if known else None
 
 
-def find_study_runs(jobs: Sequence[Config], output_dir: Path) -> tuple[list[Run], bool]:
-    """The runs of a study in any seed, and whether they are reference runs because there are none of one's own."""
+def find_study_runs(name: str, jobs: Sequence[Config], output_dir: Path) -> tuple[list[Run], bool]:
+    """The runs of a study in any seed, and whether they are reference runs because there are none of one's own.
+
+    Reference runs are those of the folder of the study's name, where there is one.
+    """
     own = _matching(jobs, [output_dir / RUNS])
     if own:
         return own, False
-    folders = sorted(path for path in (output_dir / REFERENCE).glob("*") if path.is_dir())
+    reference = output_dir / REFERENCE
+    folders = (
+        [reference / name] if (reference / name).is_dir() else sorted(p for p in reference.glob("*") if p.is_dir())
+    )
     return _matching(jobs, folders), True
 
 

@@ -111,7 +111,7 @@ def test_help_lists_and_mistakes_import_no_torch(words: list[str]) -> None:
 
 
 def test_the_wheel_holds_every_package() -> None:
-    """A folder of modules that pyproject.toml does not name works in a checkout and is missing where it is installed."""
+    """A folder of modules that pyproject.toml does not name works in a checkout and is missing in an installation."""
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
     named = {name for name in project["tool"]["setuptools"]["packages"] if not name.startswith("resexp.conf")}
     folders = {path.parent.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py")}

@@ -249,11 +249,11 @@ def test_variants_are_run_each_with_the_sweep() -> None:
 def test_a_studys_runs_are_found_in_any_seed_and_reference_runs_only_where_there_are_none(tmp_path: Path) -> None:
     jobs = [cfg for _, cfg in config.load_study("degradation")[1]]
     write_run(tmp_path / "reference" / "digits", ["model=plain20", "model.width=8", "seed=5"])
-    runs, reference = find_study_runs(jobs, tmp_path)
+    runs, reference = find_study_runs("degradation", jobs, tmp_path)
     assert reference and [run.config["seed"] for run in runs] == [5]
     write_run(tmp_path / "runs", ["model=plain20", "model.width=8", "seed=3"])
     write_run(tmp_path / "runs", ["model=plain20", "model.width=16"])  # not the study's
-    runs, reference = find_study_runs(jobs, tmp_path)
+    runs, reference = find_study_runs("degradation", jobs, tmp_path)
     assert not reference and [run.config["seed"] for run in runs] == [3]
 
 
@@ -279,7 +279,7 @@ ROOT = Path(__file__).parent.parent
 def test_the_committed_runs_uphold_the_embedded_studys_claims_in_each_of_five_seeds() -> None:
     study, loaded = config.load_study("degradation")
     jobs = [cfg for _, cfg in loaded]
-    runs, reference = find_study_runs(jobs, ROOT / "outputs" / "nothing-of-ones-own")
+    runs, reference = find_study_runs("degradation", jobs, ROOT / "outputs" / "nothing-of-ones-own")
     assert (runs, reference) == ([], True)
     folder = ROOT / "outputs" / "reference" / "digits"
     found = [Run(path) for path in sorted(folder.iterdir()) if path.is_dir()]

@@ -1,0 +1,32 @@
+"""The committed runs of the small studies say what the README says of them."""
+
+from pathlib import Path
+
+import pytest
+
+from resexp import config
+from resexp.study import find_study_runs, group_runs, judge
+
+OUTPUTS = Path(__file__).parent.parent / "outputs"
+FOUND = {  # study: seeds, and the verdict on each claim in the order of the file (h: holds, f: fails)
+@@FOUND@@
+}
+
+
+def test_every_small_study_has_its_verdicts_here() -> None:
+    assert set(FOUND) == {name for name in config.names("study") if name.endswith("-small")}
+    assert sum(len(seeds) >= 3 for seeds, _ in FOUND.values()) >= 6
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_the_committed_runs_come_to_the_stated_verdicts(name: str, tmp_path: Path) -> None:
+    study, jobs = config.load_study(name)
+    (tmp_path / "reference").symlink_to(OUTPUTS / "reference")  # without runs of one's own
+    runs, reference = find_study_runs(name, [cfg for _, cfg in jobs], tmp_path)
+    seeds, letters = FOUND[name]
+    assert reference and len(runs) == len(jobs) * len(seeds)
+    assert {run.config["seed"] for run in runs} == set(seeds)
+    assert all(run.status in ("finished", "diverged") for run in runs)
+    verdicts = judge(study.claims, group_runs(runs))
+    assert "".join({True: "h", False: "f", None: "?"}[verdict.holds] for verdict in verdicts) == letters
+    assert all(verdict.seeds == seeds for verdict in verdicts)
