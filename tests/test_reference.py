@@ -9,7 +9,18 @@ from resexp.study import find_study_runs, group_runs, judge
 
 OUTPUTS = Path(__file__).parent.parent / "outputs"
 FOUND = {  # study: seeds, and the verdict on each claim in the order of the file (h: holds, f: fails)
-@@FOUND@@
+    "activation-order-small": ((0, 1, 2), "hfhfh"),
+    "cardinality-small": ((0, 1, 2), "ffffh"),
+    "dense-vs-residual-small": ((0,), "hhh"),
+    "highway-small": ((0, 1, 2), "hhhh"),
+    "identity-shortcuts-small": ((0,), "hhhhhhhfhhhh"),
+    "resnet-v2-small": ((0, 1, 2), "hhf"),
+    "shortcut-options-small": ((0,), "hhh"),
+    "squeeze-excitation-small": ((0,), "hf"),
+    "stochastic-depth-small": ((0,), "hhhfh"),
+    "transformer-depth-small": ((0, 1, 2), "fhhhh"),
+    "vgg-5x5-small": ((0, 1, 2), "ff"),
+    "vgg-depth-small": ((0,), "hhhfh"),
 }
 
 
