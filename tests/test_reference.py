@@ -13,7 +13,7 @@ FOUND = {  # study: seeds, and the verdict on each claim in the order of the fil
     "cardinality-small": ((0, 1, 2), "ffffh"),
     "dense-vs-residual-small": ((0,), "hhh"),
     "highway-small": ((0, 1, 2), "hhhh"),
-    "identity-shortcuts-small": ((0,), "hhhhhhhfhhhh"),
+    "identity-shortcuts-small": ((0, 1), "hhhhffhfhhhh"),
     "resnet-v2-small": ((0, 1, 2), "hhf"),
     "shortcut-options-small": ((0,), "hhh"),
     "squeeze-excitation-small": ((0,), "hf"),
