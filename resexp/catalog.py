@@ -58,10 +58,7 @@ VGG_CONVOLUTIONS = {  # 3x3 convolutions of each stage (Simonyan & Zisserman 201
     "c": (2, 2, 3, 3, 3), "d": (2, 2, 3, 3, 3), "e": (2, 2, 4, 4, 4),
 }  # fmt: skip
 _VGG_OF_DEPTH = {8: "b_5x5", 11: "a", 13: "b", 16: "d", 19: "e"}
-_MLP_UNITS = {
-    "mlp": 71,
-    "highway_mlp": 50,
-}  # Srivastava et al. 2015, Sec. 3.1: 5,000 weights a layer
+_MLP_UNITS = {"mlp": 71, "highway_mlp": 50}  # Srivastava et al. 2015, Sec. 3.1: 5,000 weights a layer
 
 
 @dataclass(frozen=True)
@@ -159,9 +156,11 @@ def parse_name(name: str) -> dict[str, Any]:
             continue
         groups = {key: value for key, value in match.groupdict().items() if value is not None}
         settings: dict[str, Any] = {"family": groups.pop("family"), **implied}
-        if kind := groups.pop("kind", "" if "growth" in groups else None):
-            settings |= {"transform": "bottleneck"} if "b" in kind else {}
-            settings |= {"compression": 0.5} if "c" in kind else {}
+        kind = groups.pop("kind", "")
+        if "b" in kind:
+            settings["transform"] = "bottleneck"
+        if "c" in kind:
+            settings["compression"] = 0.5
         for key, value in groups.items():
             settings[key] = int(value) if value.isdecimal() else True if key == "batch_norm" else value
         if "variant" in settings:

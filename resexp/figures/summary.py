@@ -18,7 +18,7 @@ from resexp.figures.style import DASHED, STYLE, caption, shades, short_label, wr
 from resexp.study import Group, final_error
 
 MARKERS = "osD^vPX*<>"
-METRICS = (("train_error", "training error"), ("test_error", "test error"))
+METRICS = ("train_error", "test_error")
 
 
 def draw_depth(groups: Sequence[Group], path: Path, *, title: str, note: str = "") -> list[Path]:
@@ -31,7 +31,7 @@ def draw_depth(groups: Sequence[Group], path: Path, *, title: str, note: str = "
         for members, colour, marker in zip(series.values(), shades(len(series)), cycle(MARKERS), strict=False):
             members = sorted(members, key=lambda group: group.depth)
             depths = [group.depth for group in members]
-            for metric, _ in METRICS:
+            for metric in METRICS:
                 means, bars = _means(members, metric)
                 thin = metric == "train_error"
                 axes.errorbar(
@@ -90,13 +90,13 @@ def draw_table(groups: Sequence[Group], path: Path, *, title: str, note: str = "
     def draw(axes: Axes) -> None:
         colours = {"train_error": "#2b86b8", "test_error": "#111111"}
         for row, group in enumerate(known):
-            for metric, _ in METRICS:
+            for metric in METRICS:
                 values = _values(group, metric)
                 thin = metric == "train_error"
                 axes.plot([min(values), max(values)], [row, row], color=colours[metric], linewidth=0.9 if thin else 2)
                 axes.plot(_mean(group, metric), row, marker="o", markersize=6, color=colours[metric], linestyle="",
                           markerfacecolor="white" if thin else colours[metric])  # fmt: skip
-            numbers = " / ".join(f"{_mean(group, metric):.1f}" for metric, _ in METRICS)
+            numbers = " / ".join(f"{_mean(group, metric):.1f}" for metric in METRICS)
             axes.text(1.01, row, f"{numbers} %", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
         axes.set_yticks(range(len(known)), labels)
         axes.invert_yaxis()
@@ -147,7 +147,7 @@ def _series(group: Group, groups: Sequence[Group]) -> str:
 
 
 def _finished(groups: Sequence[Group]) -> list[Group]:
-    return [group for group in groups if all(_values(group, metric) for metric, _ in METRICS)]
+    return [group for group in groups if all(_values(group, metric) for metric in METRICS)]
 
 
 def _values(group: Group, metric: str) -> list[float]:

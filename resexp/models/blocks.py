@@ -30,7 +30,7 @@ ORDERS = {  # He et al. 2016, Table 2 and Fig. 4, (a) to (e)
 
 
 class NormReLU(nn.Module):
-    """Batch norm, ReLU, or both, as the words say. (N, C, H, W) -> (N, C, H, W)."""
+    """``"norm relu"``, ``"relu"`` or nothing, as the words say. (N, C, H, W) -> (N, C, H, W)."""
 
     def __init__(self, channels: int, words: str) -> None:
         super().__init__()
@@ -42,8 +42,6 @@ class NormReLU(nn.Module):
         match self.words:
             case "":
                 return x
-            case "norm":
-                return self.bn(x)
             case "relu":
                 return F.relu(x)
         return self.bn.relu(x)

@@ -179,10 +179,10 @@ def highway_block(in_channels: int, out: int, stride: int, gate_bias: float) -> 
     """One gated convolution; where the shape changes a plain one (Srivastava et al. 2015, Sec. 2.1)."""
     order = "relu-before-addition"
     transform = Transform([conv(in_channels, out, 3, stride)], [in_channels, out], order)
+    if stride > 1 or in_channels != out:
+        return Block(transform, None, order, channels=out)
     gate = nn.Conv2d(in_channels, out, 3, padding=1)
-    same = stride == 1 and in_channels == out
-    connection = Gated(nn.Identity(), gate, gate_bias, exclusive=True) if same else None
-    return Block(transform, connection, order, channels=out)
+    return Block(transform, Gated(nn.Identity(), gate, gate_bias, exclusive=True), order, channels=out)
 
 
 def convolutions(
