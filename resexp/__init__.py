@@ -10,6 +10,10 @@ class UserError(Exception):
     """Bad input: one line that says what, where, which value and what to do. The command line exits with code 2."""
 
 
+class RunError(Exception):
+    """A run failed for a reason that is no mistake of the user's: one line. The command line exits with code 1."""
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """The end of an error message about an unknown word: the nearest right one, or all of them where none is near.
 

@@ -6,16 +6,18 @@ import hashlib
 import os
 import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import resexp
-from resexp import UserError, did_you_mean
+from resexp import RunError, UserError, did_you_mean
 
 if TYPE_CHECKING:
     from resexp.config import Config, Study
+    from resexp.evaluation import Evaluation
     from resexp.sweep import Sweep
 
 EXAMPLES = """
@@ -35,8 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _main(words)
     except UserError as error:
+        if _rank() > 0:  # what stops the first process too is its to say; it takes this one down meanwhile
+            time.sleep(2)
         print(f"resexp: error: {error}", file=sys.stderr)
         return 2
+    except RunError as error:
+        print(f"resexp: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("resexp: stopped", file=sys.stderr)
         return 130
@@ -64,6 +71,11 @@ def _main(words: list[str]) -> int:
         if "-h" in words or "--help" in words:
             parser.epilog = _settings_help()
     return command.run(parser.parse_intermixed_args(words[1:]))
+
+
+def _rank() -> int:
+    """Of this process, where torchrun started several for one run."""
+    return int(os.environ.get("RANK", "0"))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -110,12 +122,16 @@ def _train(args: argparse.Namespace) -> int:
     run = Run(cfg.run_dir)
     run.refuse_other_root(cfg.dataset.source, cfg.dataset.root)
     if run.status == "finished":
+        if _rank() > 0:
+            return 0
         print(f"{cfg.run_dir}: finished already; another seed= is another run", file=sys.stderr)
         summary = run.summary
     else:
         from resexp.train import train
 
         summary = train(cfg, cfg.run_dir)
+    if _rank() > 0:
+        return 128 + summary["signal"] if summary.get("signal") else int(summary["status"] == "diverged")
     print(_result_line(cfg, summary))
     if summary["status"] == "diverged":
         kept = (cfg.run_dir / "checkpoint.pt").is_file()
@@ -247,9 +263,9 @@ def _eval(args: argparse.Namespace) -> int:
     cfg = dataclasses.replace(config.load_file(run.path / runlog.CONFIG), device="auto")
     from resexp.train import evaluate_run
 
-    step, loss, error = evaluate_run(run.path, cfg)
-    row = [cfg.model.name, cfg.dataset.name, str(cfg.seed), f"{step:,}", f"{loss:.4f}", f"{error:.2f}"]
-    print_table(("net", "data set", "seed", "step", "test loss", "test error %"), [row])
+    step, found = evaluate_run(run.path, cfg, view=args.view)
+    row = [cfg.model.name, cfg.dataset.name, str(cfg.seed), f"{step:,}", args.view, *_errors(found)]
+    print_table(("net", "data set", "seed", "step", "view", *EVALUATED), [row])
     return 0
 
 
@@ -263,10 +279,17 @@ def _eval_weights(args: argparse.Namespace) -> int:
     cfg = config.load([word for word in args.words if not word.startswith("weights=")], args.config_dir)
     from resexp.train import evaluate_weights
 
-    loss, error = evaluate_weights(cfg, Path(files[0]))
-    row = [cfg.model.name, cfg.dataset.name, files[0], cfg.protocol.normalize, f"{loss:.4f}", f"{error:.2f}"]
-    print_table(("net", "data set", "weights", "normalisation", "test loss", "test error %"), [row])
+    found = evaluate_weights(cfg, Path(files[0]), view=args.view)
+    row = [cfg.model.name, cfg.dataset.name, files[0], cfg.protocol.normalize, args.view, *_errors(found)]
+    print_table(("net", "data set", "weights", "normalisation", "view", *EVALUATED), [row])
     return 0
+
+
+EVALUATED = ("test loss", "test error %", "top-5 error %")
+
+
+def _errors(found: "Evaluation") -> list[str]:
+    return [f"{found.loss:.4f}", f"{found.error:.2f}", f"{found.top5_error:.2f}"]
 
 
 # --- logs -------------------------------------------------------------------------------------------------------------
@@ -495,6 +518,8 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="+", metavar="RUN | weights=FILE key=value ...",
                         help="a run folder; or a state dict in a file and the settings of its net")  # fmt: skip
+    parser.add_argument("--view", choices=["centre", "ten-crop", "multi-scale"], default="centre",
+                        help="of larger images: the centre crop, ten crops, or whole at several scales")  # fmt: skip
 
 
 def _log_arguments(parser: argparse.ArgumentParser) -> None:

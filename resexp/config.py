@@ -38,7 +38,9 @@ SOURCE_KEYS = {  # what each data source reads; anything else set for it is a mi
     "cifar100": ("root", "download", "image_size"),
     "imagefolder": ("root", "image_size"),
     "synthetic": ("image_size", "examples"),
-}
+    "imagenet": ("root", "image_size", "classes", "wnids", "wnid_file", "images_per_class", "pack", "pack_gb",
+                 "workers"),
+}  # fmt: skip
 
 
 def setting(default: Any = dataclasses.MISSING, *, doc: str, decides: bool = True) -> Any:
@@ -126,6 +128,20 @@ class ModelConfig:
                 if key not in ("family", "depth", "layout", "width", "stem", "shortcut")}  # fmt: skip
 
 
+NAMED_BY_FOLDER = ("imagefolder", "imagenet")  # two folders are two data sets
+
+
+def read_wnids(file: str) -> list[str]:
+    """The first word of each line. Raises UserError."""
+    try:
+        lines = Path(file).expanduser().read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"dataset.wnid_file={file}: cannot read it ({error}); name a text file of wnids") from None
+    wnids = [line.split()[0] for line in lines if line.strip()]
+    check(bool(wnids), "dataset.wnid_file", file, "has no wnids; write one a line")
+    return wnids
+
+
 @dataclass(kw_only=True, slots=True)
 class DatasetConfig:
     """The data set."""
@@ -138,23 +154,42 @@ class DatasetConfig:
         None, doc="imagefolder: resize the short side, crop the centre; cifar: average to it; synthetic: side"
     )
     examples: int | None = setting(None, doc="synthetic: training images")
+    classes: int | None = setting(None, doc="imagenet: only the first so many wnids")
+    wnids: list[str] = setting([], doc="imagenet: only these, as in [n01443537,n01629819]")
+    wnid_file: str | None = setting(None, doc="imagenet: a file of wnids, one a line, for dataset.wnids", decides=False)
+    images_per_class: int | None = setting(None, doc="imagenet: only so many training images of each class")
+    pack: str | None = setting(None, doc="imagenet: folder of the packs; null: the cache folder", decides=False)
+    pack_gb: float = setting(
+        8.0, doc="imagenet: up to this size images are decoded once into a pack; 0: always streamed", decides=False
+    )
+    workers: int | None = setting(None, doc="imagenet: processes that decode streamed images; null: one a core",
+                                  decides=False)  # fmt: skip
     sweep_width: int | None = setting(None, doc="width of every net in a sweep that sets none", decides=False)
 
     def __post_init__(self) -> None:
         check_choice("dataset.source", self.source, list(SOURCE_KEYS))
         folder = self.root or os.environ.get("RESEXP_DATA")
-        if self.source == "imagefolder" and folder:
+        if self.source in NAMED_BY_FOLDER and folder:
             self.root = str(Path(folder).expanduser().resolve())
             if self.name == self.source:
-                self.name = Path(self.root).name  # two folders are two data sets
-        for key, unset in (("root", None), ("download", False), ("image_size", None), ("examples", None)):
-            value = getattr(self, key)
+                self.name = Path(self.root).name
+        if self.wnid_file:
+            self.wnids, self.wnid_file = read_wnids(self.wnid_file), None
+        used = {"name", "source", "sweep_width", *SOURCE_KEYS[self.source]}
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            unset = [] if f.name == "wnids" else f.default
             rule = f"dataset={self.name} does not use it; drop it"
-            check(value == unset or key in SOURCE_KEYS[self.source], f"dataset.{key}", value, rule)
-        for key in ("image_size", "examples"):
+            check(value == unset or f.name in used, f"dataset.{f.name}", value, rule)
+        check(self.pack_gb >= 0, "dataset.pack_gb", self.pack_gb, "must be at least 0")
+        check(self.workers is None or self.workers >= 0, "dataset.workers", self.workers, "must be at least 0")
+        for key in ("image_size", "examples", "classes", "images_per_class"):
             value = getattr(self, key)
             check(value is None or value >= 1, f"dataset.{key}", value, "must be at least 1")
         check("/" not in self.name and bool(self.name), "dataset.name", self.name, "a plain word, please")
+
+
+VIEWS = ("centre", "ten-crop", "multi-scale")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -179,6 +214,25 @@ class ProtocolConfig:
         "pixel-mean",
         doc="pixel-mean: subtract the training images' mean at each pixel; channel: their mean and standard deviation "
         "of each channel; imagenet: torchvision's of ImageNet; none",
+    )
+    scales: list[int] = setting(
+        [],
+        doc="imagenet: shorter side of the image before the crop, drawn between these two, for a crop of 224, and in "
+        "proportion for others; []: the centre crop",
+    )
+    colour: float = setting(0.0, doc="imagenet: spread of the shift along the colours' principal components")
+    norm_group: int | None = setting(
+        None, doc="images whose batch-norm statistics are taken together; null: the whole batch, of all processes"
+    )
+    plateau_window: int | None = setting(
+        None, doc="steps of a window of training error; the rate drops when windows get no better; null: lr_drops alone"
+    )
+    plateau_points: float = setting(0.3, doc="a window is better that is lower by so many points")
+    plateau_patience: int = setting(2, doc="windows in a row that are no better, before a drop")
+    plateau_drops: int = setting(2, doc="drops by plateaus, at most")
+    final_view: str = setting("centre", doc="imagenet: at the last step test also on ten-crop or multi-scale")
+    test_scales: list[int] = setting(
+        [224, 256, 384, 480, 640], doc="multi-scale: shorter sides of the whole images, for crops of 224 in training"
     )
     pad: int = setting(0, doc="zero pixels around the image before the random crop; 0: no crop")
     flip: bool = setting(False, doc="mirror half of the images")
@@ -208,6 +262,19 @@ class ProtocolConfig:
         )
         ordered = all(0 < a < b for a, b in zip([0.5, *self.lr_drops], self.lr_drops, strict=False))
         check(ordered, "protocol.lr_drops", self.lr_drops, "must be growing steps of at least 1")
+        at_least(1, "plateau_patience")
+        at_least(0, "plateau_points", "plateau_drops", "colour")
+        check(self.plateau_window is None or self.plateau_window >= 1, "protocol.plateau_window", self.plateau_window,
+              "must be at least 1, or null")  # fmt: skip
+        fits = self.norm_group is None or (self.norm_group >= 2 and self.batch_size % self.norm_group == 0)
+        check(
+            fits, "protocol.norm_group", self.norm_group, f"must be at least 2 and divide batch_size={self.batch_size}"
+        )
+        ranged = not self.scales or (len(self.scales) == 2 and 224 <= self.scales[0] <= self.scales[1])
+        check(ranged, "protocol.scales", self.scales, "must be two sides of at least 224, as in [256,480], or []")
+        check(bool(self.test_scales) and min(self.test_scales) >= 1, "protocol.test_scales", self.test_scales,
+              "must be sides of at least 1")  # fmt: skip
+        check_choice("protocol.final_view", self.final_view, VIEWS)
         check_choice("protocol.normalize", self.normalize, ("pixel-mean", "channel", "imagenet", "none"))
         check_choice("protocol.optimizer", self.optimizer, ("sgd", "adamw"))
         check_choice("protocol.precision", self.precision, ("fp32", "bf16"))
@@ -242,6 +309,13 @@ class Config:
         for key in ("threads", "workers"):
             value = getattr(self, key)
             check(value is None or value >= 1, key, value, "must be at least 1, or null")
+        crops = self.dataset.source == "imagenet"
+        for key, unset in (("scales", []), ("colour", 0.0), ("final_view", "centre")):
+            value = getattr(self.protocol, key)
+            check(crops or value == unset, f"protocol.{key}", value,
+                  f"needs dataset=imagenet, and this is {self.dataset.name}")  # fmt: skip
+        check(not crops or self.protocol.pad == 0, "protocol.pad", self.protocol.pad,
+              "dataset=imagenet crops by protocol.scales; set protocol.pad=0")  # fmt: skip
         check(self.max_minutes is None or self.max_minutes > 0, "max_minutes", self.max_minutes, "must be above 0")
 
     @property
@@ -254,6 +328,9 @@ class Config:
     @property
     def run_dir(self) -> Path:
         return Path(self.output_dir) / "runs" / self.run_name
+
+
+METRICS = ("train_error", "val_error", "test_error", "ten_crop_error", "multi_scale_error")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -271,7 +348,11 @@ class Claim:
     at_most: float | None = None
 
     def __post_init__(self) -> None:
-        check_choice("claim.metric", self.metric, ("train_error", "val_error", "test_error"))
+        check_choice(
+            "claim.metric",
+            self.metric,
+            ("train_error", "val_error", "test_error", "ten_crop_error", "multi_scale_error"),
+        )
         bounded = self.at_least is not None or self.at_most is not None
         check(bounded, "claim.text", self.text, "needs at_least or at_most")
 

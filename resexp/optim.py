@@ -1,5 +1,6 @@
 """The optimiser, and the learning rate as a function of the step and of what the checkpoint holds."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -132,6 +133,9 @@ class AdamW(Optimizer):
             weight.sub_(self._rate / (1 - beta1**step) * mean / spread)
 
 
+NO_PLATEAU = {"best": math.inf, "waited": 0, "drops": 0, "wrong": 0.0, "seen": 0.0, "began": 0}
+
+
 @dataclass(kw_only=True)
 class Schedule:
     """Step drops, and for very deep nets a warm-up that ends by the training error (He et al. 2015, Sec. 4.2).
@@ -139,6 +143,9 @@ class Schedule:
     :param drops: steps at which the rate is multiplied by ``drop_factor``, counted from step 0, warm-up included.
     :param warmup: whether this net warms up: at ``warmup_lr`` until the mean error of the last ``warmup_window``
         batches is below ``warmup_error`` (percent).
+    :param plateau_window: steps whose mean training error (percent) is compared with the best window's since the last
+        drop; after ``plateau_patience`` windows that were not better by ``plateau_points`` the rate drops, at most
+        ``plateau_drops`` times. None: it does not wait for plateaus. (He et al. 2015, Sec. 3.4.)
     """
 
     base_lr: float
@@ -148,7 +155,12 @@ class Schedule:
     warmup_lr: float = 0.01
     warmup_error: float = 80.0
     warmup_window: int = 100
+    plateau_window: int | None = None
+    plateau_points: float = 0.0
+    plateau_patience: int = 1
+    plateau_drops: int = 0
     warmup_ended_at: int | None = None
+    plateau: dict[str, float] = field(default_factory=lambda: dict(NO_PLATEAU))
     recent_errors: list[float] = field(default_factory=list)
 
     @property
@@ -159,7 +171,7 @@ class Schedule:
         """The rate of the update from ``step`` to ``step + 1``."""
         if self.warming_up:
             return self.warmup_lr
-        drops = sum(step >= drop for drop in self.drops)
+        drops = sum(step >= drop for drop in self.drops) + self.plateau["drops"]
         return self.base_lr * self.drop_factor**drops
 
     def observe(self, step: int, error: float) -> None:
@@ -169,9 +181,28 @@ class Schedule:
         if full and sum(self.recent_errors) / self.warmup_window < self.warmup_error:
             self.warmup_ended_at = step
 
+    def observe_window(self, step: int, wrong: float, seen: float) -> None:
+        """Tell how many of the images seen since the last call were wrong; after ``plateau_window`` steps, judge."""
+        if self.plateau_window is None:
+            return
+        now = self.plateau
+        now["wrong"] += wrong
+        now["seen"] += seen
+        if step - now["began"] < self.plateau_window:
+            return
+        error = 100 * now["wrong"] / now["seen"]
+        if error < now["best"] - self.plateau_points:
+            now |= {"best": error, "waited": 0}
+        else:
+            now["waited"] += 1
+        if now["waited"] >= self.plateau_patience and now["drops"] < self.plateau_drops:
+            now |= {"drops": now["drops"] + 1, "waited": 0, "best": math.inf}
+        now |= {"wrong": 0, "seen": 0, "began": step}
+
     def state_dict(self) -> dict[str, Any]:
-        return {"warmup_ended_at": self.warmup_ended_at, "recent_errors": self.recent_errors}
+        return {"warmup_ended_at": self.warmup_ended_at, "recent_errors": self.recent_errors, "plateau": self.plateau}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.warmup_ended_at = state["warmup_ended_at"]
         self.recent_errors = list(state["recent_errors"])
+        self.plateau = dict(state.get("plateau", NO_PLATEAU))

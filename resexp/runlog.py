@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -82,7 +82,9 @@ def hardware(device: str) -> dict[str, Any]:
     return {"cpu": _cpu_name(), "cores": len(os.sched_getaffinity(0)), "device": device}
 
 
-def write_env(run_dir: Path, *, step: int, device: str, threads: int, fast_paths: Sequence[str]) -> None:
+def write_env(
+    run_dir: Path, *, step: int, device: str, threads: int, fast_paths: Sequence[str], world_size: int = 1
+) -> None:
     """Where and how this run runs; a resumed one adds an entry to ``resumed`` and keeps what its first process said."""
     here = {
         "start": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -92,7 +94,7 @@ def write_env(run_dir: Path, *, step: int, device: str, threads: int, fast_paths
         "hardware": hardware(device),
         "threads": threads,
         "fast_paths": list(fast_paths),
-        "world_size": 1,
+        "world_size": world_size,
     }
     path = run_dir / ENV
     if step and path.is_file():
@@ -192,6 +194,13 @@ class TensorBoardEvents:
     def _write(self, **content: Any) -> None:
         self.records.write(self.event_pb2.Event(wall_time=time.time(), **content).SerializeToString())
         self.file.flush()
+
+
+class Silent:
+    """The log and the progress of a process that writes nothing, because the first of its run does."""
+
+    def __getattr__(self, _name: str) -> Callable[..., None]:
+        return lambda *_args, **_kwargs: None
 
 
 class ProgressLine:

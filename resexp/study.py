@@ -57,7 +57,7 @@ class Group:
 
     def error(self, metric: str) -> Summary | None:
         """Mean over the finished runs; None if there are none, or if they have no such number."""
-        values = [run.summary[metric] for run in self.runs if run.status == "finished"]
+        values = [run.summary.get(metric) for run in self.runs if run.status == "finished"]
         known = [value for value in values if value is not None]
         return summarize(known) if known else None
 
@@ -177,7 +177,9 @@ def _cell(group: Group, metric: str) -> str:
     unfinished = [run.status for run in group.runs if run.status != "finished"]
     if value is None:
         return unfinished[0] if unfinished else "-"
-    return f"{value} ({len(unfinished)} unfinished)" if unfinished else str(value)
+    tens = group.error("ten_crop_error") if metric == "test_error" else None
+    text = f"{value}; ten crops {tens}" if tens else str(value)
+    return f"{text} ({len(unfinished)} unfinished)" if unfinished else text
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ def final_error(run: Run, metric: str) -> float | None:
     """A finished run's number; that of guessing for a diverged one, which ends with no better net; else None."""
     if run.status == "diverged":
         return 100 * (1 - 1 / run.summary.get("classes", 10))
-    return run.summary[metric] if run.status == "finished" else None
+    return run.summary.get(metric) if run.status == "finished" else None
 
 
 def _rest(group: Group, words: str) -> str:

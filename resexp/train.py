@@ -21,22 +21,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resexp import UserError, checkpoint, runlog
-from resexp.config import Config, identity, to_yaml
+from resexp import RunError, UserError, checkpoint, runlog
+from resexp.batches import Batches, make_batch, mean_image
+from resexp.catalog import SMALL_SIDE
+from resexp.config import Config, ProtocolConfig, identity, to_yaml
 from resexp.cudagraph import CudaGraph
-from resexp.data import Dataset, Images, build_data
-from resexp.data.augment import augment, channel_statistics, draw, normalize, pixel_mean
-from resexp.data.loader import Loader
+from resexp.data import Dataset, Pack, Stream, build_data
+from resexp.data.loader import Loader, copy_mark
+from resexp.evaluation import Evaluation, autocast, check_view, evaluate
 from resexp.models import build_model, count_macs, count_parameters
 from resexp.models.kernels import load_kernels
+from resexp.models.norm_relu import set_statistics
 from resexp.models.resnet import drops_blocks, has_dropout
 from resexp.optim import SGD, AdamW, Optimizer, Schedule
+from resexp.parallel import World, asked_for_many, is_loss, join_world, leave_world
 
-EVAL_BATCH = 1000
-IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's, for weights trained with them
 TINY_STEP_MACS = 1e9  # below this many multiply-adds in a forward pass, a second thread costs more than it brings
 LOSS, WRONG, SEEN, FINITE = range(4)  # columns of the counters: sums over images, and batches with a finite loss
 WINDOW, EPOCH = range(2)  # their rows: since the last train line of the log, since the last start of an epoch
+VIEW_RESULTS = tuple(
+    f"{view}_{kind}" for view in ("test", "ten_crop", "multi_scale") for kind in ("error", "top5_error")
+    if (view, kind) != ("test", "error")
+)  # fmt: skip
 RESULTS = ("test_error", "val_error", "best_val_step", "best_val_error", "best_val_test_error")
 ALL_THREADS = torch.get_num_threads()  # torch's own default at the start: all cores, or what OMP_NUM_THREADS says
 EARLIER_VERSION = "its checkpoint is of an earlier version"
@@ -46,12 +52,12 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a disk that 
 class Noise:
     """What dropout and stochastic depth draw from: torch's own generators, which take no other."""
 
-    def __init__(self, seed: int, device: torch.device) -> None:
+    def __init__(self, seed: int, device: torch.device, rank: int = 0) -> None:
         self.generators = [torch.default_generator]
         if device.type == "cuda":
             self.generators.append(torch.cuda.default_generators[device.index or 0])
         for generator in self.generators:
-            generator.manual_seed(stream_seed(seed, stream=3))
+            generator.manual_seed(stream_seed(seed, stream=3 + rank))
 
     def get_state(self) -> list[Tensor]:
         return [generator.get_state() for generator in self.generators]
@@ -66,11 +72,13 @@ class State:
     """All that changes while a net trains, and so all that a checkpoint holds."""
 
     net: nn.Module
+    trained: nn.Module  # the net, with gradients averaged over all processes
     optimizer: Optimizer
     schedule: Schedule
     loader: Loader
     augmentation: torch.Generator
     noise: Noise
+    batches: Batches
     counters: Tensor  # float64 (2, 4), on the device
     last_epoch: Tensor  # float64 (4,): the counters of the last full epoch
     step: int = 0
@@ -79,12 +87,13 @@ class State:
     train_seconds: float = 0.0  # without evaluations and checkpoints
 
     def state_dict(self) -> dict[str, Any]:
+        ahead = self.batches.mark
         return {
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "loader": self.loader.state_dict(),
-            "augmentation": self.augmentation.get_state(),
+            "loader": copy_mark(ahead[0]) if ahead else self.loader.state_dict(),
+            "augmentation": ahead[1] if ahead else self.augmentation.get_state(),
             "noise": self.noise.get_state(),
             "counters": self.counters,
             "last_epoch": self.last_epoch,
@@ -116,9 +125,11 @@ def train(cfg: Config, run_dir: Path) -> dict[str, Any]:
 
     :raises UserError: for bad data, a folder that cannot be written, or a checkpoint that does not fit.
     """
-    with runlog.open_folder(run_dir), stop_signals() as stop:
+    world = join_world(cfg.protocol.batch_size, cfg.protocol.norm_group)
+    folder = runlog.open_folder(run_dir) if world.is_first else contextlib.nullcontext()
+    with folder, stop_signals() as stop:
         try:
-            return _train(cfg, run_dir, stop)
+            return _train(cfg, run_dir, stop, world)
         except UserError:
             raise
         except OSError as error:
@@ -129,21 +140,41 @@ def train(cfg: Config, run_dir: Path) -> dict[str, Any]:
                 f"cannot write into {run_dir}: {error.strerror or error}; make room and repeat{kept}"
             ) from error
         except Exception as error:
-            runlog.write_json(
-                run_dir / runlog.SUMMARY, {"status": "failed", "error": f"{type(error).__name__}: {error}"}
-            )
+            lost = world.size > 1 and is_loss(error)
+            if world.is_first:
+                runlog.write_json(
+                    run_dir / runlog.SUMMARY, {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+                )
+            if lost:
+                raise RunError(describe_loss(run_dir, world, error)) from error
             raise
+        finally:
+            leave_world()
 
 
-def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
+def describe_loss(run_dir: Path, world: World, error: Exception) -> str:
+    """One line for whoever finds the run ended."""
+    path = run_dir / runlog.CHECKPOINT
+    kept = "there is no checkpoint yet, it starts anew"
+    if path.is_file():
+        step = checkpoint.load(path, torch.device("cpu"))["step"]
+        kept = f"it goes on from the checkpoint of step {step:,}"
+    reason = str(error).splitlines()[0][:120]
+    return (f"{run_dir}: process {world.rank} of {world.size} lost another one ({reason}); "
+            f"repeat the same command: {kept}")  # fmt: skip
+
+
+def _train(cfg: Config, run_dir: Path, stop: "StopSignal", world: World) -> dict[str, Any]:
     started = time.monotonic()
     deadline = started + cfg.max_minutes * 60 if cfg.max_minutes else math.inf
     p = cfg.protocol
-    device = set_up_device(cfg.device, deterministic=cfg.deterministic)
+    device = set_up_device(cfg.device, deterministic=cfg.deterministic, local_rank=world.local_rank)
     if cfg.activation_checkpointing:
         return_freed_memory()
     saved = load_checkpoint(cfg, run_dir / runlog.CHECKPOINT, device)
-    data = load_data(cfg)
+    with world.first_before_others():
+        data = load_data(cfg)
+    check_view(p.final_view, cfg.model.family, data.image_shape[1] > SMALL_SIDE)
     digest = data.digest()
     data = data.to(device)
     if saved:
@@ -152,40 +183,49 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
             raise UserError(
                 f"{run_dir}: started on {saved['device']}; go on there, or start anew with another output_dir"
             )
-    mean = mean_image(data, p.normalize)
+    mean = mean_image(data.train, p.normalize)
 
-    state = build_state(cfg, data, device)
+    state = build_state(cfg, data, device, world)
     params, macs = count_parameters(state.net), count_macs(state.net, data.image_shape)
-    threads = cfg.threads or (saved["threads"] if saved else choose_threads(macs * p.batch_size))
+    same_world = saved is not None and saved.get("world_size", 1) == world.size
+    threads = cfg.threads or (
+        saved["threads"] if saved and same_world else choose_threads(macs * p.batch_size / world.size)
+    )
     torch.set_num_threads(threads)
     if saved:
         try:
             state.load_state_dict(saved)
         except (KeyError, RuntimeError):
             raise UserError(f"{run_dir}: {EARLIER_VERSION}; remove it to start the run again") from None
+        take_own_state(state, saved, cfg, world)
     earlier_seconds = state.seconds
 
-    runlog.write_text(run_dir / runlog.CONFIG, to_yaml(cfg))
-    (run_dir / runlog.SUMMARY).unlink(missing_ok=True)  # it is written last, when this process ends
-    runlog.write_env(run_dir, step=state.step, device=device_name(device), threads=threads,
-                     fast_paths=fast_paths(cfg, state.net, device))  # fmt: skip
-    log = runlog.MetricsLog(
-        run_dir, size=saved["log_size"] if saved else 0, step=state.step, tensorboard=cfg.tensorboard
-    )
-    progress = runlog.ProgressLine(step=state.step, steps=p.steps)
-    progress.note(str(run_dir))
-    progress.note(
-        f"{cfg.model.name}, width {cfg.model.width}: {params:,} parameters, {macs / 1e6:,.2f} M multiply-adds; "
-        f"{device_name(device)}, {threads} thread{'s' * (threads > 1)}, {p.precision}, "
-        f"{' and '.join(fast_paths(cfg, state.net, device)) or 'plain torch'}"
-    )
-    progress.note(
-        f"{cfg.dataset.name}: {len(data.train):,} training, {len(data.val or []):,} validation, {len(data.test):,} "
-        f"test images; protocol {p.name}: {p.steps:,} steps of {p.batch_size}"
-    )
-    progress.note(f"resuming at step {state.step} of {p.steps}" if saved else f"starting at step 0 of {p.steps}")
+    log: Any = runlog.Silent()
+    progress: Any = runlog.Silent()
+    if world.is_first:
+        runlog.write_text(run_dir / runlog.CONFIG, to_yaml(cfg))
+        (run_dir / runlog.SUMMARY).unlink(missing_ok=True)  # it is written last, when this process ends
+        paths = fast_paths(cfg, state.net, device, world)
+        runlog.write_env(run_dir, step=state.step, device=device_name(device), threads=threads, fast_paths=paths,
+                         world_size=world.size)  # fmt: skip
+        log = runlog.MetricsLog(
+            run_dir, size=saved["log_size"] if saved else 0, step=state.step, tensorboard=cfg.tensorboard
+        )
+        progress = runlog.ProgressLine(step=state.step, steps=p.steps)
+        progress.note(str(run_dir))
+        together = f"{world.size} processes of " if world.size > 1 else ""
+        progress.note(
+            f"{cfg.model.name}, width {cfg.model.width}: {params:,} parameters, {macs / 1e6:,.2f} M multiply-adds; "
+            f"{device_name(device)}, {together}{threads} thread{'s' * (threads > 1)}, {p.precision}, "
+            f"{' and '.join(paths) or 'plain torch'}"
+        )
+        progress.note(
+            f"{cfg.dataset.name}: {len(data.train):,} training, {len(data.val or []):,} validation, "
+            f"{len(data.test):,} test images; protocol {p.name}: {p.steps:,} steps of {p.batch_size}"
+        )
+        progress.note(f"resuming at step {state.step} of {p.steps}" if saved else f"starting at step 0 of {p.steps}")
 
-    take_step = build_step(cfg, state, data.train, mean)
+    take_step = build_step(cfg, state, data.train, mean, world)
     diverged_at: int | None = None
     last_save = time.monotonic()
     watch = Stopwatch(device)
@@ -193,41 +233,50 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
     try:
         while state.step < p.steps:
             lr = state.optimizer.lr = state.schedule.lr(state.step)
-            batch = take_step(*draw_batch(state, pad=p.pad, flip=p.flip))
+            batch = take_step(*state.batches.next())
             state.step += 1
             watch.images += p.batch_size
             if state.schedule.warming_up:  # the one place where a step waits for the device: some hundred steps
-                state.schedule.observe(state.step, 100 * float(batch[WRONG]) / p.batch_size)
+                state.schedule.observe(state.step, 100 * float(world.sum(batch)[WRONG]) / p.batch_size)
             if state.step * p.batch_size // len(data.train) > (state.step - 1) * p.batch_size // len(data.train):
                 state.last_epoch.copy_(state.counters[EPOCH])
                 state.counters[EPOCH].zero_()
 
             last = state.step == p.steps
-            stopping = stop.signal is not None or time.monotonic() > deadline
+            stopping, save_due, show_due = world.any(
+                stop.signal is not None or time.monotonic() > deadline,
+                time.monotonic() - last_save > p.save_seconds,
+                bool(progress.due()),
+            )
             log_due = last or state.step % p.log_every == 0
             eval_due = last or state.step % p.eval_every == 0
-            save_due = last or stopping or time.monotonic() - last_save > p.save_seconds
-            if not (log_due or eval_due or save_due or progress.due()):
+            save_due = save_due or last or stopping
+            if not (log_due or eval_due or save_due or show_due):
                 continue
 
             state.train_seconds += watch.stop()
-            window = state.counters[WINDOW].tolist()
-            batches = round(window[SEEN] / p.batch_size)
-            if batches > window[FINITE]:
-                diverged_at = state.step - batches + int(window[FINITE]) + 1
+            window = world.sum(state.counters[WINDOW]).tolist()
+            batches, finite = round(window[SEEN] / p.batch_size), int(window[FINITE]) // world.size
+            if batches > finite:
+                diverged_at = state.step - batches + finite + 1
                 break
             epoch = state.step * p.batch_size / len(data.train)
             loss, error = window[LOSS] / window[SEEN], 100 * window[WRONG] / window[SEEN]
-            if last or progress.due():
+            if last or show_due:
                 progress.show(state.step, loss=loss, train_error=error, rate=watch.rate(),
                               test_error=state.results.get("test_error"))  # fmt: skip
             if log_due:
                 log.write(step=state.step, epoch=epoch, split="train", loss=loss, error=error, lr=lr,
                           images_per_s=watch.rate())  # fmt: skip
+                state.schedule.observe_window(state.step, window[WRONG], window[SEEN])
                 state.counters[WINDOW].zero_()
                 watch.next_lap()
+            if eval_due or save_due:
+                world.average_buffers(state.net)
             if eval_due:
-                evaluate_parts(state, data, mean, p.precision, log, epoch=epoch, lr=lr)
+                evaluate_parts(state, data, mean, p.precision, log, epoch=epoch, lr=lr, world=world)
+            if last and p.final_view != "centre":
+                evaluate_finally(state, data, mean, p, world)
             if save_due:
                 if not all(bool(weight.isfinite().all()) for weight in state.net.parameters()):
                     diverged_at = state.step
@@ -238,9 +287,12 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
                     "data": digest,
                     "device": device.type,
                     "threads": threads,
+                    "world_size": world.size,
                     "log_size": log.size(),
                 }
-                checkpoint.save(run_dir / runlog.CHECKPOINT, {**state.state_dict(), **extra})
+                whole = state.state_dict() | shared_state(state, world)
+                if world.is_first:
+                    checkpoint.save(run_dir / runlog.CHECKPOINT, {**whole, **extra})
                 last_save = time.monotonic()
             if stopping:
                 break
@@ -251,12 +303,13 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
 
     state.seconds = earlier_seconds + time.monotonic() - started
     status = "diverged" if diverged_at else "finished" if state.step == p.steps else "interrupted"
-    counts = state.last_epoch if state.last_epoch[SEEN] else state.counters[EPOCH]
+    counts = world.sum(state.last_epoch if state.last_epoch[SEEN] else state.counters[EPOCH])
     summary = {
         "status": status,
         "step": diverged_at or state.step,
         "train_error": 100 * float(counts[WRONG] / counts[SEEN]) if counts[SEEN] and not diverged_at else None,
         **{key: state.results.get(key) for key in RESULTS},
+        **{key: state.results[key] for key in VIEW_RESULTS if key in state.results},
         "warmup_ended_at": state.schedule.warmup_ended_at,
         "classes": len(data.classes),
         "params": params,
@@ -266,43 +319,55 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal") -> dict[str, Any]:
         "peak_memory_bytes": peak_memory(device),
         "signal": stop.signal if status == "interrupted" else None,
     }
-    runlog.write_json(run_dir / runlog.SUMMARY, summary)
+    if world.is_first:
+        runlog.write_json(run_dir / runlog.SUMMARY, summary)
     return summary
 
 
-def draw_batch(state: State, *, pad: int, flip: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """All that is random in the next step: image indices (N,), crop offsets (2, N), mirroring (N,)."""
-    indices = state.loader.next_batch()
-    return indices, *draw(len(indices), pad=pad, flip=flip, generator=state.augmentation)
+def shared_state(state: State, world: World) -> dict[str, Any]:
+    """What is each process's own: counters as the sum over all, and what each draws its noise from."""
+    noise = world.gather(state.noise.get_state())
+    more = {"noise_of_others": noise[1:]} if len(noise) > 1 else {}
+    return {"counters": world.sum(state.counters), "last_epoch": world.sum(state.last_epoch), **more}
 
 
-def make_batch(
-    part: Images, mean: Tensor | None, indices: Tensor, offsets: Tensor | None, mirrored: Tensor | None, *, pad: int
-) -> tuple[Tensor, Tensor]:
-    """The drawn batch, ready for the net: float32 (N, C, H, W) and labels int64 (N,)."""
-    return normalize(augment(part.images[indices], offsets, mirrored, pad=pad), mean), part.labels[indices]
+def take_own_state(state: State, saved: dict[str, Any], cfg: Config, world: World) -> None:
+    """The counterpart of ``shared_state``, whatever the number of processes was."""
+    if world.is_first:
+        return
+    state.counters.zero_()
+    state.last_epoch.zero_()
+    others = saved.get("noise_of_others", [])
+    if world.rank <= len(others):
+        state.noise.set_state(others[world.rank - 1])
+    else:  # a process that was not there before: noise of its own, never that of another
+        state.noise = Noise(cfg.seed + state.step, state.counters.device, world.rank)
 
 
-def build_step(cfg: Config, state: State, part: Images, mean: Tensor | None) -> Callable[..., Tensor]:
+def build_step(
+    cfg: Config, state: State, part: Any, mean: Tensor | None, world: World | None = None
+) -> Callable[..., Tensor]:
     """One update as a function of what is drawn for it. On a GPU, with ``fast``, it is recorded and replayed.
 
     It adds to ``state.counters`` and returns what it has added.
     """
     p = cfg.protocol
 
-    def step(indices: Tensor, offsets: Tensor | None, mirrored: Tensor | None) -> Tensor:
-        inputs, labels = make_batch(part, mean, indices, offsets, mirrored, pad=p.pad)
-        batch = train_step(state.net, state.optimizer, inputs, labels, precision=p.precision)
+    def step(*drawn: Tensor | None) -> Tensor:
+        inputs, labels = make_batch(part, mean, *drawn, p=p)
+        batch = train_step(state.trained, state.optimizer, inputs, labels, precision=p.precision)
         state.counters.add_(batch)
         return batch
 
-    return CudaGraph(step) if is_recorded(cfg, state.net, part.images.device) else step
+    return CudaGraph(step) if is_recorded(cfg, state.net, part.device, world or World()) else step
 
 
-def is_recorded(cfg: Config, net: nn.Module, device: torch.device) -> bool:
-    """Whether steps are a CUDA graph: not where the host drops blocks, or must read the generator to recompute."""
+def is_recorded(cfg: Config, net: nn.Module, device: torch.device, world: World) -> bool:
+    """Whether steps are a CUDA graph: not where the host drops blocks, or must read the generator to recompute, nor
+    where processes meet within a step.
+    """
     host_draws = drops_blocks(net) or (cfg.activation_checkpointing and has_dropout(net))
-    return cfg.fast and device.type == "cuda" and not host_draws
+    return cfg.fast and device.type == "cuda" and not host_draws and world.size == 1
 
 
 def train_step(net: nn.Module, optimizer: Optimizer, inputs: Tensor, labels: Tensor, *, precision: str) -> Tensor:
@@ -334,33 +399,21 @@ def count_batch(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([loss.double() * count, wrong.double(), count, loss.isfinite().double()])
 
 
-@torch.inference_mode()
-def evaluate(net: nn.Module, part: Images, mean: Tensor | None, *, precision: str) -> tuple[float, float]:
-    """Mean loss and error (percent) over all images of ``part``, single view, in evaluation mode."""
-    net.eval()
-    totals = torch.zeros(2, dtype=torch.float64, device=part.labels.device)
-    for images, labels in zip(part.images.split(EVAL_BATCH), part.labels.split(EVAL_BATCH), strict=True):
-        with autocast(images.device, precision):
-            logits = net(normalize(images, mean)).float()
-        wrong = (logits.argmax(dim=1) != labels).sum()
-        totals += torch.stack([F.cross_entropy(logits, labels, reduction="sum").double(), wrong.double()])
-    net.train()
-    loss, wrong_count = totals.tolist()
-    return loss / len(part), 100 * wrong_count / len(part)
-
-
 def evaluate_parts(
-    state: State, data: Dataset, mean: Tensor | None, precision: str, log: runlog.MetricsLog, *, epoch: float, lr: float
-) -> None:
+    state: State, data: Dataset, mean: Tensor | None, precision: str, log: runlog.MetricsLog, *, epoch: float,
+    lr: float, world: World,
+) -> None:  # fmt: skip
     """Evaluate on the validation and test images, log both, and keep the step that the validation images prefer."""
     for split, part in (("val", data.val), ("test", data.test)):
         if part is None:
             continue
         began = time.monotonic()
-        loss, error = evaluate(state.net, part, mean, precision=precision)
+        loss, error, top5_error = evaluate(state.net, part, mean, precision=precision, world=world)
         rate = len(part) / (time.monotonic() - began)
         log.write(step=state.step, epoch=epoch, split=split, loss=loss, error=error, lr=lr, images_per_s=rate)
         state.results[f"{split}_error"] = error
+        if split == "test" and isinstance(data.test, Pack | Stream):
+            state.results["test_top5_error"] = top5_error
     now = state.results
     if data.val and now["val_error"] < now.get("best_val_error", math.inf):
         now |= {
@@ -368,6 +421,14 @@ def evaluate_parts(
             "best_val_error": now["val_error"],
             "best_val_test_error": now["test_error"],
         }
+
+
+def evaluate_finally(state: State, data: Dataset, mean: Tensor | None, p: ProtocolConfig, world: World) -> None:
+    """The test error in the view that the paper's tables have, beside that of the single view."""
+    found = evaluate(state.net, data.test, mean, precision=p.precision, view=p.final_view, scales=p.test_scales,
+                     world=world)  # fmt: skip
+    name = p.final_view.replace("-", "_")
+    state.results |= {f"{name}_error": found.error, f"{name}_top5_error": found.top5_error}
 
 
 def load_data(cfg: Config) -> Dataset:
@@ -380,6 +441,12 @@ def load_data(cfg: Config) -> Dataset:
             download=d.download,
             image_size=d.image_size,
             examples=d.examples,
+            classes=d.classes,
+            wnids=d.wnids,
+            images_per_class=d.images_per_class,
+            pack=d.pack,
+            pack_gb=d.pack_gb,
+            workers=d.workers,
             progress=runlog.print_progress,
         )
     except OSError as error:
@@ -388,25 +455,6 @@ def load_data(cfg: Config) -> Dataset:
     if held_out >= size:
         raise UserError(f"protocol.val_size={held_out}: {d.name} has only {size:,} training images; hold out fewer")
     return data.hold_out(held_out)
-
-
-def mean_image(data: Dataset, normalize: str) -> Tensor | None:
-    """What the protocol subtracts from every image: float32 (C, H, W), or None.
-
-    Where it also divides by a standard deviation, this is the second of two: (2, C, H, W).
-    """
-    images = data.train.images
-    match normalize:
-        case "pixel-mean":
-            return pixel_mean(images)
-        case "channel":
-            return channel_statistics(images)
-        case "imagenet":
-            if images.shape[1] != 3:
-                raise UserError(f"protocol.normalize=imagenet: three channels, and these images have {images.shape[1]}")
-            statistics = torch.tensor(IMAGENET_STATISTICS, device=images.device)[..., None, None]
-            return statistics.expand(2, 3, *images.shape[2:]).contiguous()
-    return None
 
 
 def build_net(cfg: Config, data: Dataset) -> nn.Module:
@@ -421,12 +469,17 @@ def build_net(cfg: Config, data: Dataset) -> nn.Module:
     )
 
 
-def build_state(cfg: Config, data: Dataset, device: torch.device) -> State:
+def build_state(cfg: Config, data: Dataset, device: torch.device, world: World | None = None) -> State:
     """A net with fresh weights, and all that trains it, at step 0."""
-    p = cfg.protocol
+    p, world = cfg.protocol, world or World()
     net = build_net(cfg, data).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    set_statistics(net, group=p.norm_group, synced=world.size > 1 and p.norm_group is None)
+    drawing = torch.device("cpu") if isinstance(data.train, Stream) else device  # where the images are decoded
+    loader = Loader(len(data.train), p.batch_size, seeded_generator(cfg.seed, stream=1, device=drawing))
+    augmentation = seeded_generator(cfg.seed, stream=2, device=drawing)
     return State(
         net=net,
+        trained=world.wrap(net, drops_blocks=drops_blocks(net)),
         optimizer=build_optimizer(cfg, net),
         schedule=Schedule(
             base_lr=p.lr,
@@ -436,10 +489,15 @@ def build_state(cfg: Config, data: Dataset, device: torch.device) -> State:
             warmup_lr=p.warmup_lr,
             warmup_error=p.warmup_error,
             warmup_window=p.warmup_window,
+            plateau_window=p.plateau_window,
+            plateau_points=p.plateau_points,
+            plateau_patience=p.plateau_patience,
+            plateau_drops=p.plateau_drops,
         ),
-        loader=Loader(len(data.train), p.batch_size, seeded_generator(cfg.seed, stream=1, device=device)),
-        augmentation=seeded_generator(cfg.seed, stream=2, device=device),
-        noise=Noise(cfg.seed, device),
+        loader=loader,
+        augmentation=augmentation,
+        batches=Batches(data.train, loader, augmentation, p, world),
+        noise=Noise(cfg.seed, device, world.rank),
         counters=torch.zeros(2, 4, dtype=torch.float64, device=device),
         last_epoch=torch.zeros(4, dtype=torch.float64, device=device),
     )
@@ -452,8 +510,8 @@ def build_optimizer(cfg: Config, net: nn.Module) -> Optimizer:
     return SGD(net.parameters(), momentum=p.momentum, weight_decay=p.weight_decay, fused=cfg.fast)
 
 
-def evaluate_run(run_dir: Path, cfg: Config) -> tuple[int, float, float]:
-    """Step, test loss and test error (percent) of a run's checkpoint, single view. Raises UserError."""
+def evaluate_run(run_dir: Path, cfg: Config, *, view: str = "centre") -> tuple[int, Evaluation]:
+    """The step of a run's checkpoint, and its test error. Raises UserError."""
     device = set_up_device(cfg.device, deterministic=cfg.deterministic)
     saved = load_checkpoint(cfg, run_dir / runlog.CHECKPOINT, device)
     if saved is None:
@@ -461,26 +519,29 @@ def evaluate_run(run_dir: Path, cfg: Config) -> tuple[int, float, float]:
     torch.set_num_threads(saved["threads"])
     data = load_data(cfg)
     check_data(saved, data.digest(), cfg.dataset.name, run_dir)
-    data = data.to(device)
-    net = build_state(cfg, data, device).net
+    net = build_net(cfg, data)
     try:
         net.load_state_dict(saved["net"])
     except RuntimeError:
         raise UserError(f"{run_dir}: {EARLIER_VERSION}; remove it and train the run again") from None
-    mean = mean_image(data, cfg.protocol.normalize)
-    return saved["step"], *evaluate(net, data.test, mean, precision=cfg.protocol.precision)
+    return saved["step"], evaluate_net(cfg, net, data.to(device), device, view)
 
 
-def evaluate_weights(cfg: Config, weights: Path) -> tuple[float, float]:
-    """Test loss and test error (percent) of the configured net with the weights of a file. Raises UserError."""
+def evaluate_weights(cfg: Config, weights: Path, *, view: str = "centre") -> Evaluation:
+    """The test error of the configured net with the weights of a file. Raises UserError."""
     device = set_up_device(cfg.device, deterministic=cfg.deterministic)
     data = load_data(cfg)
     net = build_net(cfg, data)
     checkpoint.load_weights(net, weights)
+    return evaluate_net(cfg, net, data.to(device), device, view)
+
+
+def evaluate_net(cfg: Config, net: nn.Module, data: Dataset, device: torch.device, view: str) -> Evaluation:
+    p = cfg.protocol
+    check_view(view, cfg.model.family, data.image_shape[1] > SMALL_SIDE)
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    mean = mean_image(data, cfg.protocol.normalize)
-    data = data.to(device)
-    return evaluate(net, data.test, None if mean is None else mean.to(device), precision=cfg.protocol.precision)
+    mean = mean_image(data.train, p.normalize)
+    return evaluate(net, data.test, mean, precision=p.precision, view=view, scales=p.test_scales)
 
 
 def check_data(saved: dict[str, Any], digest: str, name: str, run_dir: Path) -> None:
@@ -524,14 +585,12 @@ def stream_seed(seed: int, *, stream: int) -> int:
     return int.from_bytes(digest[:4], "little")  # the CPU's generator keeps but 32 bits
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bf16 where a layer gains by it; weights, optimiser and batch norm's statistics stay fp32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
-
-
-def set_up_device(name: str, *, deterministic: bool) -> torch.device:
+def set_up_device(name: str, *, deterministic: bool, local_rank: int = 0) -> torch.device:
     """The device; on a GPU fp32 means fp32, not the tensor cores' TF32. Raises UserError if there is no such GPU."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
+    if device.type == "cuda" and asked_for_many():
+        device = torch.device("cuda", local_rank)  # each process of a machine has a GPU of its own
+        torch.cuda.set_device(min(local_rank, torch.cuda.device_count() - 1))
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device={name}: this machine has {torch.cuda.device_count()} GPUs; take device=cpu or auto")
     torch.backends.cudnn.allow_tf32 = False
@@ -544,11 +603,11 @@ def set_up_device(name: str, *, deterministic: bool) -> torch.device:
     return device
 
 
-def fast_paths(cfg: Config, net: nn.Module, device: torch.device) -> list[str]:
+def fast_paths(cfg: Config, net: nn.Module, device: torch.device, world: World) -> list[str]:
     """What of ours takes the place of torch's operations one by one."""
     if not cfg.fast:
         return []
-    first = "recorded step" if is_recorded(cfg, net, device) else ""
+    first = "recorded step" if is_recorded(cfg, net, device, world) else ""
     if device.type == "cpu" and load_kernels():
         first = "own kernels"
     return [*([first] if first else []), "fused update"]

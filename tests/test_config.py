@@ -16,6 +16,10 @@ from resexp.study import group_runs, judge, matches
 @pytest.mark.parametrize("family", config.names("model"))
 def test_every_yaml_composes(dataset: str, protocol: str | None, family: str) -> None:
     words = [f"dataset={dataset}", f"family={family}", *([f"protocol={protocol}"] if protocol else [])]
+    if protocol and ("imagenet" in dataset) != ("imagenet" in protocol):
+        with pytest.raises(UserError, match="dataset=imagenet"):  # padded crops for some images, scales for others
+            config.load(words)
+        return
     cfg = config.load(words)
     assert cfg.dataset.name == dataset
     assert protocol is None or cfg.protocol.name == protocol

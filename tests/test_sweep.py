@@ -29,7 +29,8 @@ def write_run(root: Path, words: list[str], *, status: str = "finished", **numbe
     folder = root / cfg.run_name
     folder.mkdir(parents=True)
     (folder / runlog.CONFIG).write_text(config.to_yaml(cfg))
-    summary = {"status": status, "step": cfg.protocol.steps, "train_error": 1.0, "test_error": 2.0, **numbers}
+    views = {"ten_crop_error": 1.5} if cfg.protocol.final_view == "ten-crop" else {}
+    summary = {**views, "status": status, "step": cfg.protocol.steps, "train_error": 1.0, "test_error": 2.0, **numbers}
     (folder / runlog.SUMMARY).write_text(json.dumps(summary))
     (folder / runlog.ENV).write_text(json.dumps({"hardware": {"cpu": "a test"}}))
     lines = [

@@ -16,6 +16,8 @@ from conftest import TINY
 from kill_and_resume import differences, end_state
 
 from resexp import UserError, checkpoint, config, runlog
+from resexp.batches import make_batch
+from resexp.evaluation import evaluate
 from resexp.models import build_model
 from resexp.runlog import Run
 from resexp.train import (
@@ -23,11 +25,8 @@ from resexp.train import (
     build_net,
     build_state,
     build_step,
-    draw_batch,
-    evaluate,
     evaluate_run,
     load_data,
-    make_batch,
     seeded_generator,
     set_up_device,
     train,
@@ -107,7 +106,7 @@ def test_evaluation_counts_every_image_of_the_last_batch_too(monkeypatch: pytest
     data = load_data(cfg)
     net = build_model(family="plain", depth=8, width=4, image_shape=(3, 8, 8))
     whole = evaluate(net, data.test, None, precision="fp32")
-    monkeypatch.setattr("resexp.train.EVAL_BATCH", 33)  # 100 images: 33, 33, 33, 1
+    monkeypatch.setattr("resexp.evaluation.EVAL_BATCH", 33)  # 100 images: 33, 33, 33, 1
     assert evaluate(net, data.test, None, precision="fp32") == pytest.approx(whole)
     assert net.training
 
@@ -138,7 +137,7 @@ def trained(*words: str, steps: int) -> State:
     take_step = build_step(cfg, state, data.train, None)
     for _ in range(steps):
         state.optimizer.lr = 0.05
-        take_step(*draw_batch(state, pad=1, flip=True))
+        take_step(*state.batches.next())
     return state
 
 
@@ -471,7 +470,7 @@ def test_a_checkpoint_of_another_kind_of_device_is_refused_and_can_be_evaluated(
     path = run.path / runlog.CHECKPOINT
     saved = checkpoint.load(path, torch.device("cpu"))
     checkpoint.save(path, {**saved, "device": "cuda", "augmentation": torch.zeros(16, dtype=torch.uint8)})
-    step, _, error = evaluate_run(run.path, config.load_file(run.path / runlog.CONFIG))
+    step, (_, error, _) = evaluate_run(run.path, config.load_file(run.path / runlog.CONFIG))
     assert (step, error) == (12, run.summary["test_error"])
     (run.path / runlog.SUMMARY).unlink()
     with pytest.raises(UserError, match="started on cuda"):
@@ -547,7 +546,7 @@ def test_holding_out_every_image_is_refused() -> None:
 
 def test_an_evaluated_checkpoint_has_the_test_error_of_its_summary() -> None:
     summary, run = run_tiny()
-    step, _, error = evaluate_run(run.path, config.load_file(run.path / runlog.CONFIG))
+    step, (_, error, _) = evaluate_run(run.path, config.load_file(run.path / runlog.CONFIG))
     assert (step, error) == (12, summary["test_error"])
 
 
@@ -586,6 +585,6 @@ def test_batches_are_ready_for_the_net() -> None:
     cfg = config.load(TINY)
     data = load_data(cfg)
     state = build_state(cfg, data, torch.device("cpu"))
-    inputs, labels = make_batch(data.train, None, *draw_batch(state, pad=2, flip=True), pad=2)
+    inputs, labels = make_batch(data.train, None, *state.batches.next(), p=cfg.protocol)
     assert inputs.shape == (32, 3, 8, 8) and inputs.dtype == torch.float32 and labels.shape == (32,)
     assert inputs.is_contiguous(memory_format=torch.channels_last)

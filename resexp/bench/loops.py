@@ -12,11 +12,12 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from resexp.batches import make_batch, mean_image
 from resexp.bench.limits import seconds_of, step_bytes
 from resexp.config import Config
 from resexp.data import Dataset, Images
 from resexp.models import count_macs
-from resexp.train import build_net, build_state, build_step, count_batch, draw_batch, forward, make_batch, mean_image
+from resexp.train import build_net, build_state, build_step, count_batch, forward
 
 FLOPS_PER_MAC = 6  # two forward, and as many for the gradients of the input and of the weights
 PHASES = ("data", "forward", "backward", "update")
@@ -35,15 +36,14 @@ class Ours:
     def __init__(self, cfg: Config, data: Dataset, device: torch.device) -> None:
         self.cfg, self.device = cfg, device
         self.data = data.to(device)
-        self.mean = mean_image(self.data, cfg.protocol.normalize)
+        self.mean = mean_image(self.data.train, cfg.protocol.normalize)
         self.state = build_state(cfg, self.data, device)
         self.state.optimizer.lr = cfg.protocol.lr
         self.take_step = build_step(cfg, self.state, self.data.train, self.mean)
 
     def steps(self, count: int) -> None:
-        p = self.cfg.protocol
         for _ in range(count):
-            self.take_step(*draw_batch(self.state, pad=p.pad, flip=p.flip))
+            self.take_step(*self.state.batches.next())
 
     def costs(self) -> dict[str, int]:
         """What a step asks of the machine."""
@@ -63,8 +63,7 @@ class Ours:
         done: dict[str, Any] = {}
 
         def data() -> None:
-            drawn = draw_batch(state, pad=p.pad, flip=p.flip)
-            done["batch"] = make_batch(self.data.train, self.mean, *drawn, pad=p.pad)
+            done["batch"] = make_batch(self.data.train, self.mean, *state.batches.next(), p=p)
 
         def forward_pass() -> None:
             done["out"] = forward(state.net, *done["batch"], precision=p.precision)

@@ -1,6 +1,7 @@
-"""Data sources. Each becomes one ``Dataset`` of uint8 tensors; nothing is decoded while a net trains."""
+"""Data sources. Each becomes one ``Dataset``; but for streamed images nothing is decoded while a net trains."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from resexp import UserError
@@ -8,9 +9,12 @@ from resexp.data.cifar import load_cifar
 from resexp.data.dataset import Dataset, Images, shrink
 from resexp.data.digits import load_digits
 from resexp.data.imagefolder import Progress, load_imagefolder
+from resexp.data.imagenet import load_imagenet
+from resexp.data.pack import Pack
+from resexp.data.stream import Stream
 from resexp.data.synthetic import load_synthetic
 
-__all__ = ["Dataset", "Images", "build_data"]
+__all__ = ["Dataset", "Images", "Pack", "Stream", "build_data"]
 
 
 def build_data(
@@ -20,6 +24,12 @@ def build_data(
     download: bool = False,
     image_size: int | None = None,
     examples: int | None = None,
+    classes: int | None = None,
+    wnids: Sequence[str] = (),
+    images_per_class: int | None = None,
+    pack: str | None = None,
+    pack_gb: float = 8,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
     """Read a data set from ``root``, or from the folder that the variable RESEXP_DATA names. Raises UserError."""
@@ -33,6 +43,11 @@ def build_data(
             return whole if image_size is None else shrink(whole, image_size)
         case "imagefolder":
             return load_imagefolder(_root(root, source), image_size=image_size, progress=progress)
+        case "imagenet":
+            return load_imagenet(
+                _root(root, source), image_size=image_size, classes=classes, wnids=wnids,
+                images_per_class=images_per_class, pack=pack, pack_gb=pack_gb, workers=workers, progress=progress,
+            )  # fmt: skip
     raise ValueError(f"source {source!r}: no such data source")
 
 

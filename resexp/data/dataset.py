@@ -2,8 +2,9 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,23 +27,65 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
     def to(self, device: torch.device) -> "Images":
         return Images(self.images.to(device), self.labels.to(device))
+
+    def take(self, part: slice) -> "Images":
+        return Images(self.images[part], self.labels[part])
+
+    def views(self, view: str, batch: int) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """Batches of all images in order, as they are: uint8 (N, C, H, W), and labels. There is no view but that."""
+        if view != "centre":
+            raise UserError(f"{view}: only images larger than their crop have more than one view (dataset=imagenet)")
+        for images, labels in zip(self.images.split(batch), self.labels.split(batch), strict=True):
+            yield [images], labels
+
+    def sample(self) -> Tensor:
+        """What the mean image is made of: all."""
+        return self.images
+
+
+class Part(Protocol):
+    """One part of a data set as training and evaluation see it: ``Images``, ``Pack`` or ``Stream``."""
+
+    labels: Tensor
+
+    def __len__(self) -> int: ...
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...
+    @property
+    def device(self) -> torch.device: ...
+    def to(self, device: torch.device) -> Any: ...
+    def take(self, part: slice) -> Any: ...
+    def views(self, view: str, batch: int) -> Iterator[tuple[list[Tensor], Tensor]]: ...
+    def sample(self) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training part, a test part, and a validation part where a protocol holds one out."""
+    """A training part, a test part, and a validation part where a protocol holds one out.
 
-    train: Images
-    test: Images
+    :param fingerprint: of images that are not read at the start; None: ``digest`` reads them.
+    """
+
+    train: Any  # each a Part
+    test: Any
     classes: tuple[str, ...]
-    val: Images | None = None
+    val: Any = None
+    fingerprint: str | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
+        return self.train.image_shape
 
     def hold_out(self, count: int) -> "Dataset":
         """Move the first ``count`` training images to the validation part; their order is a hash's, so a random one."""
@@ -50,10 +93,7 @@ class Dataset:
             return self
         if count >= len(self.train):
             raise ValueError(f"cannot hold {count} of {len(self.train)} training images out")
-        images, labels = self.train.images, self.train.labels
-        return dataclasses.replace(
-            self, val=Images(images[:count], labels[:count]), train=Images(images[count:], labels[count:])
-        )
+        return dataclasses.replace(self, val=self.train.take(slice(count)), train=self.train.take(slice(count, None)))
 
     def to(self, device: torch.device) -> "Dataset":
         val = self.val.to(device) if self.val else None
@@ -61,6 +101,8 @@ class Dataset:
 
     def digest(self) -> str:
         """A fingerprint of pixels and labels: a resumed run refuses another data set under the same name."""
+        if self.fingerprint:
+            return self.fingerprint
         sha = hashlib.sha256()
         for part in (self.train, self.test, *([self.val] if self.val else [])):
             sha.update(part.images.cpu().numpy().data)

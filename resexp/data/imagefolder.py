@@ -13,8 +13,8 @@ from PIL import Image
 
 from resexp import UserError
 from resexp.data.dataset import Dataset, Images, canonical
+from resexp.data.decode import SUFFIXES, read_image
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 Progress = Callable[[str, int, int], None]  # (what, done, of): called now and then while a folder is decoded
 
 
@@ -120,15 +120,11 @@ def _decode(
 
 
 def _read_image(path: str, image_size: int | None) -> np.ndarray:
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-            if image_size is not None and image.size != (image_size, image_size):
-                scale = image_size / min(image.size)
-                wide, high = (max(image_size, round(scale * side)) for side in image.size)
-                image = image.resize((wide, high), Image.Resampling.BILINEAR)
-                left, top = (wide - image_size) // 2, (high - image_size) // 2
-                image = image.crop((left, top, left + image_size, top + image_size))
-            return np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: not a readable image ({error}); replace it or remove it") from None
+    image = read_image(path)
+    if image_size is not None and image.size != (image_size, image_size):
+        scale = image_size / min(image.size)
+        wide, high = (max(image_size, round(scale * side)) for side in image.size)
+        image = image.resize((wide, high), Image.Resampling.BILINEAR)
+        left, top = (wide - image_size) // 2, (high - image_size) // 2
+        image = image.crop((left, top, left + image_size, top + image_size))
+    return np.asarray(image)

@@ -27,9 +27,18 @@ class Loader:
         batch, self.pending = self.pending[: self.batch_size], self.pending[self.batch_size :]
         return batch
 
+    def mark(self) -> dict[str, Any]:
+        """What ``load_state_dict`` takes, cheap enough for every step."""
+        return {"generator": self.generator.get_state(), "pending": self.pending}
+
     def state_dict(self) -> dict[str, Any]:
-        return {"generator": self.generator.get_state(), "pending": self.pending.clone()}
+        return copy_mark(self.mark())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["generator"].cpu())
         self.pending = state["pending"].to(self.generator.device)
+
+
+def copy_mark(mark: dict[str, Any]) -> dict[str, Any]:
+    """A mark to be saved: a file would hold the whole epoch of which ``pending`` is the end."""
+    return {**mark, "pending": mark["pending"].clone()}

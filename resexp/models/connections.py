@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resexp.models.norm_relu import BatchNorm
+
 
 class Connection(nn.Module):
     """What all that have a shortcut share: it brings x to the shape of F(x)."""
@@ -92,7 +94,7 @@ class Mix(Connection):
 
     def __init__(self, shortcut: nn.Module, channels: int) -> None:
         super().__init__(shortcut)
-        self.mix = nn.Sequential(nn.Conv2d(2 * channels, channels, kernel_size=1, bias=False), nn.BatchNorm2d(channels))
+        self.mix = nn.Sequential(nn.Conv2d(2 * channels, channels, kernel_size=1, bias=False), BatchNorm(channels))
 
     def forward(self, x: Tensor, fx: Tensor) -> Tensor:
         return self.mix(torch.cat((self.shortcut(x), fx), dim=1))  # (N, 2C, H, W) -> (N, C, H, W)

@@ -6,6 +6,7 @@ from torch import nn
 
 from resexp import UserError, catalog
 from resexp.models.blocks import SqueezeExcite
+from resexp.models.norm_relu import BatchNorm
 from resexp.models.resnet import Stem
 
 LEAST_SIDE = 4  # two poolings of 3x3 with stride 2
@@ -24,6 +25,8 @@ def build_googlenet(
     from torchvision.models.googlenet import Inception
 
     net = googlenet(weights=None, num_classes=classes, aux_logits=False, init_weights=False)
+    for layer in [m for m in net.modules() if isinstance(getattr(m, "bn", None), nn.BatchNorm2d)]:
+        layer.bn = BatchNorm(layer.bn.num_features, eps=layer.bn.eps)  # ours knows groups of images
     channels, side, _ = image_shape
     if side < LEAST_SIDE:
         where = "in the pooling behind the third stage of googlenet"

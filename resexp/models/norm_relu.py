@@ -6,6 +6,7 @@ Where it does not apply, or was not built, torch does the same.
 """
 
 import ctypes
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,15 +23,70 @@ class BatchNorm(nn.BatchNorm2d):
     """Batch norm with the paper's next step, ``relu``. ``fast`` takes our kernel where it applies."""
 
     fast = False
+    group: int | None = None  # images whose statistics are taken together in training; None: the whole batch's
+    synced = False  # the whole batch is that of all processes
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.synced:
+            return self._over_all_processes(x)
+        if self.training and self.group and len(x) > self.group:
+            return torch.cat([super(BatchNorm, self).forward(part) for part in self._in_turn(x.split(self.group))])
+        return super().forward(x)
 
     def relu(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         """``relu(batch_norm(x) + shortcut)``, in training by the batch's statistics. (N, C, H, W) -> (N, C, H, W)."""
-        if self.fast and self.training and _applies(x, shortcut) and (kernels := load_kernels()):
+        if self.training and self.group and len(x) > self.group:
+            parts = x.split(self.group)
+            shortcuts = [None] * len(parts) if shortcut is None else shortcut.split(self.group)
+            pairs = zip(self._in_turn(parts), shortcuts, strict=True)
+            return torch.cat([self._relu(part, beside) for part, beside in pairs])
+        return self._relu(x, shortcut)
+
+    def _in_turn(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The groups one by one, with such momenta that the running statistics move by the mean of all groups' own.
+
+        As the average of processes that saw one group each: new = (1 - m) old + m / G (s_1 + ... + s_G).
+        """
+        momentum, count = self.momentum, len(parts)
+        assert momentum is not None
+        for index, part in enumerate(parts):
+            self.momentum = momentum / count / (1 - (count - 1 - index) * momentum / count)
+            yield part
+        self.momentum = momentum
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.sub_(count - 1)
+
+    def _over_all_processes(self, x: Tensor) -> Tensor:
+        """Batch norm by the statistics of all processes' images, whose gradients flow back to all."""
+        from torch.distributed.nn.functional import all_reduce
+
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        count = x.numel() // x.shape[1] * torch.distributed.get_world_size()
+        mean = all_reduce(x.sum(dim=(0, 2, 3))) / count
+        centred = x - mean[:, None, None]
+        variance = all_reduce(centred.square().sum(dim=(0, 2, 3))) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            self.running_var.lerp_((variance * (count / (count - 1))).to(self.running_var), self.momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return centred * scale[:, None, None] + self.bias[:, None, None]
+
+    def _relu(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
+        if self.fast and self.training and not self.synced and _applies(x, shortcut) and (kernels := load_kernels()):
             assert self.num_batches_tracked is not None
             self.num_batches_tracked.add_(1)
             return _NormReLU.apply(kernels, x, shortcut, self.weight, self.bias, self)
         x = self(x)
         return F.relu(x if shortcut is None else x + shortcut, inplace=True)
+
+
+def set_statistics(net: nn.Module, *, group: int | None, synced: bool) -> None:
+    """Say over which images all batch norms of a net take their statistics in training."""
+    for module in net.modules():
+        if isinstance(module, BatchNorm):
+            module.group, module.synced = group, synced
 
 
 def _applies(x: Tensor, shortcut: Tensor | None) -> bool:

@@ -12,6 +12,8 @@ C                 1x1 convolution, batch norm          1x1 convolution, batch no
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resexp.models.norm_relu import BatchNorm
+
 
 class ZeroPad(nn.Module):
     """Option A: every ``stride``-th pixel, with channels of zeros added behind. No parameters."""
@@ -32,7 +34,7 @@ def projection(in_channels: int, out_channels: int, stride: int, norm: bool = Tr
     :param norm: False behind a pre-activation, whose batch norm comes first (He et al. 2016, the authors' code).
     """
     conv = nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels)) if norm else conv
+    return nn.Sequential(conv, BatchNorm(out_channels)) if norm else conv
 
 
 def make_shortcut(option: str, in_channels: int, out_channels: int, stride: int, norm: bool = True) -> nn.Module:

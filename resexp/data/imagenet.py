@@ -1,0 +1,194 @@
+"""ImageNet, or any part of it: wnid folders, a flat ``val/`` with its annotation file, subsets; packed or streamed."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from resexp import UserError, did_you_mean
+from resexp.data.crops import in_proportion
+from resexp.data.dataset import Dataset
+from resexp.data.decode import SUFFIXES, read_image
+from resexp.data.imagefolder import cache_dir
+from resexp.data.pack import Pack, Progress, read_pack, write_pack
+from resexp.data.stream import Stream, default_workers
+
+PAPER_CROP = 224
+LONGEST = 480  # the largest shorter side of the paper, at a crop of 224: a pack keeps no more
+ANNOTATIONS = (  # of a flat val/: a file name and a wnid a line, or a wnid a line in the order of the files
+    "val_annotations.txt", "LOC_val_solution.csv", "synset_labels.txt", "imagenet_2012_validation_synset_labels.txt",
+)  # fmt: skip
+ASPECT = 4 / 3  # of a photograph, for the estimate of a pack's size
+
+
+@dataclass(frozen=True)
+class Files:
+    """One split: paths relative to the split's folder, and class numbers, in an order that is a hash's."""
+
+    folder: Path
+    names: list[str]
+    labels: np.ndarray
+
+    def paths(self) -> list[Path]:
+        return [self.folder / name for name in self.names]
+
+
+def load_imagenet(
+    root: Path, *, image_size: int | None = None, classes: int | None = None, wnids: Sequence[str] = (),
+    images_per_class: int | None = None, pack: str | None = None, pack_gb: float = 8, workers: int | None = None,
+    progress: Progress | None = None,
+) -> Dataset:  # fmt: skip
+    """Training images of ``root/train``, test images of ``root/val``.
+
+    :param image_size: side of the crops, 224 by default.
+    :param classes: only the first so many wnids.
+    :param wnids: only these.
+    :param images_per_class: only the first so many training images of each class, in the order of their hashes.
+    :param pack: folder of the packs; None: the cache folder.
+    :param pack_gb: images that would take more than this are streamed from their files; 0 streams all.
+    :param workers: processes that decode streamed images; None: one a core.
+    :raises UserError: for a tree that is none, unknown wnids, unreadable images, a pack of another tree.
+    """
+    crop = image_size or PAPER_CROP
+    longest = in_proportion(LONGEST, crop)
+    chosen = choose_classes(root, classes, wnids)
+    parts = (list_split(root, "train", chosen, images_per_class), list_split(root, "val", chosen, None))
+    count = sum(len(files.names) for files in parts)
+    if count * 3 * longest**2 * ASPECT > pack_gb * 1e9:
+        loaded: list[Pack | Stream] = [_stream(files, crop, workers) for files in parts]
+        fingerprint = "".join(_fingerprint(files, 0) for files in parts)
+    else:
+        prints = [_fingerprint(files, longest) for files in parts]
+        folder = Path(pack).expanduser() if pack else cache_dir() / "packs" / f"{root.resolve().name}-{prints[0][:12]}"
+        loaded = [
+            _packed(files, folder, print_, crop, longest, progress) for files, print_ in zip(parts, prints, strict=True)
+        ]
+        fingerprint = "".join(prints)
+    _note_enlargement(parts[0], crop)
+    digest = hashlib.sha256(" ".join([fingerprint, str(crop), *chosen]).encode()).hexdigest()[:16]
+    return Dataset(train=loaded[0], test=loaded[1], classes=tuple(chosen), fingerprint=digest)
+
+
+def choose_classes(root: Path, classes: int | None, wnids: Sequence[str]) -> list[str]:
+    """The wnids of a tree, sorted, or the part of them that was asked for. Raises UserError."""
+    for folder, what in (
+        (root, "no such folder"),
+        (root / "train", "no train/ in it"),
+        (root / "val", "no val/ in it"),
+    ):
+        if not folder.is_dir():
+            raise UserError(f"data set {root}: {what}; it needs train/<wnid>/ and val/<wnid>/, or a flat val/ "
+                            "with its annotation file")  # fmt: skip
+    found = sorted(entry.name for entry in os.scandir(root / "train") if entry.is_dir())
+    unknown = sorted(set(wnids) - set(found))
+    if unknown:
+        raise UserError(f"dataset.wnids: {unknown[0]} is not in {root / 'train'} ({len(unknown)} of {len(wnids)} are "
+                        f"not); {did_you_mean(unknown[0], found[:10])}")  # fmt: skip
+    chosen = sorted(set(wnids)) or found
+    if classes is not None and classes > len(chosen):
+        raise UserError(f"dataset.classes={classes}: {root} has only {len(chosen)}; take fewer")
+    chosen = chosen[:classes]
+    if len(chosen) < 2:
+        raise UserError(f"data set {root / 'train'}: {len(chosen)} class folders; it needs at least two")
+    return chosen
+
+
+def list_split(root: Path, split: str, classes: Sequence[str], images_per_class: int | None) -> Files:
+    """The images of a split's classes. Raises UserError if a class has none."""
+    folder = root / split
+    annotated = _annotated(root) if split == "val" else None
+    names: list[tuple[bytes, str, int]] = []
+    for label, wnid in enumerate(classes):
+        if annotated is not None:
+            members = annotated.get(wnid, [])
+        else:
+            where = folder / wnid / "images" if (folder / wnid / "images").is_dir() else folder / wnid
+            members = _images(where, folder)
+        if not members:
+            what = "no images" if annotated is not None or (folder / wnid).is_dir() else "no such class folder"
+            raise UserError(f"data set {folder}: {what} of {wnid}, which train/ has; unpack it again, or leave the "
+                            "class out with dataset.wnids=")  # fmt: skip
+        # Of the name without its folder: the order is the same in every layout of the same images.
+        keyed = sorted((hashlib.blake2b(f"{wnid}/{Path(name).name}".encode(), digest_size=16).digest(), name)
+                       for name in members)  # fmt: skip
+        names += [(key, name, label) for key, name in keyed[:images_per_class]]
+    if split == "val" and annotated is None:
+        others = {entry.name for entry in os.scandir(folder) if entry.is_dir()}
+        trained = {entry.name for entry in os.scandir(root / "train") if entry.is_dir()}
+        if others - trained:
+            raise UserError(f"data set {folder}: class {min(others - trained)} is not in train/; remove it, or add "
+                            "its training images")  # fmt: skip
+    names.sort()
+    return Files(folder, [name for _, name, _ in names], np.array([label for _, _, label in names]))
+
+
+def _images(folder: Path, base: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    prefix = folder.relative_to(base).as_posix()
+    found = (entry.name for entry in os.scandir(folder) if Path(entry.name).suffix.lower() in SUFFIXES)
+    return [name if prefix == "." else f"{prefix}/{name}" for name in found]
+
+
+def _annotated(root: Path) -> dict[str, list[str]] | None:
+    """The images of a flat ``val/`` by wnid; None if ``val/`` has class folders."""
+    val = root / "val"
+    folder = val / "images" if (val / "images").is_dir() else val
+    images = sorted(_images(folder, val))
+    if not images:
+        return None
+    files = [place / name for place in (val, root) for name in ANNOTATIONS if (place / name).is_file()]
+    if not files:
+        raise UserError(f"data set {val}: images without class folders, and none of {', '.join(ANNOTATIONS)} beside "
+                        "them; add one")  # fmt: skip
+    lines = [line.replace(",", " ").split() for line in files[0].read_text().splitlines() if line.strip()]
+    lines = [line for line in lines if line[0] != "ImageId"]  # the header of a table
+    if all(len(line) == 1 for line in lines):
+        if len(lines) != len(images):
+            raise UserError(f"{files[0]}: {len(lines):,} lines for {len(images):,} images; unpack both again")
+        pairs = dict(zip(images, (line[0] for line in lines), strict=True))
+    else:
+        labels = {Path(line[0]).stem: line[1] for line in lines if len(line) > 1}
+        missing = next((name for name in images if Path(name).stem not in labels), None)
+        if missing:
+            raise UserError(f"{files[0]}: no line for {missing}; unpack both again")
+        pairs = {name: labels[Path(name).stem] for name in images}
+    found: dict[str, list[str]] = {}
+    for name, wnid in pairs.items():
+        found.setdefault(wnid, []).append(name)
+    return found
+
+
+def _fingerprint(files: Files, longest: int) -> str:
+    """Of names and labels; of the sizes of the files too where they are packed, as a changed tree is packed anew."""
+    sha = hashlib.sha256(f"v1 {longest}\n".encode())
+    for name, label in zip(files.names, files.labels, strict=True):
+        size = (files.folder / name).stat().st_size if longest else ""
+        sha.update(f"{Path(name).name} {label} {size}\n".encode())
+    return sha.hexdigest()
+
+
+def _packed(files: Files, folder: Path, fingerprint: str, crop: int, longest: int, progress: Progress | None) -> Pack:
+    path = folder / f"{files.folder.name}.pack"
+    if not path.is_file():
+        write_pack(path, files.paths(), files.labels, fingerprint=fingerprint, longest=longest, progress=progress)
+    return read_pack(path, fingerprint=fingerprint, crop=crop)
+
+
+def _stream(files: Files, crop: int, workers: int | None) -> Stream:
+    paths = np.array([os.fsencode(path) for path in files.paths()])
+    labels = torch.from_numpy(files.labels.astype(np.int64))
+    return Stream(paths, labels, crop, default_workers() if workers is None else workers)
+
+
+def _note_enlargement(files: Files, crop: int) -> None:
+
+    side = min(read_image(files.folder / files.names[0]).size)
+    if side < crop:
+        print(f"{files.folder.parent.name}: images of {side} pixels are enlarged for crops of {crop}; "
+              f"dataset.image_size={side} trains on them as they are", file=sys.stderr)  # fmt: skip

@@ -1,0 +1,141 @@
+"""One run in many processes: who I am, what is my share, and what all must agree on. torchrun or SLURM start them."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from resexp import UserError
+
+PATIENCE = timedelta(minutes=10)  # for a process that does not answer: a whole evaluation fits into it
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of one run. ``rank`` 0 writes the run folder; alone, nothing here does anything."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def share(self, drawn: Tensor | None) -> Tensor | None:
+        """This process's part of what was drawn for a whole batch, (N, ...) -> (N / size, ...)."""
+        if drawn is None or self.size == 1:
+            return drawn
+        count = len(drawn) // self.size
+        return drawn[self.rank * count : (self.rank + 1) * count]
+
+    def turn(self) -> slice:
+        """The images that this process evaluates: each is some process's, once."""
+        return slice(self.rank, None, self.size)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self.size > 1:
+            tensor = tensor.clone()
+            dist.all_reduce(tensor)
+        return tensor
+
+    def any(self, *wishes: bool) -> list[bool]:
+        """What at least one process wishes: clocks and signals differ, and all must do the same."""
+        if self.size == 1:
+            return list(wishes)
+        flags = torch.tensor(wishes, dtype=torch.uint8)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        return [bool(flag) for flag in flags]
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, on the first one; elsewhere an empty list."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size if self.is_first else None
+        dist.gather_object(value, values)
+        return values or []
+
+    @contextlib.contextmanager
+    def first_before_others(self) -> Iterator[None]:
+        """The first process goes through the block, then the others: it fills the caches they read."""
+        if self.size > 1 and not self.is_first:
+            dist.barrier()
+        yield
+        if self.size > 1 and self.is_first:
+            dist.barrier()
+
+    def wrap(self, net: nn.Module, *, drops_blocks: bool) -> nn.Module:
+        """The net with gradients averaged over all processes; buffers stay each one's own, see ``average_buffers``."""
+        if self.size == 1:
+            return net
+        return DistributedDataParallel(net, broadcast_buffers=False, find_unused_parameters=drops_blocks)
+
+    @torch.no_grad()
+    def average_buffers(self, net: nn.Module) -> None:
+        """Batch norm's running statistics become the mean over all processes, as if one had seen all groups of images.
+
+        They are linear in what each process saw, so that it does not matter how often this is done.
+        """
+        if self.size > 1:
+            for buffer in net.buffers():
+                if buffer.is_floating_point():
+                    dist.all_reduce(buffer)
+                    buffer /= self.size
+
+
+def asked_for_many() -> bool:
+    """Whether a launcher started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def join_world(batch_size: int, norm_group: int | None) -> World:
+    """Meet the other processes that torchrun started. Raises UserError if they cannot share the batch."""
+    if not asked_for_many():
+        return World()
+    size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    check_shares(size, batch_size, norm_group)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    try:
+        dist.init_process_group(backend, rank=rank, world_size=size, timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        taken = "EADDRINUSE" in reason or "in use" in reason
+        remedy = "the port is in use: take another (torchrun --master-port), or let torchrun choose (--standalone)"
+        raise UserError(
+            f"process {rank} of {size} cannot meet the others at {where}: {remedy if taken else reason}"
+        ) from None
+    return World(rank, size, int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def check_shares(size: int, batch_size: int, norm_group: int | None) -> None:
+    """Raise UserError unless ``size`` processes can share a batch, and batch norm's groups with it."""
+    if batch_size % size:
+        raise UserError(f"protocol.batch_size={batch_size}: {size} processes cannot share it evenly; start a number "
+                        "that divides it")  # fmt: skip
+    share = batch_size // size
+    if norm_group is not None and share % norm_group:
+        raise UserError(f"protocol.norm_group={norm_group}: {size} processes have {share} images each, which are no "
+                        "whole groups; start fewer processes, or set another norm_group")  # fmt: skip
+    if share < 2:
+        raise UserError(f"protocol.batch_size={batch_size}: {size} processes leave one image to each; start fewer")
+
+
+def leave_world() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def is_loss(error: Exception) -> bool:
+    """Whether this is what a collective operation raises when another process is gone or silent."""
+    words = ("gloo", "peer", "connection", "timed out", "timeout")
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and any(w in text for w in words))
