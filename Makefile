@@ -17,11 +17,14 @@ $(INSTALLED): pyproject.toml constraints.txt $(wildcard resexp/models/*.[ch])
 demo: install ## plain nets degrade, residual nets do not: trains, draws and judges in a minute
 	$(BIN)/resexp study degradation
 
-test: install ## all tests but those on real image files
-	$(BIN)/python -m pytest -m 'not images'
+test: install ## all tests but those on real image files and on a real SLURM
+	$(BIN)/python -m pytest -m 'not images and not slurm'
 
 test-images: install ## the tests on real image files under RESEXP_DATA
 	$(BIN)/python -m pytest -m images
+
+test-slurm: install ## the tests on a real SLURM of this machine, as root, with slurm-wlm and munge
+	$(BIN)/python -m pytest -m slurm
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .
@@ -35,4 +38,4 @@ figures: install ## redraw all figures from the logs; on a fresh clone the embed
 	@ls -d outputs/runs/*-digits-digits-* >/dev/null 2>&1 || $(BIN)/resexp study degradation
 	$(BIN)/resexp figures
 
-.PHONY: help install demo test test-images lint smoke figures
+.PHONY: help install demo test test-images test-slurm lint smoke figures

@@ -35,7 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Exit codes: 0 done, 1 a run or a claim failed, 2 a usage error, 130/143 stopped by a signal."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _main(words)
+        code = _main(words)
+        if words[:1] == ["train"] and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from resexp.parallel import end_process
+
+            end_process(code)
+        return code
     except UserError as error:
         if _rank() > 0:  # what stops the first process too is its to say; it takes this one down meanwhile
             time.sleep(2)
@@ -96,7 +101,7 @@ def _settings_help() -> str:
     lines = ["groups:"]
     models = "plain20, resnet56, ... any family and depth (resexp models)"
     lines += [f"  model={models}"]
-    lines += [f"  {group}={', '.join(config.names(group))}" for group in ("dataset", "protocol")]
+    lines += [f"  {group}={', '.join(config.names(group))}" for group in ("dataset", "protocol", "launcher")]
     lines += ["", "settings, with their defaults for the model resnet20, the data set digits and its protocol:"]
     defaults = config.flatten(config.load())
     for key, text in config.describe_keys():
@@ -169,12 +174,13 @@ def _sweep(args: argparse.Namespace) -> int:
 
     jobs = config.expand(args.overrides, args.config_dir)
     from resexp.figures import slug
-    from resexp.sweep import run_sweep
 
     narrowed = {word for overrides, _ in jobs for word in overrides if word.startswith("model.width=")}
     for word in sorted(narrowed - set(args.overrides)):
         print(f"{word}: every net is narrowed, for speed; set model.width for another width", file=sys.stderr)
-    sweep = run_sweep(jobs, config_dir=args.config_dir)
+    sweep = _launch(jobs, args)
+    if sweep is None:
+        return 0
     nets = list(dict.fromkeys(cfg.model.name for _, cfg in jobs))
     title = ", ".join(nets) if len(nets) <= 6 else f"{len(nets)} nets"
     datasets = " ".join(dict.fromkeys(cfg.dataset.name for _, cfg in jobs))
@@ -187,13 +193,36 @@ def _study(args: argparse.Namespace) -> int:
     from resexp import config
 
     study, jobs = config.load_study(args.name, args.overrides, args.config_dir)
-    from resexp.sweep import run_sweep
-
     print(study.title, file=sys.stderr)
-    sweep = run_sweep(jobs, config_dir=args.config_dir)
+    sweep = _launch(jobs, args)
+    if sweep is None:
+        return 0
     groups = _show_sweep(sweep, title=study.title, stem=study.name, study=study)
     holds = _show_verdicts(study, groups)
     return _sweep_exit_code(sweep) or (0 if holds else 1)
+
+
+def _launch(jobs: list, args: argparse.Namespace) -> "Sweep | None":
+    """Run all jobs where the launcher says; None if they were only submitted, or only shown."""
+    from resexp import slurm
+    from resexp.console import stdout
+    from resexp.sweep import live_table, plan_sweep, run_sweep
+
+    on_cluster = jobs[0][1].launcher.name == "slurm"
+    if args.wait and not (on_cluster or args.status):
+        raise UserError("--wait is for launcher=slurm; a local sweep waits anyway")
+    if args.status:
+        sweep = plan_sweep(jobs)
+        slurm.refresh(sweep)
+    elif not on_cluster:
+        return run_sweep(jobs, config_dir=args.config_dir)
+    else:
+        sweep = slurm.submit_sweep(jobs, config_dir=args.config_dir)
+    if args.wait:
+        slurm.wait_for(sweep)
+        return sweep
+    stdout().print(live_table(sweep))
+    return None
 
 
 def _show_sweep(sweep: "Sweep", *, title: str, stem: str, study: "Study | None" = None) -> list:
@@ -507,7 +536,13 @@ class Command:
     arguments: Callable[[argparse.ArgumentParser], object] = lambda parser: None
 
 
+def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--wait", action="store_true", help="launcher=slurm: stay until no job is left, then draw")
+    parser.add_argument("--status", action="store_true", help="start nothing, show how far each run is")
+
+
 def _study_arguments(parser: argparse.ArgumentParser) -> None:
+    _sweep_arguments(parser)
     parser.add_argument("name", metavar="NAME", help="resexp studies lists them")
 
 
@@ -545,7 +580,7 @@ def _protocol_arguments(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS = {
     "train": Command(_train, "train one net; the same command goes on where it stopped", WITH_SETTINGS),
-    "sweep": Command(_sweep, "train many nets side by side, then draw and tabulate them", WITH_LISTS),
+    "sweep": Command(_sweep, "train many nets side by side, then draw and tabulate them", WITH_LISTS, _sweep_arguments),
     "study": Command(_study, "the runs, the figure and the verdicts of one study", WITH_LISTS, _study_arguments),
     "eval": Command(
         _eval, "test error of a run's checkpoint, or of somebody's weights, single view", None, _eval_arguments

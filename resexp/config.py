@@ -31,7 +31,7 @@ from resexp import UserError, catalog, did_you_mean
 _PACKAGE = Path(__file__).resolve().parent
 # Beside the package in a checkout, inside it in an installed wheel.
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
-GROUPS = ("model", "dataset", "protocol")
+GROUPS = ("model", "dataset", "protocol", "launcher")
 SOURCE_KEYS = {  # what each data source reads; anything else set for it is a mistake
     "digits": (),
     "cifar10": ("root", "download", "image_size"),
@@ -46,8 +46,8 @@ SOURCE_KEYS = {  # what each data source reads; anything else set for it is a mi
 def setting(default: Any = dataclasses.MISSING, *, doc: str, decides: bool = True) -> Any:
     """A field with its explanation. ``decides=False``: it cannot change a run's result, and so not its name either."""
     metadata = {"doc": doc, "decides": decides}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: copy.copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -281,12 +281,38 @@ class ProtocolConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class LauncherConfig:
+    """Where the runs of a sweep run. All but ``name`` is for SLURM."""
+
+    name: str = setting("local", doc="local: side by side here; slurm: as jobs of a cluster")
+    partition: str | None = setting(None, doc="slurm: null: the cluster's default")
+    hours: float = setting(24.0, doc="slurm: time limit of a job; one that reaches it saves, requeues and goes on")
+    nodes: int = setting(1, doc="slurm: machines of a run")
+    gpus: int = setting(0, doc="slurm: GPUs of a machine")
+    processes: int = setting(1, doc="slurm: processes of a run on each machine, usually one a GPU")
+    cpus: int | None = setting(None, doc="slurm: cores of a process")
+    memory_gb: float | None = setting(None, doc="slurm: of a machine")
+    save_seconds: int = setting(90, doc="slurm: how long before the time limit a run is told to save")
+    options: dict[str, str] = setting({}, doc="slurm: further options of sbatch, as in {account: me}")
+
+    def __post_init__(self) -> None:
+        check_choice("launcher.name", self.name, ("local", "slurm"))
+        for key in ("nodes", "processes", "cpus", "save_seconds"):
+            value = getattr(self, key)
+            check(value is None or value >= 1, f"launcher.{key}", value, "must be at least 1")
+        check(self.hours > 0, "launcher.hours", self.hours, "must be above 0")
+        check(self.gpus >= 0, "launcher.gpus", self.gpus, "must be at least 0")
+        check(self.memory_gb is None or self.memory_gb > 0, "launcher.memory_gb", self.memory_gb, "must be above 0")
+
+
+@dataclass(kw_only=True, slots=True)
 class Config:
     """One run."""
 
     model: ModelConfig
     dataset: DatasetConfig
     protocol: ProtocolConfig
+    launcher: LauncherConfig = field(default_factory=LauncherConfig, metadata={"doc": "", "decides": False})
     seed: int = setting(0, doc="of initialisation, order and augmentation")
     fast: bool = setting(
         True, doc="the fast paths; false: torch's own operations one by one, the same up to rounding", decides=False
@@ -384,12 +410,14 @@ def identity(settings: Any) -> dict[str, Any]:
     implied = getattr(settings, "implied", {})
     for f in dataclasses.fields(settings):
         value = getattr(settings, f.name)
+        if not f.metadata.get("decides", True):
+            continue
         if dataclasses.is_dataclass(value):
             result[f.name] = identity(value)
-        elif f.metadata["decides"]:
-            default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
-            if value != implied.get(f.name, default):
-                result[f.name] = value
+            continue
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        if value != implied.get(f.name, default):
+            result[f.name] = value
     return result
 
 

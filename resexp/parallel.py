@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -76,7 +78,14 @@ class World:
         """The net with gradients averaged over all processes; buffers stay each one's own, see ``average_buffers``."""
         if self.size == 1:
             return net
-        return DistributedDataParallel(net, broadcast_buffers=False, find_unused_parameters=drops_blocks)
+        with warnings.catch_warnings():  # the word's successor is younger than the oldest torch that we take
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(net, broadcast_buffers=False, find_unused_parameters=drops_blocks)
+
+    def meet(self) -> None:
+        """Wait for all: who leaves while others still listen makes them fail."""
+        if self.size > 1:
+            dist.barrier()
 
     @torch.no_grad()
     def average_buffers(self, net: nn.Module) -> None:
@@ -132,6 +141,13 @@ def check_shares(size: int, batch_size: int, norm_group: int | None) -> None:
 def leave_world() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def end_process(code: int) -> NoReturn:
+    """End one of several processes at once: now and then gloo's threads abort in the interpreter's own way out."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def is_loss(error: Exception) -> bool:

@@ -92,16 +92,8 @@ def run_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path | No
     passed on, so that every running job saves; ``max_minutes`` ends the sweep, its running jobs with checkpoints.
     """
     cfg = jobs[0][1]
-    sweep = Sweep([Job(list(overrides), job_cfg) for overrides, job_cfg in jobs], workers=1)
-    shared = set.intersection(*(set(job.overrides) for job in sweep.jobs))
-    for job in sweep.jobs:
-        own = [word for word in job.overrides if word not in shared and word.split("=")[0] not in ("model", "seed")]
-        job.settings = " ".join(word.removeprefix("model.") for word in own)
+    sweep = plan_sweep(jobs)
     extra = ["--config-dir", str(config_dir)] if config_dir else []
-    for job in sweep.jobs:
-        job.run.refuse_other_root(job.cfg.dataset.source, job.cfg.dataset.root)
-        if job.run.status == "finished":
-            job.outcome, job.message = "finished", "was finished already"
     todo = [job for job in sweep.jobs if job.outcome == "waiting"]
     cores = len(os.sched_getaffinity(0))
     device = "cuda" if cfg.device == "auto" and Path("/dev/nvidia0").exists() else cfg.device
@@ -133,7 +125,7 @@ def run_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path | No
                 _announce(job)
                 _collect(job, stopped=sweep.stopped_by is not None)
             if live:
-                live.update(_live_table(sweep))
+                live.update(live_table(sweep))
             elif time.monotonic() - reported > REPORT_SECONDS:
                 reported = time.monotonic()
                 states = (f"{job.name} {job.run.step}/{job.cfg.protocol.steps}" for job in running)
@@ -154,6 +146,19 @@ def run_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path | No
     if len(todo) > 1:
         message(f"{len(todo)} runs in {duration(took)}; their own times add up to {duration(alone)}: "
                 f"{alone / took:.2f} at once")  # fmt: skip
+    return sweep
+
+
+def plan_sweep(jobs: Sequence[tuple[list[str], Config]]) -> Sweep:
+    """The jobs with what is known of them before anything starts. Raises UserError for a run of other images."""
+    sweep = Sweep([Job(list(overrides), job_cfg) for overrides, job_cfg in jobs], workers=1)
+    shared = set.intersection(*(set(job.overrides) for job in sweep.jobs))
+    for job in sweep.jobs:
+        own = [word for word in job.overrides if word not in shared and word.split("=")[0] not in ("model", "seed")]
+        job.settings = " ".join(word.removeprefix("model.") for word in own)
+        job.run.refuse_other_root(job.cfg.dataset.source, job.cfg.dataset.root)
+        if job.run.status == "finished":
+            job.outcome, job.message = "finished", "was finished already"
     return sweep
 
 
@@ -234,17 +239,21 @@ def _collect(job: Job, *, stopped: bool) -> None:
     message(f"{job.name}: {job.outcome}{numbers}{f' ({job.message})' if job.message else ''} in {took}")
 
 
-def _live_table(sweep: Sweep) -> Table:
+def live_table(sweep: Sweep) -> Table:
+    """How far each run is, read from its folder."""
     rows = []
     for job in sweep.jobs:
         run = job.run
-        records = run.metrics if job.outcome in ("running", "finished", "interrupted") else []
+        records = run.metrics if job.outcome != "waiting" else []
         last = {record["split"]: record for record in records}
         errors = [f"{last[split]['error']:.2f}" if split in last else "-" for split in ("train", "test")]
         rate = f"{last['train']['images_per_s']:,.0f}" if "train" in last else "-"
         step = max((record["step"] for record in records), default=0)
-        rows.append([job.name, job.outcome, f"{step:,}/{job.cfg.protocol.steps:,}", *errors, rate])
-    return make_table(("run", "state", "step", "train error %", "test error %", "images/s"), rows)
+        rows.append([job.name, job.outcome, f"{step:,}/{job.cfg.protocol.steps:,}", *errors, rate, job.message])
+    columns = ["run", "state", "step", "train error %", "test error %", "images/s", "note"]
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    return make_table(columns, rows)
 
 
 def estimate_left(jobs: Sequence[Job]) -> float | None:

@@ -321,6 +321,7 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal", world: World) -> dict
     }
     if world.is_first:
         runlog.write_json(run_dir / runlog.SUMMARY, summary)
+    world.meet()
     return summary
 
 
@@ -388,7 +389,8 @@ def forward(net: nn.Module, inputs: Tensor, labels: Tensor, *, precision: str) -
     """The mean loss of a batch, and its logits (N, classes)."""
     with autocast(inputs.device, precision):
         logits = net(inputs)
-    return F.cross_entropy(logits.float(), labels), logits
+    exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(exact, labels), logits
 
 
 @torch.no_grad()
@@ -676,13 +678,15 @@ class StopSignal:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopSignal]:
-    """Turn the first SIGINT or SIGTERM into a wish to stop after this step; a second one ends the process at once."""
+    """Turn the first SIGINT, SIGTERM or SIGUSR2 into a wish to stop after this step; a second one ends it at once."""
     stop = StopSignal()
-    signals = (signal.SIGINT, signal.SIGTERM)
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
     before = {number: signal.getsignal(number) for number in signals}
 
     def wish(number: int, _frame: FrameType | None) -> None:
         stop.signal = number
+        if number == signal.SIGUSR2:  # a cluster's warning comes from more than one side, and is never impatient
+            return
         restore()
         print("stopping after this step, with a checkpoint; once more stops at once", file=sys.stderr)
 

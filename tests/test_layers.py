@@ -47,6 +47,7 @@ ALLOWED = {  # module: what of resexp it may import, besides the package's own U
     "study": {"config", "published", "runlog", "stats", "catalog"},
     "figures": {"figures", "config", "runlog", "stats", "study", "catalog"},
     "memory": {"catalog", "config"},
+    "slurm": {"config", "console", "runlog", "sweep"},
     "sweep": {"catalog", "config", "console", "memory", "runlog"},
     "bench": {"batches", "bench", "config", "console", "data", "models", "runlog", "train"},
 }
@@ -61,6 +62,7 @@ NO_TORCH = (
     "study",
     "figures",
     "memory",
+    "slurm",
     "sweep",
     "cli",
 )

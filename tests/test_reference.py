@@ -12,6 +12,8 @@ FOUND = {  # study: seeds, and the verdict on each claim in the order of the fil
     "activation-order-small": ((0, 1, 2), "hfhfh"),
     "cardinality-small": ((0, 1, 2), "ffffh"),
     "dense-vs-residual-small": ((0,), "hhh"),
+    "he2015-table2-small": ((0,), "hhffhf"),
+    "he2015-table3-small": ((0,), "hhfffh"),
     "highway-small": ((0, 1, 2), "hhhh"),
     "identity-shortcuts-small": ((0, 1), "hhhhffhfhhhh"),
     "resnet-v2-small": ((0, 1, 2), "hhf"),

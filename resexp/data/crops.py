@@ -52,7 +52,8 @@ def resized_sides(sides: Tensor, shorter: Tensor | int) -> Tensor:
 def view_offsets(resized: Tensor, crop: int, view: str) -> list[tuple[Tensor, bool]]:
     """(offsets int64 (N, 2), mirrored) of each crop of a view: ``centre``, or ``ten-crop`` (with the corners)."""
     most = resized - crop
-    centre = ((most + 1) // 2, False)  # rounded up, as torchvision rounds
+    half = most // 2
+    centre = (half + most % 2 * (half % 2), False)  # to the nearest even offset, as torchvision rounds
     if view == "centre":
         return [centre]
     zero = torch.zeros_like(most)

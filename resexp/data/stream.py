@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from resexp import UserError
 from resexp.data.crops import CENTRE_SCALE, in_proportion, place_crops, resized_sides, view_offsets
 from resexp.data.decode import read_image
 from resexp.data.pack import SAMPLE
@@ -71,11 +72,15 @@ class Stream:
         """Centre crops of the first images, uint8 (n, 3, crop, crop): a random sample, for the mean."""
         return torch.cat([crops[0] for crops, _ in self.take(slice(SAMPLE)).views("centre", EVAL_BATCH)])
 
-    def _loader(self, images: TorchDataset, batches: Iterable[list]) -> DataLoader:
-        return DataLoader(
+    def _loader(self, images: TorchDataset, batches: Iterable[list]) -> Iterator[Tensor]:
+        loader = DataLoader(
             images, batch_sampler=batches, num_workers=self.workers, collate_fn=torch.stack,
             pin_memory=self.device.type == "cuda",
         )  # fmt: skip
+        try:
+            yield from loader
+        except UserError as error:  # a worker's comes with the worker's traceback
+            raise UserError(str(error).strip().splitlines()[-1].removeprefix("resexp.UserError: ")) from None
 
 
 def default_workers() -> int:
