@@ -170,7 +170,9 @@ class DatasetConfig:
         check_choice("dataset.source", self.source, list(SOURCE_KEYS))
         folder = self.root or os.environ.get("RESEXP_DATA")
         if self.source in NAMED_BY_FOLDER and folder:
-            self.root = str(Path(folder).expanduser().resolve())
+            beneath = Path(folder).expanduser() / self.name
+            named = self.root is None and (beneath / "train").is_dir()  # RESEXP_DATA may hold several data sets
+            self.root = str((beneath if named else Path(folder).expanduser()).resolve())
             if self.name == self.source:
                 self.name = Path(self.root).name
         if self.wnid_file:

@@ -309,7 +309,8 @@ class Run:
 
     def refuse_other_root(self, source: str, root: str | None) -> None:
         """Raise UserError if this run is finished and its images came from another folder than ``root``."""
-        earlier = self.config["dataset"]["root"] if self.status == "finished" and source == "imagefolder" else root
+        by_folder = source in ("imagefolder", "imagenet")
+        earlier = self.config["dataset"]["root"] if self.status == "finished" and by_folder else root
         if earlier != root:
             raise UserError(
                 f"{self.path}: finished with the images of {earlier}; name those of {root}: dataset.name=..."

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from resexp import UserError
+from resexp import UserError, config
 from resexp.data import build_data, cifar
 from resexp.data.augment import augment, channel_statistics, draw, normalize, pixel_mean
 from resexp.data.dataset import canonical, shrink
@@ -121,6 +121,17 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"dataset.root=/path, or export RESEXP_DATA"):
         os.environ.pop("RESEXP_DATA", None)
         build_data(source="cifar10")
+
+
+def test_a_data_set_is_found_by_its_name_beneath_resexp_data(
+    tmp_path: Path, make_tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = make_tree({"train": {"n1": 1}, "val": {"n1": 1}}, name="tiny-imagenet50")
+    monkeypatch.setenv("RESEXP_DATA", str(tmp_path))
+    cfg = config.load(["dataset=tiny-imagenet50"])
+    assert cfg.dataset.root == str(tree)
+    monkeypatch.setenv("RESEXP_DATA", str(tree))
+    assert config.load(["dataset=tiny-imagenet50"]).dataset.root == cfg.dataset.root
 
 
 def test_a_corrupt_image_is_named(make_tree: Tree) -> None:

@@ -1,5 +1,6 @@
 """Figures come from logs alone, follow the papers' conventions and say what they show."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,10 @@ import pytest
 from matplotlib.figure import Figure
 from test_sweep import write_run
 
-from resexp import config
+from resexp import config, runlog
 from resexp.figures import draw_study
-from resexp.figures.curves import _draw_split, draw_curves
+from resexp.figures.curves import _draw_split, _drops, draw_curves
+from resexp.figures.style import error_floor
 from resexp.figures.summary import _series
 from resexp.study import group_runs
 
@@ -51,6 +53,30 @@ def test_a_figure_says_data_set_protocol_seeds_and_steps(drawn: str) -> None:
         "Own runs.",
     ):
         assert words in drawn
+
+
+def test_a_figure_says_what_was_taken_of_imagenet(tmp_path: Path) -> None:
+    taken = ["dataset=imagenet", "dataset.classes=50", "dataset.images_per_class=9", "dataset.image_size=32"]
+    groups = group_runs([write_run(tmp_path, ["model=resnet18", "dataset.root=/none/imagenet", *taken])])
+    text = svg_text(draw_curves(groups, tmp_path / "figure", title="t")[1])
+    assert "Data set imagenet, 50 classes, 9 images a class at 32 pixels" in text
+
+
+def test_a_drop_on_a_plateau_is_found_in_the_log(tmp_path: Path) -> None:
+    run = write_run(tmp_path, ["model=resnet18", "dataset=imagenet", "dataset.root=/none/imagenet"])
+    lines = [
+        {"step": step, "epoch": 0, "split": "train", "loss": 1, "error": 90, "lr": lr, "images_per_s": 100}
+        for step, lr in ((100, 0.1), (200, 0.1), (300, 0.01), (400, 0.01), (500, 0.001))
+    ]
+    (run.path / runlog.METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert _drops(group_runs([runlog.Run(run.path)])) == [300, 500]
+
+
+@pytest.mark.parametrize(("lowest", "highest", "floor"), [(1, 9, 0), (30, 80, 0), (72, 98, 70), (80, 99, 80)])
+def test_the_axis_of_errors_leaves_zero_only_where_all_of_them_are_high(
+    lowest: float, highest: float, floor: float
+) -> None:
+    assert error_floor(lowest, highest) == floor
 
 
 def test_a_figure_is_the_same_file_each_time(tmp_path: Path) -> None:

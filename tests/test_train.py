@@ -449,13 +449,16 @@ def test_a_run_refuses_other_images_under_the_same_name(make_tree: Callable[...,
         run_tiny(*words(other))
 
 
-def test_a_finished_run_is_not_the_result_of_another_folder(make_tree: Callable[..., Path], resexp: Resexp) -> None:
+@pytest.mark.parametrize("source", ["imagefolder", "imagenet"])
+def test_a_finished_run_is_not_the_result_of_another_folder(
+    make_tree: Callable[..., Path], resexp: Resexp, source: str
+) -> None:
     parts = {"train": {"cat": 20, "dog": 20}, "val": {"cat": 2, "dog": 2}}
     roots = [make_tree(parts, name=name) for name in ("one", "two")]
     tiny = [word for word in TINY if not word.startswith("dataset=")]
 
     def words(root: Path) -> list[str]:
-        return ["dataset=imagefolder", f"dataset.root={root}", *tiny]
+        return [f"dataset={source}", f"dataset.root={root}", "dataset.image_size=8", *tiny]
 
     names = {config.load(words(root)).run_name for root in roots}
     assert len(names) == 2  # a folder's name is its data set's

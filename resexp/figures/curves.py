@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from resexp import catalog
-from resexp.figures.style import DASHED, STYLE, caption, shades, short_label, write
+from resexp.figures.style import DASHED, STYLE, caption, error_floor, shades, short_label, write
 from resexp.study import Group
 
 
@@ -30,12 +30,13 @@ def draw_curves(groups: Sequence[Group], path: Path, *, title: str, note: str = 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6 * len(families), 3.5 + below))
         panels = figure.subplots(1, len(families), sharey=True, squeeze=False)[0]
-        highest = 0.0
+        lowest, highest = 100.0, 0.0
         for axes, family in zip(panels, families, strict=True):
             members = [group for group in groups if group.family == family]
-            highest = max(highest, _draw_panel(axes, members, _colours(groups)))
+            least, most = _draw_panel(axes, members, _colours(groups))
+            lowest, highest = min(lowest, least), max(highest, most)
             axes.set_title(catalog.FAMILIES[family].title)
-        panels[0].set_ylim(0, min(100.0, highest * 1.08 + 1) if highest else 100.0)
+        panels[0].set_ylim(error_floor(lowest, highest), min(100.0, highest * 1.08 + 1) if highest else 100.0)
         panels[0].set_ylabel("error (%)")
         for axes in panels[1:]:
             axes.tick_params(labelleft=True)
@@ -53,13 +54,14 @@ def draw_curves(groups: Sequence[Group], path: Path, *, title: str, note: str = 
         return write(figure, path)
 
 
-def _draw_panel(axes: Axes, groups: Sequence[Group], colours: dict[str, str]) -> float:
-    """The curves of one family. Returns the error below which nine tenths of every curve's points lie."""
-    highest = 0.0
+def _draw_panel(axes: Axes, groups: Sequence[Group], colours: dict[str, str]) -> tuple[float, float]:
+    """The curves of one family. Returns the least error, and that which nine tenths of each stay below."""
+    lowest, highest = 100.0, 0.0
     for group in groups:
         for split in ("train", "test"):
             mean = _draw_split(axes, group, split, colours[group.label])
-            highest = max(highest, float(np.percentile(mean, 90)) if len(mean) else 0.0)
+            if len(mean):
+                lowest, highest = min(lowest, float(mean.min())), max(highest, float(np.percentile(mean, 90)))
     for drop in _drops(groups):
         axes.axvline(drop, color="0.8", linewidth=0.8, zorder=0)
     axes.set_xlabel("steps")
@@ -69,7 +71,7 @@ def _draw_panel(axes: Axes, groups: Sequence[Group], colours: dict[str, str]) ->
     handles = [Line2D([], [], color=colours[group.label], linewidth=2, label=_key(group)) for group in groups]
     title = "at the end: train / test error" if any(group.error("test_error") for group in groups) else None
     axes.legend(handles=handles, loc="best", handlelength=1.4, borderaxespad=0.1, title=title, title_fontsize=8)
-    return highest
+    return lowest, highest
 
 
 def _draw_split(axes: Axes, group: Group, split: str, colour: str) -> np.ndarray:
@@ -104,5 +106,12 @@ def _key(group: Group) -> str:
 
 
 def _drops(groups: Sequence[Group]) -> list[int]:
-    protocols = [run.config["protocol"] for group in groups for run in group.runs]
-    return sorted({drop for protocol in protocols for drop in protocol["lr_drops"] if drop < protocol["steps"]})
+    """The steps at which learning rates fall: those of the protocols, and those that plateaus gave."""
+    found = set()
+    for run in (run for group in groups for run in group.runs):
+        protocol = run.config["protocol"]
+        found |= {drop for drop in protocol["lr_drops"] if drop < protocol["steps"]}
+        if protocol.get("plateau_window"):
+            steps, rates = run.curve("train", "lr")
+            found |= {steps[i] for i in range(1, len(steps)) if rates[i] < rates[i - 1] / 2}
+    return sorted(found)

@@ -27,7 +27,7 @@ def caption(runs: Sequence[Run]) -> str:
     seeds = sorted({config["seed"] for config in configs})
     steps = listed([config["protocol"]["steps"] for config in configs])
     text = (
-        f"Data set {listed([c['dataset']['name'] for c in configs])}; "
+        f"Data set {listed([_data_set(c['dataset']) for c in configs])}; "
         f"protocol {listed([c['protocol']['name'] for c in configs])}, {steps} steps of "
         f"{listed([c['protocol']['batch_size'] for c in configs])} images, "
         f"{listed([c['protocol']['precision'] for c in configs])}, "
@@ -39,6 +39,20 @@ def caption(runs: Sequence[Run]) -> str:
         text += " (mean, and least to most)"
     unfinished = sum(run.status != "finished" for run in runs)
     return text + (f"; {unfinished} of {len(runs)} runs unfinished." if unfinished else ".")
+
+
+def _data_set(settings: dict[str, Any]) -> str:
+    """Its name, and what was taken of it; logs of older runs lack the later settings."""
+    classes = len(settings.get("wnids") or []) or settings.get("classes")
+    each = settings.get("images_per_class")
+    text = settings["name"] + (f", {classes} classes" if classes else "") + (f", {each} images a class" if each else "")
+    side = settings.get("image_size")
+    return text + (f" at {side} pixels" if side and settings["source"] != "synthetic" else "")
+
+
+def error_floor(lowest: float, highest: float) -> float:
+    """Where the axis of errors begins: at 0, or higher where all of them lie in its upper half."""
+    return 0.0 if lowest < highest / 2 else 10.0 * (lowest // 10)
 
 
 def shades(count: int) -> list[str]:

@@ -12,9 +12,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogLocator
 
-from resexp.figures.style import DASHED, STYLE, caption, shades, short_label, write
+from resexp.figures.style import DASHED, STYLE, caption, error_floor, shades, short_label, write
 from resexp.study import Group, final_error
 
 MARKERS = "osD^vPX*<>"
@@ -45,7 +45,8 @@ def draw_depth(groups: Sequence[Group], path: Path, *, title: str, note: str = "
         axes.minorticks_off()
         axes.set_xlabel("layers")
         axes.set_ylabel("error at the end (%)")
-        axes.set_ylim(0, min(100, 1.08 * axes.get_ylim()[1]))
+        lowest, highest = axes.get_ylim()
+        axes.set_ylim(error_floor(lowest, highest), min(100, 1.08 * highest))
         keys = zip(series, shades(len(series)), cycle(MARKERS), strict=False)
         axes.legend(
             handles=[Line2D([], [], color=colour, marker=marker, linewidth=2, markersize=4.5, label=name)
@@ -71,11 +72,12 @@ def draw_parameters(groups: Sequence[Group], path: Path, *, title: str, note: st
                 axes.annotate(short_label(group), (size, mean), (5, 5), textcoords="offset points", fontsize=7.5,
                               color=colour)  # fmt: skip
         axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
             which(EngFormatter(sep=""))
         axes.set_xlabel("parameters")
         axes.set_ylabel("test error at the end (%)")
-        axes.margins(x=0.15, y=0.15)
+        axes.margins(x=0.2, y=0.15)
 
     return _summary(groups, draw, path, title=title, note=note, height=3.8, keys=False)
 
@@ -101,7 +103,8 @@ def draw_table(groups: Sequence[Group], path: Path, *, title: str, note: str = "
         axes.set_yticks(range(len(known)), labels)
         axes.invert_yaxis()
         axes.set_ylim(len(known) - 0.4, -0.6)
-        axes.set_xlim(left=0)
+        axes.margins(x=0.06)
+        axes.set_xlim(left=0 if axes.get_xlim()[0] < axes.get_xlim()[1] / 2 else None)
         axes.set_xlabel("error at the end (%); right: training / test")
         axes.grid(axis="y", visible=False)
 
