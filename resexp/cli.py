@@ -124,6 +124,8 @@ def _train(args: argparse.Namespace) -> int:
     from resexp.runlog import Run
 
     cfg = config.load(args.overrides, args.config_dir)
+    if cfg.launcher.name != "local":
+        raise UserError(f"launcher={cfg.launcher.name}: train runs here; resexp sweep hands runs to a launcher")
     run = Run(cfg.run_dir)
     run.refuse_other_root(cfg.dataset.source, cfg.dataset.root)
     if run.status == "finished":
@@ -158,9 +160,9 @@ def _result_line(cfg: "Config", summary: dict) -> str:
 
     reached = f"{summary['status']} at step {summary['step']:,} of {cfg.protocol.steps:,}"
     parts = [f"{cfg.model.name} on {cfg.dataset.name}: {reached}"]
-    for key in ("train_error", "val_error", "test_error"):
+    for key in ("train_error", "val_error", "test_error", "ten_crop_error", "multi_scale_error"):
         if summary.get(key) is not None:
-            parts.append(f"{key.replace('_', ' ')} {summary[key]:.2f}%")
+            parts.append(f"{key.removesuffix('_error').replace('_', '-')} error {summary[key]:.2f}%")
     known = published(cfg.model.name, "test_error") if is_papers(dataclasses.asdict(cfg.model)) else None
     if known:
         parts.append(f"published {known}% on {known.dataset} ({known.source})")

@@ -57,6 +57,11 @@ def test_a_missing_launcher_a_silent_slurm_and_an_unknown_partition_are_one_line
     check(["launcher.partition=cpu"])
 
 
+def test_one_run_takes_no_launcher(resexp: Resexp) -> None:
+    result = resexp("train", "launcher=slurm")
+    assert result.returncode == 2 and "launcher=slurm: train runs here; resexp sweep" in result.stderr
+
+
 def test_the_launcher_is_no_part_of_a_runs_name() -> None:
     assert config.load(["launcher=slurm", "launcher.hours=2"]).run_name == config.load([]).run_name
 
@@ -73,7 +78,7 @@ def test_mistakes_in_the_launchers_settings_are_named(words: list[str], message:
 
 def test_settings_become_submitits_words() -> None:
     words = ["launcher=slurm", "launcher.hours=0.5", "launcher.gpus=2", "launcher.processes=2", "launcher.nodes=3",
-             "launcher.memory_gb=64", "+launcher.options.account=me"]  # fmt: skip
+             "launcher.memory_gb=64", "launcher.options={account: me}"]  # fmt: skip
     found = slurm.parameters(config.load(words).launcher, at_once=4)
     assert (found["timeout_min"], found["nodes"], found["tasks_per_node"], found["gpus_per_node"]) == (30, 3, 2, 2)
     assert found["slurm_additional_parameters"] == {"requeue": True, "account": "me"}
@@ -173,3 +178,15 @@ def test_a_job_of_two_tasks_is_one_run_of_two_processes(cluster: None, resexp: R
     assert result.returncode == 0, result.stderr
     run = Run(config.load(words).run_dir)
     assert run.status == "finished" and run.env["world_size"] == 2
+
+
+@pytest.mark.slurm
+def test_a_job_that_reaches_its_time_limit_saves_and_goes_on(cluster: None, resexp: Resexp) -> None:
+    limit = ["launcher.hours=0.01", "launcher.save_seconds=30"]  # SLURM counts in minutes: one, and the half of it
+    words = [*LONG[:-3], "protocol.steps=100000000", "launcher=slurm", *limit]
+    run_dir = config.load(words).run_dir
+    assert resexp("sweep", *words).returncode == 0
+    wait_until(lambda: (run_dir / runlog.ENV).is_file() and "resumed" in Run(run_dir).env, seconds=180)
+    job = json.loads((run_dir / slurm.JOB).read_text())["job"]
+    assert slurm.queue_states() == {job: "RUNNING"}  # the same job, and SLURM has not counted it as timed out
+    assert Run(run_dir).env["resumed"][0]["step"] >= 50
