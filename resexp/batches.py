@@ -1,7 +1,7 @@
 """What a step trains on: drawn for the whole batch by the run's own generators, shared by its processes, made ready."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import torch
@@ -35,12 +35,17 @@ class Batches:
         self.world = world or World()
         self.scales = scales_of(p, part.image_shape[1])
         self.components = colour_components(part.sample()).to(generator.device) if p.colour else None
-        self.decoded = self._decoded() if isinstance(part, Stream) else None
+        self.decoded: Generator[Drawn, None, None] | None = self._decoded() if isinstance(part, Stream) else None
         self.mark: tuple[dict[str, Any], Tensor] | None = None  # where workers are ahead: the state at this step
 
     def next(self) -> Drawn:
         """The arguments of ``make_batch`` behind the part, this process's share."""
         return self.draw() if self.decoded is None else next(self.decoded)
+
+    def close(self) -> None:
+        """End the workers. Left to garbage collection, which may come in a thread of theirs, that takes seconds."""
+        if self.decoded:
+            self.decoded.close()
 
     def draw(self) -> Drawn:
         """Image indices (N,), then for ``Images`` crop offsets (2, N) and mirroring (N,), else places and colours."""
@@ -56,7 +61,7 @@ class Batches:
             colours = colours @ self.components
         return self.world.share(indices), self.world.share(places), self.world.share(colours)
 
-    def _decoded(self) -> Iterator[Drawn]:
+    def _decoded(self) -> Generator[Drawn, None, None]:
         waiting: deque[tuple[Any, ...]] = deque()
         device = self.part.device
 

@@ -298,6 +298,7 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal", world: World) -> dict
                 break
             watch.start()
     finally:
+        state.batches.close()
         progress.close()
         log.close()
 

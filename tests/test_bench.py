@@ -129,3 +129,18 @@ def test_a_study_is_projected_from_the_measured_speed_of_its_nets() -> None:
     assert written["seconds_side_by_side"] == pytest.approx(total / max(1.0, written["gain"]))
     bad = subprocess.run([*command, "model=plain9"], capture_output=True, text=True)
     assert bad.returncode == 2 and bad.stderr.count("\n") == 1
+
+
+def test_the_ways_to_read_images_are_measured_side_by_side(resexp: Resexp, make_tree: Callable[..., Path]) -> None:
+    tree = make_tree({part: {"n1": 40, "n2": 40} for part in ("train", "val")}, side=20)
+    words = ["dataset=imagenet", f"dataset.root={tree}", "dataset.image_size=16", "protocol.batch_size=32"]
+    result = resexp("bench", "--images", "--rounds", "1", "--steps", "2", "--json", "found.json", *words)
+    assert result.returncode == 0 and "second start" in result.stdout, result.stderr
+    found = json.loads(Path("found.json").read_text())
+    assert found["images"] == 160 and found["pack_bytes"] > 160 * 3 * 20 * 20
+    assert {"crops from the pack", "streamed crops, 1 workers"} <= set(found["images_per_s"])
+    assert not list(Path("cache").glob("tmp*"))
+    other = resexp("bench", "--images", "dataset=digits")
+    assert other.returncode == 2 and "this is for those of dataset=imagenet" in other.stderr
+    usual = resexp("bench", "--against", "reference", *words)
+    assert usual.returncode == 2 and "the usual loop takes decoded images" in usual.stderr

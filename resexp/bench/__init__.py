@@ -63,6 +63,9 @@ def bench(cfg: Config, *, against: str | None, rounds: int, steps: int) -> dict[
     if against == "reference" and cfg.protocol.optimizer != "sgd":
         rule = "the usual loop has SGD; drop one of the two"
         raise UserError(f"--against reference protocol.optimizer={cfg.protocol.optimizer}: {rule}")
+    if against == "reference" and cfg.dataset.source == "imagenet":
+        raise UserError(f"--against reference dataset={cfg.dataset.name}: the usual loop takes decoded images; "
+                        "--images compares the ways to read these")  # fmt: skip
     if against == "plain":
         others[PLAIN] = dataclasses.replace(cfg, fast=False), None
     elif against == "reference":

@@ -1,7 +1,8 @@
 """Images that do not fit into memory: worker processes decode and crop them with torchvision's transforms.
 
 What is random comes from the training process, image by image, so that neither the number of workers nor how far they
-are ahead decides anything. The rate is bounded by decoding: some hundred photographs a second and core.
+are ahead decides anything. The rate is bounded by decoding and resizing in the workers: some hundred photographs
+a second and core (``resexp bench --images``).
 """
 
 import os
@@ -73,6 +74,8 @@ class Stream:
         return torch.cat([crops[0] for crops, _ in self.take(slice(SAMPLE)).views("centre", EVAL_BATCH)])
 
     def _loader(self, images: TorchDataset, batches: Iterable[list]) -> Iterator[Tensor]:
+        import torchvision.transforms.v2.functional  # noqa: F401  before the workers: each would take seconds for it
+
         loader = DataLoader(
             images, batch_sampler=batches, num_workers=self.workers, collate_fn=torch.stack,
             pin_memory=self.device.type == "cuda",
