@@ -364,6 +364,33 @@ def _studies_with_runs(args: argparse.Namespace):  # type: ignore[no-untyped-def
         raise UserError(f"no runs of any study under {args.output_dir}; start with: resexp study degradation")
 
 
+def _analyze(args: argparse.Namespace) -> int:
+    from resexp import config, finding
+    from resexp.analysis import ANALYSES, run_analysis
+    from resexp.console import markdown_table, print_table
+    from resexp.figures import slug
+    from resexp.figures.finding import draw_finding
+
+    if args.kind is None:
+        print_table(("analysis", "what it measures"), [list(row) for row in ANALYSES.items()])
+        return 0
+    config.check_folder(args.config_dir)
+    nets = args.nets.split(",") if args.nets else []
+    found = run_analysis(args.kind, args.words, nets=nets, output_dir=args.output_dir, config_dir=args.config_dir)
+    path = args.output_dir / "analysis" / slug(args.name or args.kind)
+    rows = finding.table(found)
+    try:
+        written = draw_finding(found, path)
+        finding.save(found, path.with_name(path.name + ".json"))
+        text = f"{found.title}. {found.about}\n\n{markdown_table(finding.COLUMNS, rows)}"
+        path.with_name(path.name + ".md").write_text(text)
+    except OSError as error:
+        raise UserError(f"cannot write into {path.parent}: {error.strerror}; set another --output-dir") from None
+    print_table(finding.COLUMNS, rows, found.title)
+    print("figure: " + ", ".join(map(str, written)))
+    return 0
+
+
 def _bench(args: argparse.Namespace) -> int:
     import json
 
@@ -591,6 +618,15 @@ def _log_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="holds runs/ (default: outputs)")
 
 
+def _analyze_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", nargs="?", metavar="ANALYSIS", help="none lists them")
+    parser.add_argument("words", nargs="*", metavar="RUN | STUDY | weights=FILE | key=value",
+                        help="run folders, a study, or a state dict and its net; settings of the analysis")  # fmt: skip
+    parser.add_argument("--nets", metavar="NET,NET", help="of a study only these")
+    parser.add_argument("--name", help="of the figure and its numbers (default: the analysis')")
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="holds runs/ (default: outputs)")
+
+
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
@@ -617,6 +653,9 @@ COMMANDS = {
     ),
     "figures": Command(_figures, "draw studies from the logs alone, without training", None, _log_arguments),
     "verify": Command(_verify, "claims against measurements; exit code 1 if one fails", None, _log_arguments),
+    "analyze": Command(
+        _analyze, "why it works: the mechanisms, measured on your own checkpoints", None, _analyze_arguments
+    ),
     "bench": Command(_bench, "images/s in training, alone or against the usual loop", WITH_SETTINGS, _bench_arguments),
     "models": Command(
         _models, "the named nets with parameters, multiply-adds and the published ones", None, _model_arguments

@@ -513,12 +513,12 @@ def build_optimizer(cfg: Config, net: nn.Module) -> Optimizer:
     return SGD(net.parameters(), momentum=p.momentum, weight_decay=p.weight_decay, fused=cfg.fast)
 
 
-def evaluate_run(run_dir: Path, cfg: Config, *, view: str = "centre") -> tuple[int, Evaluation]:
-    """The step of a run's checkpoint, and its test error. Raises UserError."""
+def load_trained(run_dir: Path, cfg: Config) -> tuple[dict[str, Any], nn.Module, Dataset]:
+    """A run's checkpoint, its net with the weights, and its images, the two on the device. Raises UserError."""
     device = set_up_device(cfg.device, deterministic=cfg.deterministic)
     saved = load_checkpoint(cfg, run_dir / runlog.CHECKPOINT, device)
     if saved is None:
-        raise UserError(f"{run_dir}: no {runlog.CHECKPOINT} to evaluate; resume the run to make one")
+        raise UserError(f"{run_dir}: no {runlog.CHECKPOINT}; resume the run to make one")
     torch.set_num_threads(saved["threads"])
     data = load_data(cfg)
     check_data(saved, data.digest(), cfg.dataset.name, run_dir)
@@ -527,22 +527,36 @@ def evaluate_run(run_dir: Path, cfg: Config, *, view: str = "centre") -> tuple[i
         net.load_state_dict(saved["net"])
     except RuntimeError:
         raise UserError(f"{run_dir}: {EARLIER_VERSION}; remove it and train the run again") from None
-    return saved["step"], evaluate_net(cfg, net, data.to(device), device, view)
+    return saved, _placed(net, device), data.to(device)
 
 
-def evaluate_weights(cfg: Config, weights: Path, *, view: str = "centre") -> Evaluation:
-    """The test error of the configured net with the weights of a file. Raises UserError."""
+def load_with_weights(cfg: Config, weights: Path) -> tuple[nn.Module, Dataset]:
+    """The configured net with the weights of a file, and its images, both on the device. Raises UserError."""
     device = set_up_device(cfg.device, deterministic=cfg.deterministic)
     data = load_data(cfg)
     net = build_net(cfg, data)
     checkpoint.load_weights(net, weights)
-    return evaluate_net(cfg, net, data.to(device), device, view)
+    return _placed(net, device), data.to(device)
 
 
-def evaluate_net(cfg: Config, net: nn.Module, data: Dataset, device: torch.device, view: str) -> Evaluation:
+def _placed(net: nn.Module, device: torch.device) -> nn.Module:
+    return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def evaluate_run(run_dir: Path, cfg: Config, *, view: str = "centre") -> tuple[int, Evaluation]:
+    """The step of a run's checkpoint, and its test error. Raises UserError."""
+    saved, net, data = load_trained(run_dir, cfg)
+    return saved["step"], evaluate_net(cfg, net, data, view)
+
+
+def evaluate_weights(cfg: Config, weights: Path, *, view: str = "centre") -> Evaluation:
+    """The test error of the configured net with the weights of a file. Raises UserError."""
+    return evaluate_net(cfg, *load_with_weights(cfg, weights), view)
+
+
+def evaluate_net(cfg: Config, net: nn.Module, data: Dataset, view: str) -> Evaluation:
     p = cfg.protocol
     check_view(view, cfg.model.family, data.image_shape[1] > SMALL_SIDE)
-    net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     mean = mean_image(data.train, p.normalize)
     return evaluate(net, data.test, mean, precision=p.precision, view=view, scales=p.test_scales)
 

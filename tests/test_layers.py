@@ -45,7 +45,21 @@ ALLOWED = {  # module: what of resexp it may import, besides the package's own U
         "runlog",
     },
     "study": {"config", "published", "runlog", "stats", "catalog"},
-    "figures": {"figures", "config", "runlog", "stats", "study", "catalog"},
+    "finding": set(),
+    "figures": {"figures", "config", "finding", "runlog", "stats", "study", "catalog"},
+    "analysis": {
+        "analysis",
+        "batches",
+        "catalog",
+        "config",
+        "console",
+        "data",
+        "finding",
+        "models",
+        "runlog",
+        "study",
+        "train",
+    },
     "memory": {"catalog", "config"},
     "slurm": {"config", "console", "runlog", "sweep"},
     "sweep": {"catalog", "config", "console", "memory", "runlog"},
@@ -61,6 +75,8 @@ NO_TORCH = (
     "stats",
     "study",
     "figures",
+    "finding",
+    "analysis",
     "memory",
     "slurm",
     "sweep",
@@ -119,7 +135,8 @@ def test_module_imports_no_torch(module: str) -> None:
 
 @pytest.mark.parametrize(
     "words", [["--help"], ["models"], ["datasets"], ["protocols"], ["studies"], ["config"], ["train", "--help"],
-              ["train", "model=plan56"], ["sweep", "model=plan56"], ["study", "nowhere"], ["figures"], ["trian"]]
+              ["train", "model=plan56"], ["sweep", "model=plan56"], ["study", "nowhere"], ["figures"], ["analyze"],
+              ["analyze", "lesoin"], ["analyze", "relu-collapse", "draws=1"], ["trian"]]
 )  # fmt: skip
 def test_help_lists_and_mistakes_import_no_torch(words: list[str]) -> None:
     code = f"import sys; from resexp.cli import main; main({words}); sys.exit(7 * ('torch' in sys.modules))"

@@ -1,0 +1,203 @@
+"""The norm of each layer's gradient, through training, and what makes it vanish.
+
+He et al. 2015, Sec. 1 and 4.1, hold vanishing gradients an unlikely cause of the degradation: with batch norm the
+signals of their plain nets keep healthy norms in both directions. Both halves are measured: stacks whose gradient
+vanishes, and the plain nets that degrade although theirs does not.
+"""
+
+import copy
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resexp.analysis.subject import Trained, about
+from resexp.console import message
+from resexp.finding import Finding, Panel, Row, Series
+from resexp.models.initialise import he_init
+
+NAIVE = 0.01  # the standard deviation of the weights before Glorot & Bengio 2010
+SIGMOID_SLOPE = 0.25  # at most
+TINY = 1e-300  # where a gradient has vanished altogether
+ENDS = 3  # layers at both ends that are compared
+VANISHED = 0.01  # of the gradient at the other end
+# A layer's factor with batch norm, fresh: a ReLU that is centred keeps 1 - 1/pi of the variance that it is scaled to.
+NORM_FACTOR = math.sqrt(math.pi / (math.pi - 1))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way to build a fully connected stack."""
+
+    name: str
+    activation: str = "relu"
+    norm: bool = False
+    init: str = "he"
+
+
+KINDS = (
+    Kind("ReLU, He, batch norm", norm=True),
+    Kind("ReLU, He"),
+    Kind(f"ReLU, normal({NAIVE})", init="naive"),
+    Kind("sigmoid, Glorot", activation="sigmoid", init="glorot"),
+    Kind("sigmoid, Glorot, batch norm", activation="sigmoid", init="glorot", norm=True),
+)
+
+
+class Stack(nn.Module):
+    """``layers`` hidden layers of ``width`` units and a classifier. (N, inputs) -> (N, classes)."""
+
+    def __init__(self, kind: Kind, inputs: int, width: int, layers: int, classes: int) -> None:
+        super().__init__()
+        sizes = [inputs, *[width] * layers]
+        self.kind = kind
+        self.linears = nn.ModuleList([nn.Linear(a, b) for a, b in itertools.pairwise(sizes)])
+        self.norms = nn.ModuleList([nn.BatchNorm1d(width) if kind.norm else nn.Identity() for _ in range(layers)])
+        self.head = nn.Linear(width, classes)
+        linear: Any
+        for linear in self.linears:
+            nn.init.zeros_(linear.bias)
+            if kind.init == "he":
+                nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+            elif kind.init == "glorot":
+                nn.init.xavier_normal_(linear.weight)
+            else:
+                nn.init.normal_(linear.weight, std=NAIVE)
+
+    def forward(self, x: Tensor, kept: list[Tensor] | None = None) -> Tensor:
+        for linear, norm in zip(self.linears, self.norms, strict=True):
+            x = norm(linear(x))
+            if kept is not None:
+                x.retain_grad()
+                kept.append(x)
+            x = x.relu() if self.kind.activation == "relu" else x.sigmoid()
+        return self.head(x)
+
+
+def analyze(
+    nets: Sequence[Trained], *, layers: int = 20, width: int = 64, steps: int = 300, rate: float = 0.01,
+    images: int = 256, seed: int = 0,
+) -> Finding:  # fmt: skip
+    """The convolutions' gradients of the given nets, fresh and trained; then stacks of each kind, through training.
+
+    :param layers: of the stacks, with ``width`` units.
+    :param steps: of their training, at the learning ``rate``, momentum 0.9, batches of 64.
+    :param images: training images of a gradient.
+    """
+    panels, rows, lines = [], [], []
+    for net in nets:
+        inputs, labels = net.images("train", images)
+        fresh = copy.deepcopy(net.net)
+        he_init(fresh, torch.Generator().manual_seed(seed))
+        for state, model in (("fresh", fresh), ("trained", copy.deepcopy(net.net))):
+            norms = layer_gradients(model, inputs, labels)
+            lines.append(Series(label=f"{net.label}, {state}", x=range(1, len(norms) + 1), y=norms,
+                                style="thin" if state == "fresh" else "line"))  # fmt: skip
+            ratio = sum(norms[:ENDS]) / max(sum(norms[-ENDS:]), TINY)
+            rows.append(
+                Row(
+                    what=f"{net.label}, {state}: gradient of the first {ENDS} layers over that of the last {ENDS}",
+                    measured=f"{ratio:.3g}",
+                    expected=f"above {VANISHED}: it does not vanish",
+                    source="He et al. 2015, Sec. 4.1",
+                    agrees=ratio > VANISHED,
+                )
+            )
+        message(f"gradients: {net.label}")
+    panels.append(
+        Panel(title="convolutions of the nets", x="layer", y="norm of the gradient", series=lines, log_y=True)
+    )
+    images_flat, labels = nets[0].images("train")
+    data = images_flat.flatten(1).cpu(), labels.cpu()
+    start, end, losses = [], [], []
+    for kind in KINDS:
+        found = train_stack(kind, layers, width, steps, rate, seed, *data)
+        x = range(1, layers + 1)
+        start.append(Series(label=kind.name, x=x, y=found["first"]))
+        end.append(Series(label=kind.name, x=x, y=found["last"]))
+        losses.append(Series(label=kind.name, x=range(1, steps + 1), y=found["loss"]))
+        factor = (found["signal"][0] / max(found["signal"][-1], TINY)) ** (1 / (layers - 1))
+        rows.append(Row(what=f"{kind.name}: factor a layer of the gradient at the start; loss after {steps} steps",
+                        measured=f"{factor:.2f}; {found['loss'][-1]:.2f}"))  # fmt: skip
+        if kind.activation == "relu" and kind.norm:
+            rows.append(
+                Row(
+                    what=f"{kind.name}: factor a layer at the start: it grows towards the first layer",
+                    measured=f"{factor:.3f}",
+                    expected=f"{NORM_FACTOR:.3f}, infinite width and batch",
+                    source="Yang et al. 2019, mean field theory of batch norm",
+                    agrees=abs(factor - NORM_FACTOR) < 0.05,
+                )
+            )
+        if kind.activation == "sigmoid" and not kind.norm:
+            worst = max(found["bound"])
+            rows.append(Row(what=f"{kind.name}: factor a layer over its bound, {SIGMOID_SLOPE} |W|, at most",
+                            measured=f"{worst:.3f}", expected="at most 1: a bound, with the weights in it",
+                            source="chain rule", agrees=worst <= 1 + 1e-6))  # fmt: skip
+        message(f"gradients: {kind.name}: {steps} steps")
+    panels += [
+        Panel(title="stacks at the start", x="layer", y="norm of the gradient", series=start, log_y=True),
+        Panel(
+            title=f"stacks, last tenth of {steps} steps", x="layer", y="norm of the gradient", series=end, log_y=True
+        ),
+        Panel(title="stacks in training", x="step", y="training loss", series=losses),
+    ]
+    return Finding(
+        analysis="gradients", title="Gradients of each layer",
+        about=about(nets) + f"; {images} training images, training mode. Stacks: {layers} "
+        f"fully connected layers of {width}, SGD at {rate}, seed {seed}. He et al. 2015 hold vanishing gradients an "
+        "unlikely cause of the degradation: with batch norm they do not vanish; they grow.",
+        panels=panels, rows=rows,
+        settings={"layers": layers, "width": width, "steps": steps, "rate": rate, "images": images, "seed": seed},
+    )  # fmt: skip
+
+
+def layer_gradients(net: nn.Module, inputs: Tensor, labels: Tensor) -> list[float]:
+    """The norm of the loss' gradient for the weights of each convolution but those of shortcuts, in training mode."""
+    named = [(name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d)]
+    weights = [module.weight for name, module in named if "shortcut" not in name]
+    loss = F.cross_entropy(net.train()(inputs), labels)
+    gradients = torch.autograd.grad(loss, weights, allow_unused=True)  # stochastic depth may leave blocks out
+    return [float(gradient.norm()) for gradient in gradients if gradient is not None]
+
+
+def train_stack(
+    kind: Kind, layers: int, width: int, steps: int, rate: float, seed: int, inputs: Tensor, labels: Tensor
+) -> dict[str, list[float]]:
+    """Train one stack; gradients of its layers' weights at the ``first`` step and as the mean over the ``last`` tenth.
+
+    ``signal``: norms of the gradient in front of each activation at the start; ``bound``: how much of
+    0.25 times the spectral norm of the weights each layer's factor of it reaches.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        stack: Any = Stack(kind, inputs.shape[1], width, layers, int(labels.max()) + 1)
+        optimizer = torch.optim.SGD(stack.parameters(), lr=rate, momentum=0.9)
+        found: dict[str, list[float]] = {"loss": []}
+        tail = [0.0] * layers
+        late = max(1, steps // 10)
+        for step in range(steps):
+            chosen = torch.randint(len(inputs), (64,))
+            kept: list[Tensor] = []
+            loss = F.cross_entropy(stack(inputs[chosen], kept if step == 0 else None), labels[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            norms = [float(linear.weight.grad.norm()) for linear in stack.linears]
+            if step == 0:
+                found["first"] = norms
+                found["signal"] = [float(one.grad.norm()) for one in kept if one.grad is not None]
+                found["bound"] = [
+                    found["signal"][i] / max(found["signal"][i + 1], TINY)
+                    / (SIGMOID_SLOPE * float(torch.linalg.matrix_norm(stack.linears[i + 1].weight.detach(), ord=2)))
+                    for i in range(layers - 1)
+                ]  # fmt: skip
+            if step >= steps - late:
+                tail = [a + b / late for a, b in zip(tail, norms, strict=True)]
+            optimizer.step()
+            found["loss"].append(loss.item())
+    return {**found, "last": tail}

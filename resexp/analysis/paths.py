@@ -1,0 +1,206 @@
+"""How many paths there are, how much gradient each carries, and training short ones only (Veit et al. 2016, Sec. 5).
+
+A net of n residual blocks is the sum of 2^n paths, binomial in their length. The gradient of a path shrinks with its
+length, so that few, short ones carry nearly all of it.
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resexp import UserError
+from resexp.analysis.lesion import Dropped
+from resexp.analysis.subject import Trained, about, blocks_of, error_of, is_sum, replaced
+from resexp.batches import make_batch
+from resexp.console import message
+from resexp.finding import Finding, Panel, Row, Series
+from resexp.train import build_state, train_step
+
+MOST = 0.95  # the part of the gradient that the effective paths carry
+
+
+class OnePath(nn.Module):
+    """A block whose output is what it was, and whose gradient goes through F alone, or through the shortcut alone."""
+
+    def __init__(self, block: Any, *, through: bool) -> None:
+        super().__init__()
+        self.block: Any = block
+        self.through = through
+
+    def forward(self, x: Tensor) -> Tensor:
+        block = self.block
+        if block.before is not None:
+            x = block.before(x)
+        skip, fx = block.connection.shortcut(x), block.survival * block.transform(x)
+        return block.joined(skip.detach() + fx if self.through else skip + fx.detach())
+
+
+def analyze(
+    nets: Sequence[Trained],
+    *,
+    samples: int = 8,
+    images: int = 64,
+    train_steps: int = 640,
+    share: float = 23 / 54,
+    seed: int = 0,
+) -> Finding:
+    """Binomial lengths, sampled gradients, and a training of few blocks at a time, of one net.
+
+    :param samples: paths of each length whose gradient is measured.
+    :param images: training images of the gradient.
+    :param train_steps: of the two trainings; 0 leaves them out.
+    :param share: of the blocks that take part in a step of the short training.
+    """
+    if len(nets) > 1:
+        raise UserError(f"paths: takes one net, not {', '.join(net.label for net in nets)}")
+    net = nets[0]
+    count = len(blocks_of(net))
+    check_fits(net)
+    lengths = list(range(count + 1))
+    paths = [math.comb(count, k) for k in lengths]
+    inputs, labels = net.images("train", images)
+    double = copy.deepcopy(net.net).double()  # long paths carry less than single precision can say
+    random = np.random.default_rng(seed)
+    gradient = []
+    for k in lengths:
+        drawn = [
+            path_gradient(double, random.choice(count, k, replace=False), inputs.double(), labels).norm()
+            for _ in range(samples)
+        ]
+        gradient.append(float(torch.stack(drawn).mean()))
+        if k % 10 == 0:
+            message(f"paths: length {k} of {count}")
+    carried = np.array([number * size for number, size in zip(paths, gradient, strict=True)], dtype=float)
+    carried /= carried.sum()
+    low, high = effective_lengths(carried)
+    part = sum(paths[low : high + 1]) / 2**count
+    exact = sum(math.comb(54, k) for k in range(5, 18)) / 2**54
+    rows = [
+        Row(what="mean path length", measured=f"{count / 2:.1f} of {count} blocks", expected="27 of 54",
+            source="Veit et al. 2016, Sec. 5"),
+        Row(what="paths of 5 to 17 of 54 blocks, exactly", measured=f"{100 * exact:.3f} %", expected="0.45 %",
+            source="Veit et al. 2016, Sec. 5", agrees=abs(100 * exact - 0.45) < 0.01),
+        Row(what=f"lengths that carry {100 * MOST:.0f} % of the gradient",
+            measured=f"{low} to {high} of {count} blocks", expected="5 to 17 of 54: shorter than the mean",
+            source="Veit et al. 2016, Fig. 6", agrees=high < count / 2),
+        Row(what="their share of all paths", measured=f"{100 * part:.2g} %", expected="0.45 %",
+            source="Veit et al. 2016, Sec. 5"),
+    ]  # fmt: skip
+    if train_steps:
+        rows += _train_both(net, train_steps, max(1, round(share * count)), seed)
+    return Finding(
+        analysis="paths", title=f"Path lengths of {net.label}",
+        about=f"{about([net])}; {images} training images, {samples} paths of each length, seed {seed}.",
+        panels=[
+            Panel(title="paths of each length", x="length (blocks)", y="share of all paths",
+                  series=[Series(label="", x=lengths, y=[p / 2**count for p in paths])]),
+            Panel(title="gradient of one path", x="length (blocks)", y="norm at the first block", log_y=True,
+                  series=[Series(label="", x=lengths, y=gradient)]),
+            Panel(title="gradient of all paths of a length", x="length (blocks)", y="share of all gradient",
+                  series=[Series(label="", x=lengths, y=carried.tolist())]),
+        ],
+        rows=rows,
+        settings={"samples": samples, "images": images, "train_steps": train_steps, "share": share, "seed": seed},
+    )  # fmt: skip
+
+
+def check_fits(net: Trained) -> None:
+    """Raise UserError for a net whose blocks are no sums."""
+    if not all(is_sum(stage[index]) for stage, index in blocks_of(net)):
+        raise UserError(f"paths: {net.label} has no sums of x and F(x), and so one path; take a residual net")
+
+
+def path_gradient(model: Any, through: Sequence[int] | np.ndarray, inputs: Tensor, labels: Tensor) -> Tensor:
+    """The gradient before the first block that goes through F in these blocks and around it in all others.
+
+    Summed over all sets of blocks it is the whole gradient: each set is one path. (N, C, H, W).
+    """
+    places = [(stage, index) for stage in model.stages for index in range(len(stage))]
+    chosen = set(map(int, through))
+    parts = [OnePath(stage[index], through=number in chosen) for number, (stage, index) in enumerate(places)]
+    start = model.stem(inputs).detach().requires_grad_()
+    with replaced(places, parts):
+        features = model.last(model.stages(start)).mean(dim=(2, 3))
+        loss = F.cross_entropy(model.head(features), labels)
+        return torch.autograd.grad(loss, start)[0]
+
+
+def effective_lengths(carried: np.ndarray) -> tuple[int, int]:
+    """The least and the greatest length between which ``MOST`` lies, an equal part left out on both sides."""
+    total = np.cumsum(carried)
+    left = (1 - MOST) / 2
+    return int(np.searchsorted(total, left)), int(np.searchsorted(total, 1 - left))
+
+
+@contextmanager
+def only(model: Any, indices: Sequence[int] | np.ndarray) -> Iterator[None]:
+    """The model with these blocks alone; its others pass x on."""
+    places = [(stage, index) for stage in model.stages for index in range(len(stage))]
+    others = [place for number, place in enumerate(places) if number not in set(map(int, indices))]
+    with replaced(others, [Dropped(stage[index]) for stage, index in others]):
+        yield
+
+
+def _train_both(net: Trained, steps: int, chosen: int, seed: int) -> list[Row]:
+    """Training with ``chosen`` blocks a step against training with all, and why the whole net is another than trained.
+
+    With all blocks the sum at the end is larger than any that batch norm saw. If that is the cause, the error falls
+    when F is scaled by the share of blocks, as stochastic depth does, or when batch norm's statistics are taken anew.
+    """
+    count = len(blocks_of(net))
+    short, full = (train_some(net, steps, number, seed) for number in (chosen, count))
+    images = net.images("test")
+    expected, source = "5.96 % against 6.10 %: no difference", "Veit et al. 2016, Sec. 5"
+    what = f"test error after {steps} steps of {chosen} of {count} blocks, drawn for each batch; "
+    whole, reference = error_of(short, *images), error_of(full, *images)
+    blocks = [block for stage in short.stages for block in stage]
+    for block in blocks:
+        block.survival, block.fuses = chosen / count, False
+    scaled = error_of(short, *images)
+    for block in blocks:
+        block.survival = 1.0
+    refresh_statistics(short, net)
+    renewed = error_of(short, *images)
+    message(f"paths: trained {steps} steps with {chosen} of {count} blocks, and with all")
+    return [
+        Row(what=what + how, measured=f"{error:.2f} % against {reference:.2f} % of all", expected=expected,
+            source=source, agrees=error <= reference + 1)
+        for how, error in (("the whole net", whole), (f"F scaled by {chosen}/{count}", scaled),
+                           ("batch norm's statistics taken anew", renewed))
+    ]  # fmt: skip
+
+
+def train_some(net: Trained, steps: int, chosen: int, seed: int) -> Any:
+    """A new net after so many steps of the protocol, ``chosen`` random blocks in each; in evaluation mode.
+
+    The learning rate falls at a half and at three quarters.
+    """
+    cfg, p = net.cfg, net.cfg.protocol
+    state = build_state(cfg, net.data, next(net.net.parameters()).device)
+    random = np.random.default_rng(seed)
+    count = len(blocks_of(net))
+    for step in range(steps):
+        state.optimizer.lr = p.lr * 0.1 ** ((step >= steps / 2) + (step >= steps * 3 / 4))
+        inputs, labels = make_batch(net.data.train, net.mean, *state.batches.next(), p=p)
+        with only(state.net, random.choice(count, chosen, replace=False)):
+            train_step(state.net, state.optimizer, inputs, labels, precision=p.precision)
+    state.batches.close()
+    return state.net.eval()
+
+
+@torch.no_grad()
+def refresh_statistics(model: Any, net: Trained) -> None:
+    """Batch norm's running statistics as those of the training images, with all blocks of the model."""
+    model.train()
+    inputs, _ = net.images("train")
+    for _ in range(3):
+        for part in inputs.split(net.cfg.protocol.batch_size):
+            model(part)
+    model.eval()

@@ -1,0 +1,128 @@
+"""What is analysed: a net with its weights and its images, read from a run or from a file of weights."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resexp import UserError, config, runlog
+from resexp.analysis.labels import label_of
+from resexp.batches import mean_image
+from resexp.config import Config
+from resexp.data import Dataset, Images
+from resexp.data.augment import normalize
+from resexp.models.blocks import Block
+from resexp.models.connections import Add
+from resexp.models.resnet import Stage
+from resexp.models.vgg import Layer
+from resexp.runlog import Run
+from resexp.train import load_trained, load_with_weights
+
+BATCH = 500  # images evaluated at once
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A net in evaluation mode, on its device.
+
+    :param label: the net's name, with the settings that are not its paper's.
+    """
+
+    label: str
+    cfg: Config
+    net: Any
+    data: Dataset
+    mean: Tensor | None
+
+    @property
+    def origin(self) -> str:
+        """What it was trained on, and how."""
+        d, p = self.cfg.dataset, self.cfg.protocol
+        width = f"width {self.cfg.model.width}, " if self.cfg.model.width else ""
+        return f"{width}data set {d.name}, protocol {p.name}, {p.steps:,} steps, seed {self.cfg.seed}"
+
+    def images(self, part: str, count: int | None = None) -> tuple[Tensor, Tensor]:
+        """The first images of a part, ready for the net: float32 (N, C, H, W), and labels (N,)."""
+        chosen = getattr(self.data, part)
+        if not isinstance(chosen, Images):
+            chosen = chosen.take(slice(0, count or len(chosen)))
+            views = [(crops[0], labels) for crops, labels in chosen.views("centre", BATCH)]
+            images, labels = torch.cat([v[0] for v in views]), torch.cat([v[1] for v in views])
+        else:
+            images, labels = chosen.images[:count], chosen.labels[:count]
+        return normalize(images, self.mean), labels
+
+
+def read_subject(run: Run) -> Trained:
+    """The net of a run's checkpoint. Raises UserError if there is none, or if it is of another net or other images."""
+    cfg = dataclasses.replace(config.load_file(run.path / runlog.CONFIG), device="auto")
+    _, net, data = load_trained(run.path, cfg)
+    return _trained(cfg, net, data)
+
+
+def read_weights(cfg: Config, weights: Path) -> Trained:
+    """The configured net with somebody's weights. Raises UserError."""
+    return _trained(cfg, *load_with_weights(cfg, weights))
+
+
+def _trained(cfg: Config, net: nn.Module, data: Dataset) -> Trained:
+    mean = mean_image(data.train, cfg.protocol.normalize)
+    return Trained(label_of(dataclasses.asdict(cfg.model)), cfg, net.eval(), data, mean)
+
+
+def about(nets: Sequence[Trained]) -> str:
+    """The nets with what they were trained on, which is said once for all that share it."""
+    origins = dict.fromkeys(net.origin for net in nets)
+    return "; ".join(f"{', '.join(n.label for n in nets if n.origin == origin)}: {origin}" for origin in origins)
+
+
+def blocks_of(subject: Trained) -> list[tuple[Any, int]]:
+    """Where each block, or layer of VGG, stands: its stage, and its place in it. Raises UserError if there are none."""
+    stages = [stage for stage in getattr(subject.net, "stages", []) if isinstance(stage, Stage)]
+    places = [(stage, index) for stage in stages for index, part in enumerate(stage) if isinstance(part, Block | Layer)]
+    if not places:
+        raise UserError(f"{subject.label}: has no blocks to take out; take a plain, residual, highway, dense or VGG "
+                        "net of convolutions")  # fmt: skip
+    return places
+
+
+def is_sum(part: Any) -> bool:
+    """Whether a block is shortcut(x) + F(x)."""
+    return isinstance(part, Block) and isinstance(part.connection, Add)
+
+
+@contextmanager
+def replaced(places: Sequence[tuple[Any, int]], parts: Sequence[nn.Module]) -> Iterator[None]:
+    """Other modules in these places, until the end of the ``with``; the net is then what it was, to the bit."""
+    before = [stage[index] for stage, index in places]
+    try:
+        for (stage, index), part in zip(places, parts, strict=True):
+            stage[index] = part
+        yield
+    finally:
+        for (stage, index), part in zip(places, before, strict=True):
+            stage[index] = part
+
+
+@torch.inference_mode()
+def log_probabilities(net: nn.Module, inputs: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, classes), in batches."""
+    return torch.cat([net(part).float().log_softmax(dim=1) for part in inputs.split(BATCH)])
+
+
+def error_of(net: nn.Module, inputs: Tensor, labels: Tensor) -> float:
+    """Percent of the images that are classified wrongly."""
+    wrong = log_probabilities(net, inputs).argmax(dim=1) != labels
+    return 100 * float(wrong.float().mean())
+
+
+@torch.inference_mode()
+def loss_of(net: nn.Module, inputs: Tensor, labels: Tensor) -> float:
+    """Mean cross-entropy."""
+    return float(F.nll_loss(log_probabilities(net, inputs), labels))

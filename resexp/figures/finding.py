@@ -1,0 +1,75 @@
+"""What ``resexp analyze`` found, drawn: a row of panels with curves, points or level curves."""
+
+import textwrap
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from resexp.figures.style import DASHED, STYLE, shades, write
+from resexp.finding import Finding, Panel, Series
+
+COLUMNS = 3  # panels side by side
+
+
+def draw_finding(finding: Finding, path: Path) -> list[Path]:
+    """All panels of a finding, as PNG and SVG.
+
+    :param path: without a suffix.
+    :return: the files written.
+    """
+    count = len(finding.panels)
+    columns = min(count, COLUMNS)
+    rows = -(-count // columns)
+    lines = textwrap.wrap(finding.about, 76 * columns)
+    below = 0.2 + 0.13 * len(lines)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.3 * columns, 3.3 * rows + below + 0.3))
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes, panel in zip(grid, finding.panels, strict=False):
+            _draw_panel(axes, panel)
+        for axes in grid[count:]:
+            axes.set_visible(False)
+        inches = figure.get_figheight()
+        figure.suptitle(finding.title, fontsize=11, fontweight="bold", x=0.01, ha="left")
+        figure.tight_layout(rect=(0, below / inches, 1, 1))
+        figure.text(0.012, 0.06 / inches, "\n".join(lines), fontsize=7, color="0.25", va="bottom")
+        return write(figure, path)
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> None:
+    axes.set_title(panel.title)
+    axes.set_xlabel(panel.x)
+    axes.set_ylabel(panel.y)
+    if panel.grid:
+        values = np.array(panel.grid, dtype=float)
+        levels = np.geomspace(max(values[np.isfinite(values)].min(), 1e-4), np.nanmax(values) * 1.001, 14)
+        lines = axes.contour(panel.side, panel.side, values, levels=levels, cmap="viridis", linewidths=0.9)
+        axes.clabel(lines, fontsize=6, fmt="%.2g")
+        axes.set_aspect("equal")
+        return
+    for series, colour in zip(panel.series, shades(len(panel.series)), strict=True):
+        _draw_series(axes, series, colour)
+    if panel.log_x:
+        axes.set_xscale("log")
+    if panel.log_y:
+        axes.set_yscale("log")
+    axes.grid(linewidth=0.4, alpha=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    if any(series.label for series in panel.series):
+        axes.legend(loc="best", fontsize=7, handlelength=1.6)
+
+
+def _draw_series(axes: Axes, series: Series, colour: str) -> None:
+    y = np.array(series.y, dtype=float)  # JSON's null becomes nan: a gap
+    if series.style == "dots":
+        axes.plot(series.x, y, linestyle="", marker="o", markersize=2.5, color=colour, label=series.label)
+    else:
+        thin = series.style == "thin"
+        axes.plot(series.x, y, color=colour, linewidth=0.9 if thin else 1.6, linestyle=DASHED if thin else "solid",
+                  marker="o" if len(y) <= 12 else None, markersize=3, label=series.label)  # fmt: skip
+    if series.low:
+        axes.fill_between(series.x, np.array(series.low, dtype=float), np.array(series.high, dtype=float),
+                          color=colour, alpha=0.18, linewidth=0)  # fmt: skip

@@ -1,0 +1,106 @@
+"""What an analysis found: numbers beside published ones, and what to draw. Written and read as JSON, without torch."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from resexp import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One curve, or one set of points.
+
+    :param low: with ``high`` a band around ``y``.
+    :param style: ``line``, ``thin`` (dashed) or ``dots``.
+    """
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    style: str = "line"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One pair of axes, with series, or with a ``grid`` of values over ``x`` and ``y``, drawn as level curves."""
+
+    title: str
+    x: str
+    y: str
+    series: Sequence[Series] = ()
+    log_x: bool = False
+    log_y: bool = False
+    grid: Sequence[Sequence[float]] = ()
+    side: Sequence[float] = ()  # the values of x, and of y, along the grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One number and what it is held against.
+
+    :param agrees: None where there is nothing to agree with.
+    """
+
+    what: str
+    measured: str
+    expected: str = ""
+    source: str = ""
+    agrees: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One analysis of one subject.
+
+    :param about: nets, data, seeds and settings: what was measured.
+    """
+
+    analysis: str
+    title: str
+    about: str
+    panels: Sequence[Panel] = ()
+    rows: Sequence[Row] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+
+
+COLUMNS = ("what", "measured", "expected", "agrees", "source")
+
+
+def table(finding: Finding) -> list[list[str]]:
+    """The rows as words, for ``COLUMNS``."""
+    words = {True: "yes", False: "NO", None: "-"}
+    return [[row.what, row.measured, row.expected or "-", words[row.agrees], row.source or "-"] for row in finding.rows]
+
+
+def save(finding: Finding, path: Path) -> None:
+    text = json.dumps(_rounded(dataclasses.asdict(finding)), indent=1)
+    path.write_text(text + "\n")
+
+
+def read(path: Path) -> Finding:
+    """Raises UserError if the file is no finding."""
+    try:
+        found = json.loads(path.read_text())
+        panels = [Panel(**{**p, "series": [Series(**s) for s in p["series"]]}) for p in found["panels"]]
+        return Finding(**{**found, "panels": panels, "rows": [Row(**row) for row in found["rows"]]})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: no finding of resexp analyze ({error})") from None
+
+
+def _rounded(value: Any) -> Any:
+    """Five digits are more than a figure shows, and JSON has no infinities."""
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [_rounded(one) for one in value]
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if math.isfinite(value) else None
+    return value

@@ -1,0 +1,569 @@
+"""Each analysis against a closed form or a slow reference, and what the command does with good and bad input."""
+
+import copy
+import itertools
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TINY
+
+from resexp import UserError, config, finding
+from resexp.analysis import ANALYSES, convergence, ensemble, gradients, identity, landscape, lesion, paths
+from resexp.analysis import forward as forward_terms
+from resexp.analysis import relu_collapse as collapse
+from resexp.analysis import shattering as shatter
+from resexp.analysis.labels import label_of
+from resexp.analysis.responses import layer_responses
+from resexp.analysis.subject import Trained, blocks_of, error_of, log_probabilities, read_weights, replaced
+from resexp.cli import main
+from resexp.finding import Finding, Panel, Row, Series
+from resexp.train import build_net, load_data
+
+Subject = Callable[..., Trained]
+NOT_THE_NET = [word for word in TINY if not word.startswith("model=")]
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Subject:
+    """A tiny net whose batch norms have seen images, read from a file of weights: ``subject("model=resnet8")``."""
+
+    def make(*words: str) -> Trained:
+        cfg = config.load([*NOT_THE_NET, *(words or ["model=resnet8"])])
+        torch.save(build_net(cfg, load_data(cfg)).state_dict(), tmp_path / "weights.pt")
+        found = read_weights(cfg, tmp_path / "weights.pt")
+        with torch.no_grad():
+            found.net.train()(found.images("train", 192)[0])
+        found.net.eval()
+        return found
+
+    return make
+
+
+def bits(net: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def same(before: dict[str, torch.Tensor], net: torch.nn.Module) -> bool:
+    return all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+# What is analysed
+
+
+def test_images_are_the_first_of_a_part_ready_for_the_net(subject: Subject) -> None:
+    net = subject()
+    inputs, labels = net.images("test", 12)
+    stored = net.data.test
+    slow = (stored.images[:12].double() - net.data.train.images.double().mean(dim=0)) / 255
+    assert inputs.shape == (12, 3, 8, 8) and inputs.dtype == torch.float32
+    assert torch.equal(labels, stored.labels[:12]) and net.cfg.protocol.normalize == "pixel-mean"
+    assert torch.allclose(inputs.double(), slow, atol=1e-6)
+
+
+def test_a_label_names_what_is_not_the_papers() -> None:
+    assert label_of({"family": "resnet", "depth": 56, "width": 8}) == "resnet56"
+    assert label_of({"family": "resnet", "depth": 56, "survival": 0.5}) == "resnet56 survival=0.5"
+
+
+def test_replaced_blocks_come_back_even_after_an_error(subject: Subject) -> None:
+    net = subject()
+    before, place = list(net.net.stages[0]), (net.net.stages[0], 0)
+    with pytest.raises(ZeroDivisionError), replaced([place], [torch.nn.Identity()]):
+        assert isinstance(net.net.stages[0][0], torch.nn.Identity)
+        raise ZeroDivisionError
+    assert list(net.net.stages[0]) == before
+
+
+@pytest.mark.parametrize("analysis", ["lesion", "landscape", "responses", "ensemble", "gradients", "forward", "paths"])
+def test_no_analysis_changes_the_net(analysis: str, subject: Subject) -> None:
+    net = subject("model=preresnet8")
+    inputs, _ = net.images("test", 32)
+    before, answer = bits(net.net), log_probabilities(net.net, inputs)
+    small: dict[str, dict[str, Any]] = {
+        "lesion": {"repeats": 1, "swaps": 2}, "landscape": {"points": 3, "side": 2}, "ensemble": {"members": 2},
+        "gradients": {"layers": 2, "steps": 10}, "paths": {"samples": 1, "train_steps": 2},
+    }  # fmt: skip
+    module = __import__(f"resexp.analysis.{analysis}", fromlist=["analyze"])
+    module.analyze([net], **{"images": 32, **small.get(analysis, {})})
+    assert same(before, net.net) and torch.equal(answer, log_probabilities(net.net, inputs))
+    assert not any(module._forward_hooks for module in net.net.modules()) and not net.net.training
+
+
+# responses
+
+
+def test_responses_are_the_spread_behind_each_batch_norm_in_order(subject: Subject) -> None:
+    net = subject("model=preresnet8")
+    inputs, _ = net.images("test", 32)
+    found = layer_responses(net.net, inputs)
+    stem = net.net.stem
+    with torch.no_grad():
+        x = stem.conv(inputs)
+        by_hand = F.batch_norm(x, stem.bn.running_mean, stem.bn.running_var, stem.bn.weight, stem.bn.bias)
+    assert found[0] == pytest.approx(float(by_hand.std()), rel=1e-5)
+    assert len(found) == 7
+
+
+def test_responses_of_a_plain_net_see_behind_norm_and_before_relu(subject: Subject) -> None:
+    """The fused kernel must not hide a layer, and what is measured has values below zero."""
+    net = subject("model=plain8")
+    inputs, _ = net.images("test", 64)
+    found = layer_responses(net.net, inputs)
+    assert len(found) == 7
+    with torch.no_grad():
+        for module in net.net.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.mul_(2)
+                module.bias.mul_(2)
+        assert layer_responses(net.net, inputs)[0] == pytest.approx(2 * found[0], rel=1e-5)
+
+
+def test_responses_need_batch_norm(subject: Subject) -> None:
+    with pytest.raises(UserError, match="no batch norm"):
+        layer_responses(torch.nn.Linear(3, 3), torch.zeros(1, 3), "this net")
+
+
+# gradients
+
+
+def test_layer_gradients_are_those_of_backward(subject: Subject) -> None:
+    net = subject("model=plain8")
+    inputs, labels = net.images("train", 32)
+    copied = copy.deepcopy(net.net).train()
+    F.cross_entropy(copied(inputs), labels).backward()
+    slow = [float(m.weight.grad.norm()) for m in copied.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert gradients.layer_gradients(copy.deepcopy(net.net), inputs, labels) == pytest.approx(slow, rel=1e-5)
+    assert len(slow) == 7
+
+
+def test_sigmoid_gradients_keep_below_a_quarter_of_the_weights_norm() -> None:
+    kind = next(kind for kind in gradients.KINDS if kind.activation == "sigmoid" and not kind.norm)
+    random = torch.Generator().manual_seed(0)
+    inputs, labels = torch.randn(256, 12, generator=random), torch.arange(256) % 4
+    found = gradients.train_stack(kind, 8, 16, 5, 0.01, 0, inputs, labels)
+    assert 0 < max(found["bound"]) <= 1
+    assert found["signal"][0] < 1e-2 * found["signal"][-1]  # and so it vanishes
+
+
+def test_he_keeps_the_gradient_where_naive_weights_lose_it() -> None:
+    random = torch.Generator().manual_seed(0)
+    inputs, labels = torch.randn(256, 64, generator=random), torch.arange(256) % 4
+    ratio = {}
+    for kind in gradients.KINDS:
+        signal = gradients.train_stack(kind, 10, 64, 1, 0.01, 0, inputs, labels)["signal"]
+        ratio[kind.name] = signal[0] / signal[-1]
+    assert 0.05 < ratio["ReLU, He"] < 20 and ratio[f"ReLU, normal({gradients.NAIVE})"] < 1e-8
+    assert ratio["ReLU, He, batch norm"] == pytest.approx(gradients.NORM_FACTOR**9, rel=0.6)  # it grows
+
+
+# shattering
+
+
+def test_autocorrelation_is_the_slow_sum() -> None:
+    values = np.random.default_rng(0).standard_normal(50)
+    mean = values.mean()
+    slow = [sum((values[i] - mean) * (values[i + k] - mean) for i in range(50 - k)) for k in range(6)]
+    assert shatter.autocorrelation(values, 5) == pytest.approx([one / slow[0] for one in slow])
+
+
+def test_a_line_gradient_is_the_difference_quotient() -> None:
+    net = shatter.Net(3, residual=True)
+    found = shatter.line_gradient(net, 20, 201, seed=3)
+    random = torch.Generator().manual_seed(3)
+    first, bias = (torch.randn(1, 20, generator=random, dtype=torch.float64) for _ in range(2))
+    weights = net.weights(20, random)
+    out = torch.randn(20, 1, generator=random, dtype=torch.float64) / math.sqrt(20)
+
+    def f(x: float) -> float:
+        h = x * first + bias
+        for weight in weights:
+            h = h + h.relu() @ weight
+        return float(h @ out)
+
+    line = np.linspace(-2, 2, 201)
+    for index in (7, 100, 150):
+        quotient = (f(line[index] + 1e-7) - f(line[index] - 1e-7)) / 2e-7
+        assert found[index] == pytest.approx(quotient, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("net", [shatter.Net(4), shatter.Net(4, norm=True), shatter.Net(4, residual=True),
+                                 shatter.Net(4, residual=True, norm=True)])  # fmt: skip
+def test_wide_nets_have_the_mean_fields_correlation(net: shatter.Net) -> None:
+    found = np.mean([shatter.input_correlation(net, 600, seed)[0] for seed in range(4)])
+    assert found == pytest.approx(shatter.mean_field(net, [4])[0], rel=0.15)
+
+
+def test_looks_linear_nets_are_linear_at_the_start() -> None:
+    """Then the gradient is the same at every input."""
+    correlation, _ = shatter.input_correlation(shatter.Net(30, init="looks-linear"), 40, 0)
+    assert correlation == pytest.approx(1, abs=1e-9)
+
+
+def test_a_fit_finds_the_law_and_its_interval_covers_it() -> None:
+    random = np.random.default_rng(0)
+    depths = [1, 2, 4, 8, 16]
+    base = 0.6 ** np.array(depths)[:, None] * np.exp(0.05 * random.standard_normal((5, 20)))
+    value, low, high = shatter.fit(depths, base, "base", skip=1)
+    assert low <= 0.6 <= high and high - low < 0.05 and value == pytest.approx(0.6, abs=0.01)
+    power = np.array(depths, dtype=float)[:, None] ** -0.5 * np.ones((5, 20))
+    assert shatter.fit(depths, power, "power", skip=2)[0] == pytest.approx(-0.5)
+
+
+# lesion
+
+
+def test_a_dropped_block_leaves_its_shortcut(subject: Subject) -> None:
+    net = subject("model=resnet8")
+    x = torch.randn(2, 4, 8, 8).relu()
+    same_shape, smaller = net.net.stages[0][0], net.net.stages[1][0]
+    assert torch.equal(lesion.Dropped(same_shape)(x), x)
+    padded = lesion.Dropped(smaller)(x)  # option A: every second pixel, new channels are zero
+    assert torch.equal(padded[:, :4], x[:, :, ::2, ::2]) and padded[:, 4:].abs().sum() == 0
+
+
+def test_a_dropped_plain_block_passes_x_on(subject: Subject) -> None:
+    net = subject("model=plain8")
+    x = torch.randn(2, 4, 8, 8).relu()
+    assert torch.equal(lesion.Dropped(net.net.stages[0][0])(x), x)
+    assert lesion.Dropped(net.net.stages[1][0])(x).shape == (2, 8, 4, 4)
+
+
+def test_layers_of_vgg_and_dense_layers_can_be_dropped(subject: Subject) -> None:
+    vgg, dense = subject("model=vgg_a", "model.pools=3"), subject("model=densenet40_k12", "model.width=null")
+    assert len(blocks_of(vgg)) == 8 and len(blocks_of(dense)) == 36
+    x = torch.randn(2, 4, 8, 8)
+    assert torch.equal(lesion.Dropped(vgg.net.stages[0][0])(x[:, :3])[:, :3], x[:, :3])
+    layer = dense.net.stages[0][0]
+    x = torch.randn(2, 16, 8, 8)
+    assert torch.equal(lesion.Dropped(layer)(x)[:, :16], x) and lesion.Dropped(layer)(x)[:, 16:].abs().sum() == 0
+
+
+def test_dropping_a_residual_block_is_setting_its_last_norm_to_zero(subject: Subject) -> None:
+    """A slow reference: F = 0 by its weights."""
+    net = subject("model=resnet14")
+    inputs, labels = net.images("test", 64)
+    for index, (stage, place) in enumerate(blocks_of(net)):
+        other = copy.deepcopy(net.net)
+        norm = other.stages[list(net.net.stages).index(stage)][place].transform.last_norm
+        with torch.no_grad():
+            norm.weight.zero_()
+            norm.bias.zero_()
+        assert lesion._error_without(net, [index], inputs, labels) == error_of(other, inputs, labels)
+
+
+def test_swaps_exchange_only_blocks_of_one_shape(subject: Subject) -> None:
+    net = subject("model=resnet20")
+    inputs, labels = net.images("test", 32)
+    series = lesion._swap(net, 3, 2, np.random.default_rng(0), inputs, labels)
+    assert series.x and min(series.x) < 1 and len(series.x) == len(series.y)
+    assert list(series.x) == sorted(series.x, reverse=True)
+
+
+# paths
+
+
+def test_the_paths_gradients_sum_to_the_whole_gradient(subject: Subject) -> None:
+    net = subject("model=preresnet8")
+    inputs, labels = net.images("train", 8)
+    double = copy.deepcopy(net.net).double()
+    every = [s for k in range(4) for s in itertools.combinations(range(3), k)]
+    total = sum(paths.path_gradient(double, chosen, inputs.double(), labels) for chosen in every)
+    start = double.stem(inputs.double()).detach().requires_grad_()
+    loss = F.cross_entropy(double.head(double.last(double.stages(start)).mean(dim=(2, 3))), labels)
+    whole = torch.autograd.grad(loss, start)[0]
+    assert len(every) == 8 and float((total - whole).norm() / whole.norm()) < 1e-12
+
+
+def test_effective_lengths_leave_out_both_tails() -> None:
+    carried = np.array([0.02, 0.0, 0.5, 0.46, 0.01, 0.01])
+    assert paths.effective_lengths(carried) == (2, 3)
+    assert paths.effective_lengths(np.array([0.0, 1.0, 0.0])) == (1, 1)
+
+
+def test_short_training_uses_only_the_drawn_blocks(subject: Subject) -> None:
+    net = subject("model=preresnet8")
+    x, _ = net.images("train", 4)
+    with paths.only(net.net, [0, 1, 2]):
+        assert torch.equal(net.net(x), net.net(x))
+    with paths.only(net.net, [1]):
+        kept = [isinstance(stage[0], lesion.Dropped) for stage in net.net.stages]
+    assert kept == [True, False, True] and not any(isinstance(s[0], lesion.Dropped) for s in net.net.stages)
+
+
+# identity
+
+
+@pytest.mark.parametrize("family", ["plain", "resnet"])
+def test_identity_blocks_change_no_prediction(family: str, subject: Subject) -> None:
+    shallow, deep = subject(f"model={family}8"), subject(f"model={family}20")
+    inputs, _ = shallow.images("test", 64)
+    made = identity.deepened(shallow.net, deep.net)
+    assert sum(len(stage) for stage in made.stages) == 9
+    with torch.no_grad():
+        assert torch.allclose(made(inputs), shallow.net(inputs), atol=1e-5)
+
+
+def test_a_residual_stack_starts_nearer_to_the_identity_and_learns_it() -> None:
+    plain, residual = (identity.fit_stack(kind, 6, 16, 150, 0.0, 0) for kind in (False, True))
+    assert residual[-1] < residual[0] and residual[-1] < plain[-1]
+
+
+def test_identity_needs_two_depths_of_a_family(subject: Subject) -> None:
+    with pytest.raises(UserError, match="a shallow and a deep net of one family"):
+        identity.analyze([subject("model=plain8"), subject("model=resnet8")])
+
+
+# forward
+
+
+def test_both_equations_hold_and_their_terms_are_autograds(subject: Subject) -> None:
+    net = subject("model=preresnet20")
+    found = forward_terms.analyze([net], images=8)
+    assert all(row.agrees for row in found.rows) and len(found.rows) == 6
+
+
+def test_a_wrong_sum_would_be_seen(subject: Subject) -> None:
+    net = subject("model=preresnet20")
+    inputs, labels = net.images("test", 8)
+    double = copy.deepcopy(net.net).double()
+    blocks, x = forward_terms._stages(double, inputs.double())[0]
+    blocks[1].transform.register_forward_hook(lambda _m, _i, out: out if out.requires_grad else 1.01 * out)
+    with torch.no_grad():
+        after = x
+        for block in blocks:
+            after = block(after)
+    clean = forward_terms.two_terms(double, blocks, x, labels)
+    assert max(clean["forward"]) < 1e-12
+    with torch.no_grad():
+        total = sum((block.transform(x) for block in blocks), torch.zeros_like(x))
+    assert float((after - x - total).norm() / after.norm()) > 1e-3  # each F must get its own x_i
+
+
+# relu-collapse
+
+
+def test_a_linear_bottleneck_and_a_mirrored_one_lose_nothing() -> None:
+    curve = collapse.spiral()
+    assert collapse.lost_variance(curve, np.eye(2), relu=False) < 1e-12
+    both = np.vstack([np.eye(2), -np.eye(2)])  # relu(x) - relu(-x) = x
+    assert collapse.lost_variance(curve, both) < 1e-12
+
+
+def test_relu_in_one_quadrant_loses_what_is_outside() -> None:
+    curve = collapse.spiral()
+    matrix = np.eye(2)
+    kept = np.maximum(curve, 0)
+    design = np.column_stack([kept, np.ones(len(kept))])
+    left = curve - design @ np.linalg.lstsq(design, curve, rcond=None)[0]
+    assert collapse.lost_variance(curve, matrix) == pytest.approx((left**2).sum() / (curve**2).sum())
+    assert collapse.lost_variance(curve, matrix) > 0.2
+
+
+# landscape
+
+
+def test_a_direction_has_each_filters_length_and_leaves_norms_alone(subject: Subject) -> None:
+    net = subject().net
+    for weight, along in zip(net.parameters(), landscape.direction(net, 0), strict=True):
+        if weight.dim() < 2:
+            assert along.abs().sum() == 0
+        else:
+            assert torch.allclose(along.flatten(1).norm(dim=1), weight.detach().flatten(1).norm(dim=1), rtol=1e-4)
+
+
+def test_the_surface_of_a_linear_net_is_the_formula() -> None:
+    net = torch.nn.Linear(3, 2, bias=False)
+    x, labels = torch.randn(5, 3), torch.tensor([0, 1, 0, 1, 1])
+    along = landscape.direction(net, 1)
+    before = net.weight.detach().clone()
+    found = landscape.loss_at(net, [(0.7, along), (-0.2, along)], x, labels)
+    slow = F.cross_entropy(x @ (before + 0.5 * along[0]).T, labels)
+    assert found == pytest.approx(float(slow), rel=1e-5) and torch.equal(net.weight, before)
+
+
+def test_convexity_counts_what_bends_upwards() -> None:
+    assert landscape.convexity([4.0, 1.0, 0.0, 1.0, 4.0]) == 1
+    assert landscape.convexity([0.0, 1.0, 0.0, 1.0]) == 0.5
+
+
+# convergence
+
+
+def test_steps_to_is_the_step_after_which_the_loss_stays_below() -> None:
+    steps, values = [10, 20, 30, 40, 50], [2.0, 0.9, 1.1, 0.8, 0.7]
+    assert convergence.steps_to(1.0, steps, values) == 40
+    assert convergence.steps_to(2.5, steps, values) == 10
+    assert math.isinf(convergence.steps_to(0.5, steps, values))
+
+
+# ensemble
+
+
+def test_one_member_averaged_is_itself_and_equal_members_too(subject: Subject) -> None:
+    net = subject("model=resnet8")
+    inputs, labels = net.images("test", 64)
+    mean, averaged = ensemble.member_errors(net, 1, 1, np.random.default_rng(0), inputs, labels)
+    assert mean == pytest.approx(averaged)
+    mean, averaged = ensemble.member_errors(net, 3, 4, np.random.default_rng(0), inputs, labels)
+    assert mean == pytest.approx(averaged)  # without all three blocks there is one member
+
+
+# The finding
+
+
+def test_a_finding_is_written_and_read_back(tmp_path: Path) -> None:
+    panel = Panel(title="t", x="x", y="y", series=[Series(label="s", x=[1.0, 2.0], y=[1 / 3, float("inf")])])
+    found = Finding(analysis="lesion", title="T", about="a", panels=[panel], rows=[Row(what="w", measured="1")])
+    finding.save(found, tmp_path / "one.json")
+    again = finding.read(tmp_path / "one.json")
+    assert again.panels[0].series[0].y == [0.33333, None] and again.rows == found.rows and again.about == "a"
+    (tmp_path / "bad.json").write_text('{"panels": [{"title": 1}]}')
+    with pytest.raises(UserError, match=r"bad\.json: no finding"):
+        finding.read(tmp_path / "bad.json")
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny trained nets: the folder that holds runs/."""
+    folder = tmp_path_factory.mktemp("trained")
+    for net in ("plain8", "resnet8", "preresnet8", "mlp10"):
+        assert main(["train", *NOT_THE_NET, f"model={net}", f"output_dir={folder}"]) == 0
+    return folder
+
+
+def run_of(runs: Path, net: str) -> str:
+    return str(next((runs / "runs").glob(f"{net}-*")))
+
+
+SMALL = {
+    "lesion": ["repeats=1", "swaps=2", "images=50"],
+    "ensemble": ["members=2", "images=50"],
+    "paths": ["samples=1", "images=8", "train_steps=4"],
+    "landscape": ["points=5", "side=3", "images=50"],
+    "gradients": ["steps=20", "layers=3", "width=8"],
+    "shattering": ["width=16", "draws=5", "points=64", "depths=1,2,4,6,8"],
+    "relu-collapse": ["draws=5"],
+    "forward": ["images=8"],
+    "responses": ["images=50"],
+    "convergence": ["losses=2.0,1.0"],
+}
+NETS = {"forward": ["preresnet8"], "paths": ["preresnet8"], "convergence": ["plain8", "resnet8"]}
+
+
+@pytest.mark.parametrize("analysis", [name for name in ANALYSES if name != "identity"])
+def test_every_analysis_leaves_a_figure_a_table_and_numbers(
+    analysis: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = analysis in ("shattering", "relu-collapse")
+    words = [] if alone else [run_of(runs, net) for net in NETS.get(analysis, ["plain8", "preresnet8"])]
+    if analysis == "ensemble":
+        words = [run_of(runs, "resnet8")]
+    assert main(["analyze", analysis, *words, *SMALL[analysis], "--name", "mine", "--output-dir", str(tmp_path)]) == 0
+    out = capsys.readouterr()
+    folder = tmp_path / "analysis"
+    assert {path.name for path in folder.iterdir()} == {f"mine.{end}" for end in ("json", "md", "png", "svg")}
+    found = finding.read(folder / "mine.json")
+    assert found.analysis == analysis and found.rows and found.panels and found.versions["torch"]
+    assert found.title in out.out and "seed" in found.about + str(found.settings) + " ".join(r.what for r in found.rows)
+    key, _, value = SMALL[analysis][0].partition("=")
+    assert str(found.settings[key]).strip("[]()").replace(" ", "").rstrip(",") == value
+    assert found.rows[0].what in (folder / "mine.md").read_text()
+
+
+def test_without_an_analysis_they_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ANALYSES)
+
+
+def test_a_study_names_its_runs_and_nets_choose_among_them(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze", "lesion", "mechanisms", "--output-dir", str(runs)]) == 2
+    assert "train them: resexp study mechanisms" in capsys.readouterr().err
+    folder = run_of(runs, "plain8")
+    assert main(["analyze", "responses", folder, "--nets", "plian8", "--output-dir", "out"]) == 2
+    assert "--nets plian8: no such run; choose from plain8" in capsys.readouterr().err
+
+
+def test_somebodys_weights_are_analysed_by_the_same_command(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As published ones come: names of a parallel wrapper, under ``state_dict``, with counters and an accuracy."""
+    folder = Path(run_of(runs, "resnet8"))
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)["net"]
+    state = {f"module.{name}": value for name, value in state.items()}
+    torch.save({"state_dict": state, "best_prec1": 91.0}, "resnet8.th")
+    stored = Path("resnet8.th").read_bytes()
+    net = ["dataset=synthetic", "model=resnet8", "model.width=4"]
+    command = ["analyze", "lesion", "weights=resnet8.th", *net, *SMALL["lesion"], "--output-dir"]
+    assert main([*command, "theirs"]) == 0
+    assert main(["analyze", "lesion", str(folder), *SMALL["lesion"], "--output-dir", "ours"]) == 0
+    theirs, ours = (finding.read(Path(name) / "analysis/lesion.json") for name in ("theirs", "ours"))
+    assert theirs.rows == ours.rows and theirs.panels == ours.panels
+    assert Path("resnet8.th").read_bytes() == stored
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["lesoin"], "analyze lesoin: no such analysis; did you mean lesion?"),
+        (["lesion"], "analyze lesion: of which run? Name run folders, or a study"),
+        (["lesion", "nowhere"], "nowhere: not a run folder"),
+        (["lesion", "{plain8}", "repeat=3"], "no setting repeat; did you mean repeats?"),
+        (["lesion", "{plain8}", "repeats=many"], "int expected, as in repeats=10"),
+        (["lesion", "{plain8}", "repeats=-1"], "repeats=-1: must be at least 1"),
+        (["lesion", "{plain8}", "repeats=0"], "repeats=0: must be at least 1"),
+        (["lesion", "{plain8}", "repeats=1,2"], "one value, as in repeats=10"),
+        (["lesion", "{plain8}", "deletions=4"], "lesion deletions=4: plain8 has 3 blocks; drop no more"),
+        (["lesion", "{mlp10}"], "mlp10: has no blocks to take out"),
+        (["forward", "{resnet8}"], "forward: resnet8 has more than x + F(x) in its blocks; take a pre-activation net"),
+        (["forward", "{plain8}"], "forward: plain8 has more than x + F(x)"),
+        (["paths", "{plain8}"], "paths: plain8 has no sums of x and F(x)"),
+        (["paths", "{resnet8}", "{preresnet8}"], "paths: takes one net, not resnet8, preresnet8"),
+        (["shattering", "{plain8}"], "it builds its own nets; drop"),
+        (["convergence", "weights=some.pt", "model=plain8"], "takes run folders"),
+        (["responses", "weights=nowhere.pt", "model=plain8", "dataset=synthetic"], "weights=nowhere.pt: No such file"),
+        (["identity", "{plain8}"], "takes a shallow and a deep net of one family"),
+        (["shattering", "depths=5"], "depths=5: name at least two"),
+    ],
+)
+def test_mistakes_get_one_line(words: list[str], answer: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    named = {net: run_of(runs, net) for net in ("plain8", "resnet8", "preresnet8", "mlp10")}
+    assert main(["analyze", *(word.format(**named) for word in words)]) == 2
+    err = capsys.readouterr().err
+    assert answer in err and len(err.strip().splitlines()) == 1
+    assert not Path("outputs").exists()
+
+
+def test_a_run_without_its_checkpoint_or_with_anothers_is_refused(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    mine = tmp_path / "mine"
+    shutil.copytree(run_of(runs, "plain8"), mine)
+    (mine / "checkpoint.pt").unlink()
+    assert main(["analyze", "lesion", str(mine)]) == 2
+    assert "no checkpoint.pt; resume the run to make one" in capsys.readouterr().err
+    shutil.copy(Path(run_of(runs, "resnet8")) / "checkpoint.pt", mine)
+    assert main(["analyze", "lesion", str(mine)]) == 2
+    err = capsys.readouterr().err
+    assert "checkpoint.pt" in err and "Traceback" not in err and len(err.strip().splitlines()) == 1
+
+
+def test_an_unwritable_folder_is_one_line(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("")
+    assert main(["analyze", "relu-collapse", "draws=2", "--output-dir", "file"]) == 2
+    assert "set another --output-dir" in capsys.readouterr().err
+
+
+def test_the_numbers_are_json_without_infinities(runs: Path, tmp_path: Path) -> None:
+    assert main(["analyze", "relu-collapse", "draws=2", "--output-dir", str(tmp_path)]) == 0
+    json.loads((tmp_path / "analysis/relu-collapse.json").read_text(), parse_constant=lambda name: pytest.fail(name))
