@@ -18,6 +18,7 @@ from resexp import RunError, UserError, did_you_mean
 if TYPE_CHECKING:
     from resexp.config import Config, Study
     from resexp.evaluation import Evaluation
+    from resexp.finding import Finding
     from resexp.sweep import Sweep
 
 EXAMPLES = """
@@ -327,8 +328,12 @@ def _errors(found: "Evaluation") -> list[str]:
 
 
 def _figures(args: argparse.Namespace) -> int:
+    from resexp import finding
+
     for study, groups, note in _studies_with_runs(args):
         _draw(groups, args.output_dir / "figures" / study.name, title=study.title, note=note, study=study)
+    for path in () if args.studies else sorted((args.output_dir / "analysis").glob("*.json")):
+        _write_finding(finding.read(path), path.with_suffix(""))
     return 0
 
 
@@ -365,11 +370,11 @@ def _studies_with_runs(args: argparse.Namespace):  # type: ignore[no-untyped-def
 
 
 def _analyze(args: argparse.Namespace) -> int:
-    from resexp import config, finding
+    from resexp import config
     from resexp.analysis import ANALYSES, run_analysis
-    from resexp.console import markdown_table, print_table
+    from resexp.console import print_table
     from resexp.figures import slug
-    from resexp.figures.finding import draw_finding
+    from resexp.finding import COLUMNS, table
 
     if args.kind is None:
         print_table(("analysis", "what it measures"), [list(row) for row in ANALYSES.items()])
@@ -377,18 +382,24 @@ def _analyze(args: argparse.Namespace) -> int:
     config.check_folder(args.config_dir)
     nets = args.nets.split(",") if args.nets else []
     found = run_analysis(args.kind, args.words, nets=nets, output_dir=args.output_dir, config_dir=args.config_dir)
-    path = args.output_dir / "analysis" / slug(args.name or args.kind)
-    rows = finding.table(found)
+    print_table(COLUMNS, table(found), found.title)
+    _write_finding(found, args.output_dir / "analysis" / slug(args.name or args.kind))
+    return 0
+
+
+def _write_finding(found: "Finding", path: Path) -> None:
+    """The figure as PNG and SVG, the table as Markdown, and the numbers behind both as JSON."""
+    from resexp import finding
+    from resexp.console import markdown_table
+    from resexp.figures.finding import draw_finding
+
     try:
-        written = draw_finding(found, path)
+        print("figure: " + ", ".join(map(str, draw_finding(found, path))))
         finding.save(found, path.with_name(path.name + ".json"))
-        text = f"{found.title}. {found.about}\n\n{markdown_table(finding.COLUMNS, rows)}"
+        text = f"{found.title}. {found.about}\n\n{markdown_table(finding.COLUMNS, finding.table(found))}"
         path.with_name(path.name + ".md").write_text(text)
     except OSError as error:
         raise UserError(f"cannot write into {path.parent}: {error.strerror}; set another --output-dir") from None
-    print_table(finding.COLUMNS, rows, found.title)
-    print("figure: " + ", ".join(map(str, written)))
-    return 0
 
 
 def _bench(args: argparse.Namespace) -> int:
@@ -651,7 +662,9 @@ COMMANDS = {
     "eval": Command(
         _eval, "test error of a run's checkpoint, or of somebody's weights, single view", None, _eval_arguments
     ),
-    "figures": Command(_figures, "draw studies from the logs alone, without training", None, _log_arguments),
+    "figures": Command(
+        _figures, "draw studies and analyses from what was written, without training", None, _log_arguments
+    ),
     "verify": Command(_verify, "claims against measurements; exit code 1 if one fails", None, _log_arguments),
     "analyze": Command(
         _analyze, "why it works: the mechanisms, measured on your own checkpoints", None, _analyze_arguments

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY
+from test_sweep import write_run
 
 from resexp import UserError, config, finding
 from resexp.analysis import ANALYSES, convergence, ensemble, gradients, identity, landscape, lesion, paths
@@ -65,6 +66,10 @@ def test_images_are_the_first_of_a_part_ready_for_the_net(subject: Subject) -> N
     assert inputs.shape == (12, 3, 8, 8) and inputs.dtype == torch.float32
     assert torch.equal(labels, stored.labels[:12]) and net.cfg.protocol.normalize == "pixel-mean"
     assert torch.allclose(inputs.double(), slow, atol=1e-6)
+
+
+def test_what_a_net_was_trained_on_says_what_is_not_its_protocols(subject: Subject) -> None:
+    assert "lr_drops=[6], weight_decay=0.5, 12 steps" in subject("model=resnet8", "protocol.weight_decay=0.5").origin
 
 
 def test_a_label_names_what_is_not_the_papers() -> None:
@@ -343,7 +348,7 @@ def test_a_wrong_sum_would_be_seen(subject: Subject) -> None:
     assert max(clean["forward"]) < 1e-12
     with torch.no_grad():
         total = sum((block.transform(x) for block in blocks), torch.zeros_like(x))
-    assert float((after - x - total).norm() / after.norm()) > 1e-3  # each F must get its own x_i
+    assert ((after - x - total).norm() / after.norm()).item() > 1e-3  # each F must get its own x_i
 
 
 # relu-collapse
@@ -567,3 +572,13 @@ def test_an_unwritable_folder_is_one_line(runs: Path, capsys: pytest.CaptureFixt
 def test_the_numbers_are_json_without_infinities(runs: Path, tmp_path: Path) -> None:
     assert main(["analyze", "relu-collapse", "draws=2", "--output-dir", str(tmp_path)]) == 0
     json.loads((tmp_path / "analysis/relu-collapse.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+
+
+def test_figures_redraws_what_was_found(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze", "relu-collapse", "draws=2", "--output-dir", str(tmp_path)]) == 0
+    folder = tmp_path / "analysis"
+    before = (folder / "relu-collapse.json").read_text()
+    (folder / "relu-collapse.png").unlink()
+    write_run(tmp_path / "runs", ["model=plain20", "model.width=8"])  # of the embedded study
+    assert main(["figures", "--output-dir", str(tmp_path)]) == 0
+    assert (folder / "relu-collapse.png").is_file() and (folder / "relu-collapse.json").read_text() == before

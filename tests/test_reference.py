@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from resexp import config
+from resexp import config, finding
+from resexp.analysis import ANALYSES
 from resexp.study import find_study_runs, group_runs, judge
 
 OUTPUTS = Path(__file__).parent.parent / "outputs"
@@ -23,6 +24,22 @@ FOUND = {  # study: seeds, and the verdict on each claim in the order of the fil
     "transformer-depth-small": ((0, 1, 2), "fhhhh"),
     "vgg-5x5-small": ((0, 1, 2), "ff"),
     "vgg-depth-small": ((0,), "hhhfh"),
+}
+FINDINGS = {  # analysis: for each row whether it agrees with what was published (y, n), or cannot (-)
+    "convergence": "------------yyyyyy",
+    "ensemble": "yyyynnyyyyyyy",
+    "forward": "yyyyyy",
+    "gradients": "yyyyyy-y---y-",
+    "identity": "yyyyyyyy",
+    "landscape": "--y",
+    "lesion": "yy-",
+    "lesion-cifar10": "yy",
+    "paths": "-yy-nnn",
+    "relu-collapse": "yy-yyyyy",
+    "responses-10240-steps": "----y",
+    "responses-weight-decay": "----y",
+    "responses": "----------yynn",
+    "shattering": "yyynyyynynyyyy",
 }
 
 
@@ -43,3 +60,15 @@ def test_the_committed_runs_come_to_the_stated_verdicts(name: str, tmp_path: Pat
     verdicts = judge(study.claims, group_runs(runs))
     assert "".join({True: "h", False: "f", None: "?"}[verdict.holds] for verdict in verdicts) == letters
     assert all(verdict.seeds == seeds for verdict in verdicts)
+
+
+@pytest.mark.parametrize("name", FINDINGS)
+def test_the_committed_findings_agree_with_the_papers_where_the_readme_says_so(name: str) -> None:
+    rows = finding.read(OUTPUTS / "reference" / "analysis" / f"{name}.json").rows
+    assert "".join({True: "y", False: "n", None: "-"}[row.agrees] for row in rows) == FINDINGS[name]
+
+
+def test_every_analysis_has_a_committed_finding_with_its_figure() -> None:
+    folder = OUTPUTS / "reference" / "analysis"
+    assert set(ANALYSES) <= set(FINDINGS) == {path.stem for path in folder.glob("*.json")}
+    assert all((folder / f"{name}.{end}").is_file() for name in FINDINGS for end in ("png", "svg", "md"))

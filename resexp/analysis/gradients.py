@@ -113,7 +113,7 @@ def analyze(
         Panel(title="convolutions of the nets", x="layer", y="norm of the gradient", series=lines, log_y=True)
     )
     images_flat, labels = nets[0].images("train")
-    data = images_flat.flatten(1).cpu(), labels.cpu()
+    data = images_flat.flatten(1).cpu().double(), labels.cpu()  # in float64, where a vanishing gradient has a size
     start, end, losses = [], [], []
     for kind in KINDS:
         found = train_stack(kind, layers, width, steps, rate, seed, *data)
@@ -176,7 +176,7 @@ def train_stack(
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        stack: Any = Stack(kind, inputs.shape[1], width, layers, int(labels.max()) + 1)
+        stack: Any = Stack(kind, inputs.shape[1], width, layers, int(labels.max()) + 1).to(inputs.dtype)
         optimizer = torch.optim.SGD(stack.parameters(), lr=rate, momentum=0.9)
         found: dict[str, list[float]] = {"loss": []}
         tail = [0.0] * layers

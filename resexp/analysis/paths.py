@@ -45,8 +45,8 @@ class OnePath(nn.Module):
 def analyze(
     nets: Sequence[Trained],
     *,
-    samples: int = 8,
-    images: int = 64,
+    samples: int = 24,
+    images: int = 16,
     train_steps: int = 640,
     share: float = 23 / 54,
     seed: int = 0,

@@ -216,7 +216,7 @@ class Decay:
 DECAYS = (
     Decay("plain", Net(0), "base", 0.5, "Theorem 1", deepest=FEW),
     Decay("plain, batch norm", Net(0, norm=True), "base", 0.5, "Theorem 1", deepest=FEW),
-    Decay("residual", Net(0, residual=True), "base", 0.75, "Theorem 2, from memory", deepest=20),
+    Decay("residual", Net(0, residual=True), "base", 0.75, "Theorem 2", deepest=20),
     Decay("residual, batch norm", Net(0, residual=True, norm=True), "power", -0.5, "Theorem 3"),
     Decay("looks-linear", Net(0, init="looks-linear"), "base", 1.0, "Sec. 4"),
 )

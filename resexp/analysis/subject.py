@@ -14,17 +14,19 @@ from torch import Tensor, nn
 from resexp import UserError, config, runlog
 from resexp.analysis.labels import label_of
 from resexp.batches import mean_image
-from resexp.config import Config
+from resexp.config import Config, ProtocolConfig
 from resexp.data import Dataset, Images
 from resexp.data.augment import normalize
+from resexp.models import count_macs
 from resexp.models.blocks import Block
 from resexp.models.connections import Add
 from resexp.models.resnet import Stage
 from resexp.models.vgg import Layer
 from resexp.runlog import Run
-from resexp.train import load_trained, load_with_weights
+from resexp.train import choose_threads, load_trained, load_with_weights
 
 BATCH = 500  # images evaluated at once
+BESIDE = {"steps", "eval_every", "log_every", "save_seconds"}  # of a protocol: said elsewhere, or of no effect
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ class Trained:
         """What it was trained on, and how."""
         d, p = self.cfg.dataset, self.cfg.protocol
         width = f"width {self.cfg.model.width}, " if self.cfg.model.width else ""
-        return f"{width}data set {d.name}, protocol {p.name}, {p.steps:,} steps, seed {self.cfg.seed}"
+        changed = ", ".join(_changed(p))
+        protocol = f"{p.name} with {changed}" if changed else p.name
+        return f"{width}data set {d.name}, protocol {protocol}, {p.steps:,} steps, seed {self.cfg.seed}"
 
     def images(self, part: str, count: int | None = None) -> tuple[Tensor, Tensor]:
         """The first images of a part, ready for the net: float32 (N, C, H, W), and labels (N,)."""
@@ -57,6 +61,14 @@ class Trained:
         else:
             images, labels = chosen.images[:count], chosen.labels[:count]
         return normalize(images, self.mean), labels
+
+
+def _changed(p: ProtocolConfig) -> list[str]:
+    """``key=value`` of the settings of a run that are not its protocol's, and decide what is learnt."""
+    if p.name not in config.names("protocol"):
+        return []  # a user's own
+    usual, given = (config.flatten(one) for one in (config.load([f"protocol={p.name}"]).protocol, p))
+    return [f"{key}={value}" for key, value in given.items() if value != usual[key] and key not in BESIDE]
 
 
 def read_subject(run: Run) -> Trained:
@@ -72,6 +84,7 @@ def read_weights(cfg: Config, weights: Path) -> Trained:
 
 
 def _trained(cfg: Config, net: nn.Module, data: Dataset) -> Trained:
+    torch.set_num_threads(choose_threads(count_macs(net, data.image_shape) * BATCH))  # not those of the training
     mean = mean_image(data.train, cfg.protocol.normalize)
     return Trained(label_of(dataclasses.asdict(cfg.model)), cfg, net.eval(), data, mean)
 

@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from resexp.figures.style import DASHED, STYLE, shades, write
 from resexp.finding import Finding, Panel, Series
@@ -50,6 +51,8 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         axes.clabel(lines, fontsize=6, fmt="%.2g")
         axes.set_aspect("equal")
         return
+    if all(isinstance(x, int) for series in panel.series for x in series.x):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for series, colour in zip(panel.series, shades(len(panel.series)), strict=True):
         _draw_series(axes, series, colour)
     if panel.log_x:
