@@ -17,14 +17,17 @@ $(INSTALLED): pyproject.toml constraints.txt $(wildcard resexp/models/*.[ch])
 demo: install ## plain nets degrade, residual nets do not: trains, draws and judges in a minute
 	$(BIN)/resexp study degradation
 
-test: install ## all tests but those on real image files and on a real SLURM
-	$(BIN)/python -m pytest -m 'not images and not slurm'
+test: install ## all tests but those on real image files, on a real SLURM and in a browser
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not images and not slurm and not browser'
 
 test-images: install ## the tests on real image files under RESEXP_DATA
 	$(BIN)/python -m pytest -m images
 
 test-slurm: install ## the tests on a real SLURM of this machine, as root, with slurm-wlm and munge
 	$(BIN)/python -m pytest -m slurm
+
+test-browser: install ## the tests of the page in a browser: Debian's chromium
+	$(BIN)/python -m pytest -m browser
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .
@@ -38,4 +41,11 @@ figures: install ## redraw all figures from the logs; on a fresh clone the embed
 	@ls -d outputs/runs/*-digits-digits-* >/dev/null 2>&1 || $(BIN)/resexp study degradation
 	$(BIN)/resexp figures
 
-.PHONY: help install demo test test-images test-slurm lint smoke figures
+report: install ## one HTML page of all that has been run: outputs/report.html
+	$(BIN)/resexp report
+
+tensorboard: install ## TensorBoard on outputs/, with the reference runs
+	$(BIN)/python scripts/write_events.py outputs
+	$(BIN)/tensorboard --logdir outputs
+
+.PHONY: help install demo test test-images test-slurm test-browser lint smoke figures report tensorboard

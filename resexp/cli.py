@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from resexp.config import Config, Study
     from resexp.evaluation import Evaluation
     from resexp.finding import Finding
+    from resexp.study import StudyRuns
     from resexp.sweep import Sweep
+    from resexp.verdict import Verdict
 
 EXAMPLES = """
 first steps:
@@ -201,8 +203,10 @@ def _study(args: argparse.Namespace) -> int:
     if sweep is None:
         return 0
     groups = _show_sweep(sweep, title=study.title, stem=study.name, study=study)
-    holds = _show_verdicts(study, groups)
-    return _sweep_exit_code(sweep) or (0 if holds else 1)
+    from resexp.verdict import FAILS
+
+    fails = any(verdict.word == FAILS for verdict in _show_verdicts(study, groups))
+    return _sweep_exit_code(sweep) or int(fails)
 
 
 def _launch(jobs: list, args: argparse.Namespace) -> "Sweep | None":
@@ -268,15 +272,18 @@ def _draw(groups: list, path: Path, *, title: str, note: str, study: "Study | No
     print("figure: " + ", ".join(map(str, written)))
 
 
-def _show_verdicts(study: "Study", groups: list) -> bool:
-    """Print the verdicts. Returns whether none fails."""
+def _show_verdicts(study: "Study", groups: list) -> "list[Verdict]":
+    """Print the verdicts, and how far the errors are from published means."""
     from resexp.console import print_table
-    from resexp.study import VERDICT_COLUMNS, judge, verdict_rows
+    from resexp.verdict import DISTANCE_COLUMNS, VERDICT_COLUMNS, distance_rows, judge, verdict_rows
 
     verdicts = judge(study.claims, groups)
     if verdicts:
-        print_table(VERDICT_COLUMNS, verdict_rows(verdicts), f"Claims of {study.name}")
-    return all(verdict.holds is not False for verdict in verdicts)
+        source = f"; published: {study.source}" if study.source else ""
+        print_table(VERDICT_COLUMNS, verdict_rows(verdicts, study), f"{study.title}: claims, in points{source}")
+    if distances := distance_rows(groups):
+        print_table(DISTANCE_COLUMNS, distances, "Distance to the published number, in its standard deviations")
+    return verdicts
 
 
 def _sweep_exit_code(sweep: "Sweep") -> int:
@@ -330,43 +337,82 @@ def _errors(found: "Evaluation") -> list[str]:
 def _figures(args: argparse.Namespace) -> int:
     from resexp import finding
 
-    for study, groups, note in _studies_with_runs(args):
-        _draw(groups, args.output_dir / "figures" / study.name, title=study.title, note=note, study=study)
+    for found in _studies_with_runs(args):
+        path = args.output_dir / "figures" / found.study.name
+        _draw(found.groups, path, title=found.study.title, note=found.note, study=found.study)
     for path in () if args.studies else sorted((args.output_dir / "analysis").glob("*.json")):
         _write_finding(finding.read(path), path.with_suffix(""))
     return 0
 
 
 def _verify(args: argparse.Namespace) -> int:
-    ok = True
-    for study, groups, note in _studies_with_runs(args):
-        print(note)
-        ok = _show_verdicts(study, groups) and ok
-    return 0 if ok else 1
+    """Exit code 1 if a claim fails, or if an answer to a popular one has lost its ground."""
+    if args.popular:
+        return _verify_popular(args)
+    from resexp.verdict import FAILS, judge, verdict_data
+
+    studies = _studies_with_runs(args)
+    if args.json:
+        data = []
+        for found in studies:
+            verdicts = judge(found.study.claims, found.groups)
+            data += verdict_data(found.study, verdicts, reference=found.reference)
+        _print_json(data)
+        return int(any(entry["verdict"] == FAILS for entry in data))
+    words = []
+    for found in studies:
+        print(found.note)
+        words += [verdict.word for verdict in _show_verdicts(found.study, found.groups)]
+    print(f"{len(words)} claims: " + ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)))
+    return int(FAILS in words)
 
 
-def _studies_with_runs(args: argparse.Namespace):  # type: ignore[no-untyped-def]
-    """(study, groups, where they come from) of each study that has runs. UserError if none or a named one has not."""
+def _verify_popular(args: argparse.Namespace) -> int:
+    from resexp.console import print_table
+    from resexp.popular import COLUMNS, answer_all, answer_rows
+
+    if args.studies:
+        raise UserError(f"verify --popular {args.studies[0]}: it answers all claims; drop {args.studies[0]}")
+    answers = answer_all(args.output_dir)
+    if args.json:
+        _print_json([dict(zip(COLUMNS, row, strict=True)) for row in answer_rows(answers)])
+    else:
+        print_table(COLUMNS, answer_rows(answers), f"{len(answers)} popular claims")
+    return int(not all(one.sound for one in answers))
+
+
+def _print_json(data: object) -> None:
+    import json
+
+    print(json.dumps(data, indent=1))
+
+
+def _studies_with_runs(args: argparse.Namespace) -> "list[StudyRuns]":
+    """Those named, or all that have runs. UserError if none has, or a named one has not."""
     from resexp import config
-    from resexp.study import find_study_runs, group_runs
+    from resexp.study import find_study
 
     config.check_folder(args.config_dir)
-    found = False
-    for name in args.studies or config.names("study", args.config_dir):
-        study, jobs = config.load_study(name, config_dir=args.config_dir)
-        runs, reference = find_study_runs(name, [cfg for _, cfg in jobs], args.output_dir)
-        if runs:
-            note = (
-                f"Reference runs, committed with resexp ({runs[0].env['hardware']['cpu']})."
-                if reference
-                else "Own runs."
-            )
-            found = True
-            yield study, group_runs(runs), note
-        elif args.studies:
-            raise UserError(f"study {name}: no runs under {args.output_dir}; start them with: resexp study {name}")
+    known = config.names("study", args.config_dir)
+    found = [one for name in args.studies or known if (one := find_study(name, args.output_dir, args.config_dir))]
+    with_runs = {one.study.name for one in found}
+    if missing := [name for name in args.studies if name not in with_runs]:
+        name = missing[0]
+        raise UserError(f"study {name}: no runs under {args.output_dir}; start them with: resexp study {name}")
     if not found:
         raise UserError(f"no runs of any study under {args.output_dir}; start with: resexp study degradation")
+    return found
+
+
+def _report(args: argparse.Namespace) -> int:
+    from resexp import config
+    from resexp.report import FILE, write_report
+
+    config.check_folder(args.config_dir)
+    path = args.out or args.output_dir / FILE
+    runs = write_report(args.output_dir, path, args.config_dir)
+    print(f"{path}: {runs} runs, {path.stat().st_size / 1e6:.1f} MB; open it in a browser")
+    return 0
 
 
 def _analyze(args: argparse.Namespace) -> int:
@@ -629,6 +675,17 @@ def _log_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="holds runs/ (default: outputs)")
 
 
+def _verify_arguments(parser: argparse.ArgumentParser) -> None:
+    _log_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="for machines, to stdout")
+    parser.add_argument("--popular", action="store_true", help="what articles say about residual networks, answered")
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="holds runs/ (default: outputs)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html in the output folder)")
+
+
 def _analyze_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", nargs="?", metavar="ANALYSIS", help="none lists them")
     parser.add_argument("words", nargs="*", metavar="RUN | STUDY | weights=FILE | key=value",
@@ -665,7 +722,8 @@ COMMANDS = {
     "figures": Command(
         _figures, "draw studies and analyses from what was written, without training", None, _log_arguments
     ),
-    "verify": Command(_verify, "claims against measurements; exit code 1 if one fails", None, _log_arguments),
+    "verify": Command(_verify, "claims against measurements; exit code 1 if one fails", None, _verify_arguments),
+    "report": Command(_report, "one self-contained HTML page of all that has been run", None, _report_arguments),
     "analyze": Command(
         _analyze, "why it works: the mechanisms, measured on your own checkpoints", None, _analyze_arguments
     ),

@@ -391,6 +391,7 @@ class Study:
 
     ``variants`` are words that belong together, ``model.order=full model.dropout=0.1``: the sweep is run with each.
     ``published`` gives the paper's number for a net, or a net and settings, where it is that of a larger experiment.
+    ``reference`` is the folder of its reference runs; empty: that of its name.
     """
 
     name: str
@@ -400,6 +401,7 @@ class Study:
     figure: str = "curves"
     published: dict[str, str] = field(default_factory=dict)
     source: str = ""
+    reference: str = ""
     claims: list[Claim] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -468,6 +470,28 @@ def load_study(
         for job, cfg in expand([*kept, *overrides], config_dir):
             runs.setdefault(cfg.run_name, (job, cfg))
     return study, list(runs.values())
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a study's file says without composing its runs.
+
+    :param datasets: of its runs; None if only composing tells.
+    :param reference: the folder of its reference runs.
+    """
+
+    datasets: set[str] | None
+    reference: str
+
+
+def outline_study(name: str, config_dir: Path | None = None) -> Outline:
+    """Raises UserError if there is no such study."""
+    raw = yaml.safe_load(_find("study", name, config_dir).read_text())
+    words = [word for key in ("sweep", "variants") for line in raw.get(key, ()) for word in line.split()]
+    named = {value for word in words if word.startswith("dataset=") for value in word[8:].split(",")}
+    renamed = config_dir is not None or any(word.startswith("dataset.name=") for word in words)
+    unknown = renamed or not named or named & set(NAMED_BY_FOLDER)
+    return Outline(None if unknown else named, raw.get("reference") or name)
 
 
 def load_file(path: Path) -> Config:
@@ -541,14 +565,19 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     keys = [*GROUPS, "depth", "family", *(key for key, _ in describe_keys())]
     words = []
     for text in overrides:
-        try:
-            word = OverridesParser.create().parse_override(text)
-        except (OverrideParseException, HydraException):
-            raise UserError(f"cannot read {text!r}: write key=value, as in model=plain56 seed=1") from None
+        word = _parse_word(text)
         if _key(word) not in keys:
             raise UserError(f"{text}: no key {_key(word)}; {_near_key(_key(word), keys)}")
         words.append(word)
     return words
+
+
+@functools.cache  # a sweep's runs share most of their words
+def _parse_word(text: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except (OverrideParseException, HydraException):
+        raise UserError(f"cannot read {text!r}: write key=value, as in model=plain56 seed=1") from None
 
 
 def _near_key(key: str, keys: Sequence[str]) -> str:
@@ -624,7 +653,7 @@ def _compose(overrides: Sequence[str], config_dir: Path | None) -> Config:
     named: dict[str, Any] = {}  # what the net's name says
     values: dict[str, Any] = {}
     left_out: list[str] = []  # ~key: as if its file did not set it
-    for word in OverridesParser.create().parse_overrides(list(overrides)):
+    for word in map(_parse_word, overrides):
         key = _key(word)
         if word.type == OverrideType.DEL:
             if key in GROUPS:
@@ -643,18 +672,27 @@ def _compose(overrides: Sequence[str], config_dir: Path | None) -> Config:
         else:
             values[key] = word.value()
     with _one_line_errors(" ".join(overrides)):
-        composed = copy.deepcopy(_compose_groups(tuple(f"{key}={name}" for key, name in groups.items()), config_dir))
-        OmegaConf.set_struct(composed, False)  # unknown keys were refused already
+        composed = copy.deepcopy(_checked_groups(tuple(groups.items()), tuple(left_out), config_dir))
         for key, value in (named | values).items():
             OmegaConf.update(composed, key, value)
-        for key in left_out:
-            parent, _, last = key.rpartition(".")
-            (OmegaConf.select(composed, parent) if parent else composed).pop(last, None)
-        merged = OmegaConf.merge(OmegaConf.structured(Config), composed)
-        return cast(Config, OmegaConf.to_object(merged))
+        return cast(Config, OmegaConf.to_object(composed))
 
 
-@functools.cache  # Hydra takes a tenth of a second, and the runs of a sweep mostly differ in values
+@functools.cache  # the runs of a sweep mostly differ in values
+def _checked_groups(groups: tuple[tuple[str, str], ...], left_out: tuple[str, ...], config_dir: Path | None) -> Any:
+    """The files of these groups, without the keys left out, in the form of the dataclasses."""
+    composed = copy.deepcopy(_compose_groups(tuple(f"{k}={v}" for k, v in groups if k != "model"), config_dir))
+    OmegaConf.set_struct(composed, False)  # unknown keys were refused already
+    for key, name in groups:
+        if key == "model":  # on its own, because a net's file decides nothing else
+            composed.model = _compose_groups((f"model={name}",), config_dir).model
+    for key in left_out:
+        parent, _, last = key.rpartition(".")
+        (OmegaConf.select(composed, parent) if parent else composed).pop(last, None)
+    return OmegaConf.merge(OmegaConf.structured(Config), composed)
+
+
+@functools.cache  # Hydra takes a tenth of a second
 def _compose_groups(choices: tuple[str, ...], config_dir: Path | None) -> DictConfig:
     search = [f"hydra.searchpath=['file://{config_dir.resolve()}']"] if config_dir else []
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -31,3 +31,25 @@ def published(net: str, key: str) -> Published | None:
         if value is not None:
             return Published(value, entry["dataset"], entry["source"])
     return None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over a paper's own runs.
+
+    :param dataset: its name here, and ``steps`` the length of its training.
+    """
+
+    mean: float
+    std: float
+    dataset: str
+    steps: int
+    source: str
+
+
+def spread(net: str) -> Spread | None:
+    """Of the test error; None if only single numbers are published."""
+    for entry in _entries():
+        if (found := entry.get("spread", {}).get(net)) is not None:
+            return Spread(**found, source=entry["source"])
+    return None

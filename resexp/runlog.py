@@ -26,6 +26,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from resexp import UserError
 
 METRICS, SUMMARY, CONFIG, ENV, CHECKPOINT = "metrics.jsonl", "summary.json", "config.yaml", "env.json", "checkpoint.pt"
+EVENTS = "tb"
+QUANTITIES: tuple[str, ...] = ("loss", "error", "lr", "images_per_s")  # of a line of the log
 SPLITS = ("train", "val", "test")
 
 
@@ -141,7 +143,7 @@ class MetricsLog:
             raise UserError(f"{path}: shorter than its checkpoint says; remove {run_dir} to start the run again")
         os.truncate(path, size)
         self.file = path.open("a")
-        self.events = TensorBoardEvents(run_dir / "tb", step=step) if tensorboard else None
+        self.events = TensorBoardEvents(run_dir, step=step) if tensorboard else None
 
     def write(
         self, *, step: int, epoch: float, split: str, loss: float, error: float, lr: float, images_per_s: float
@@ -151,7 +153,7 @@ class MetricsLog:
         self.file.write(json.dumps({"step": step, "epoch": round(epoch, 4), "split": split, **values}) + "\n")
         self.file.flush()
         if self.events:
-            self.events.write({f"{name}/{split}": value for name, value in values.items()}, step=step)
+            self.events.write(split, values, step=step)
 
     def size(self) -> int:
         """Bytes written so far, on the disk."""
@@ -170,30 +172,60 @@ class MetricsLog:
 class TensorBoardEvents:
     """TensorBoard's event file, written at once: its own writer's thread would print a traceback on a full disk.
 
+    It begins with the run's settings, for TensorBoard's table of hyper-parameters.
+
     :param step: TensorBoard is told to hide what an earlier process wrote past this step.
     """
 
-    def __init__(self, folder: Path, *, step: int) -> None:
+    def __init__(self, run_dir: Path, *, step: int) -> None:
         from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.event_pb2, self.summary_pb2 = event_pb2, summary_pb2
+        folder = run_dir / EVENTS
         folder.mkdir(exist_ok=True)
         self.file = (folder / f"events.out.tfevents.{time.time():.6f}.{os.getpid()}").open("wb")
         self.records = RecordWriter(self.file)
         self._write(file_version="brain.Event:2")
+        self._write(summary=hparams_pb(_hyper_parameters(Run(run_dir).config), trial_id=run_dir.name))
         if step:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._write(step=step + 1, session_log=start)
 
-    def write(self, scalars: dict[str, float], *, step: int) -> None:
+    def write(self, split: str, values: dict[str, float], *, step: int) -> None:
+        """``error/test``, ``loss/train`` and so on: one chart a quantity and split, with a curve a run."""
         Value = self.summary_pb2.Summary.Value
-        values = [Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
-        self._write(step=step, summary=self.summary_pb2.Summary(value=values))
+        summary = [Value(tag=f"{name}/{split}", simple_value=value) for name, value in values.items()]
+        self._write(step=step, summary=self.summary_pb2.Summary(value=summary))
 
     def _write(self, **content: Any) -> None:
         self.records.write(self.event_pb2.Event(wall_time=time.time(), **content).SerializeToString())
         self.file.flush()
+
+
+def _hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide a run's result, without what its net does not have."""
+    groups = ("model", "dataset", "protocol")
+    known = {"seed": config["seed"], **{f"{group}.{key}": v for group in groups for key, v in config[group].items()}}
+    return {
+        key: value if isinstance(value, bool | int | float | str) else str(value)
+        for key, value in known.items()
+        if value is not None and key != "dataset.root"
+    }
+
+
+def write_missing_events(run: "Run") -> bool:
+    """TensorBoard's events from the log of a run that has none, as a reference run. Returns whether it had none."""
+    if any((run.path / EVENTS).glob("events.*")):
+        return False
+    events = TensorBoardEvents(run.path, step=0)
+    with events.file:
+        for record in run.metrics:
+            events.write(
+                record["split"], {key: record[key] for key in QUANTITIES if key in record}, step=record["step"]
+            )
+    return True
 
 
 class Silent:
@@ -273,31 +305,30 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        return yaml.safe_load((self.path / CONFIG).read_text())
+        return _read(self.path / CONFIG, lambda text: yaml.load(text, Loader=_YAML))
 
     @cached_property
     def env(self) -> dict[str, Any]:
-        return json.loads((self.path / ENV).read_text())
+        return _read(self.path / ENV, json.loads)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Empty for a run that was killed or is still running."""
-        path = self.path / SUMMARY
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return _read(self.path / SUMMARY, json.loads)
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """All complete lines; a line that a kill cut short is not one."""
         path = self.path / METRICS
         records = []
-        for line in path.read_text().splitlines() if path.is_file() else []:
+        for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
             with contextlib.suppress(json.JSONDecodeError):
                 records.append(json.loads(line))
-        return records
+        return [record for record in records if isinstance(record, dict) and {"step", "split"} <= record.keys()]
 
     def curve(self, split: str, key: str = "error") -> tuple[list[int], list[float]]:
         """(steps, values) of one split: ``train``, ``val`` or ``test``."""
-        records = [record for record in self.metrics if record["split"] == split]
+        records = [record for record in self.metrics if record["split"] == split and key in record]
         return [record["step"] for record in records], [record[key] for record in records]
 
     @property
@@ -329,11 +360,30 @@ class Run:
         return rates[-1] if rates else None
 
 
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has it
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """A file of a run folder; empty if there is none. Raises UserError if it is damaged."""
+    try:
+        value = parse(path.read_text()) if path.is_file() else {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        value = str(error).splitlines()[0]
+    if isinstance(value, dict):
+        return value
+    raise UserError(f"{path}: damaged ({value}); restore it, or remove {path.parent} and repeat the run")
+
+
 def read_run(path: Path) -> Run:
-    """Raises UserError if ``path`` is no run folder."""
+    """Raises UserError if ``path`` is no run folder, or a damaged one."""
     if not (path / CONFIG).is_file():
         raise UserError(f"{path}: not a run folder (it has no {CONFIG})")
-    return Run(path)
+    run = Run(path)
+    lacking = [key for key in ("model", "dataset", "protocol", "seed") if key not in run.config]
+    if lacking:
+        raise UserError(f"{path}: not a run folder (its {CONFIG} has no {', '.join(lacking)})")
+    run.env, run.summary  # noqa: B018  read now, so that a damaged one is known before it is used
+    return run
 
 
 def find_runs(root: Path) -> list[Run]:

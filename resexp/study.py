@@ -3,13 +3,15 @@
 import dataclasses
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resexp import catalog, runlog
-from resexp.config import Claim, Config, Study
+from resexp import UserError, catalog, config, runlog
+from resexp.config import Config, Study
+from resexp.console import message
 from resexp.published import published
 from resexp.runlog import Run
 from resexp.stats import Summary, summarize
@@ -57,50 +59,110 @@ class Group:
 
     def error(self, metric: str) -> Summary | None:
         """Mean over the finished runs; None if there are none, or if they have no such number."""
-        values = [run.summary.get(metric) for run in self.runs if run.status == "finished"]
+        values = [number(run.summary.get(metric)) for run in self.runs if run.status == "finished"]
         known = [value for value in values if value is not None]
         return summarize(known) if known else None
 
+    def curves(self, split: str) -> tuple[list[int], dict[int, list[float]]]:
+        """The steps that all seeds have, and each seed's errors there.
 
-def find_study_runs(name: str, jobs: Sequence[Config], output_dir: Path) -> tuple[list[Run], bool]:
-    """The runs of a study in any seed, and whether they are reference runs because there are none of one's own.
+        Of the finished runs, if there are any: one seed that has just begun would cut the rest.
+        """
+        finished = [run for run in self.runs if run.status == "finished"]
+        found = {run.config["seed"]: dict(zip(*run.curve(split), strict=True)) for run in finished or self.runs}
+        found = {seed: curve for seed, curve in found.items() if curve}
+        steps = sorted(set.intersection(*(set(curve) for curve in found.values()))) if found else []
+        return steps, {seed: [curve[step] for step in steps] for seed, curve in found.items()}
 
-    Reference runs are those of the folder of the study's name, where there is one.
+
+@dataclass(frozen=True)
+class StudyRuns:
+    """A study, and the runs that there are of it.
+
+    :param reference: whether they are those committed with the project, because there are none of one's own.
     """
-    own = _matching(jobs, [output_dir / RUNS])
-    if own:
-        return own, False
-    reference = output_dir / REFERENCE
-    folders = (
-        [reference / name] if (reference / name).is_dir() else sorted(p for p in reference.glob("*") if p.is_dir())
-    )
-    return _matching(jobs, folders), True
+
+    study: Study
+    groups: list[Group]
+    reference: bool
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for group in self.groups for run in group.runs]
+
+    @property
+    def note(self) -> str:
+        """Where the runs come from, as a sentence."""
+        if not self.reference:
+            return "Own runs."
+        machines = dict.fromkeys(run.env.get("hardware", {}).get("cpu", "?") for run in self.runs)
+        return f"Reference runs, committed with resexp ({', '.join(machines)})."
 
 
-def _matching(jobs: Sequence[Config], folders: Sequence[Path]) -> list[Run]:
-    found: dict[str, Run] = {}
+def find_study(name: str, output_dir: Path, config_dir: Path | None = None) -> StudyRuns | None:
+    """The runs of a study in any seed; None if there are none. Raises UserError if there is no such study."""
+    outline = config.outline_study(name, config_dir)
+    datasets, reference = outline.datasets, output_dir / REFERENCE / outline.reference
+    names = [path.name for folder in (output_dir / RUNS, reference) for path in folder.glob("*-s*")]
+    # Composing a study takes a tenth of a second and more: not where no run can be one of its.
+    if not any(datasets is None or any(f"-{dataset}-" in run for dataset in datasets) for run in names):
+        return None
+    study, jobs = config.load_study(name, config_dir=config_dir)
+    cfgs = [cfg for _, cfg in jobs]
+    if own := runs_in(output_dir / RUNS, cfgs):
+        return StudyRuns(study, group_runs(own), reference=False)
+    theirs = runs_in(reference, cfgs)
+    return StudyRuns(study, group_runs(theirs), reference=True) if theirs else None
+
+
+def runs_in(folder: Path, jobs: Sequence[Config]) -> list[Run]:
+    """The runs of these jobs, in any seed, directly below a folder."""
+    found: dict[str, Path] = {}
     for job in jobs:
         prefix = job.run_name.rpartition("-s")[0]
-        for folder in folders:
-            for path in sorted(folder.glob(f"{prefix}-s*")):
-                match = re.fullmatch(re.escape(prefix) + r"-s(\d+)-[0-9a-f]{8}", path.name)
-                same = match and dataclasses.replace(job, seed=int(match[1])).run_name == path.name
-                if same and (path / runlog.CONFIG).is_file():
-                    found.setdefault(path.name, Run(path))
-    return list(found.values())
+        for path in sorted(folder.glob(f"{prefix}-s*")):
+            match = re.fullmatch(re.escape(prefix) + r"-s(\d+)-[0-9a-f]{8}", path.name)
+            if match and dataclasses.replace(job, seed=int(match[1])).run_name == path.name:
+                found[path.name] = path
+    return readable_runs(list(found.values()))
+
+
+def readable_runs(paths: Sequence[Path]) -> list[Run]:
+    """The run folders among ``paths``; one that is none, or is damaged, is left out with a line on stderr."""
+    runs = []
+    for path in paths:
+        try:
+            run = runlog.read_run(path)
+            group_runs([run])
+            runs.append(run)
+        except UserError as error:
+            message(f"left out: {error}")
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            message(f"left out: {path}: its {runlog.CONFIG} is damaged ({type(error).__name__}: {error})")
+    return runs
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Runs of the same settings together, plain before residual, shallow before deep.
 
-    A label is the net's name, and behind it the settings in which runs of that net differ.
+    A label is the net's name, and behind it what tells the runs apart: knobs in which runs of that net differ, and
+    settings of data set and protocol in which any of the runs differ, so that no two protocols are compared unlabelled.
     """
     settings = {run: _settings(run.config) for run in runs}
     nets = {run: catalog.net_name(catalog.resolve(run.config["model"])) for run in runs}
+
+    def scope(run: Run, key: str) -> str:
+        return nets[run] if key.startswith("model.") else "all"
+
+    total = Counter([*nets.values(), *["all"] * len(runs)])
+    shared = Counter((scope(run, key), key, value) for run in runs for key, value in settings[run].items())
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        same_net = [settings[other] for other in runs if nets[other] == nets[run]]
-        varied = {key: value for key, value in settings[run].items() if any(s.get(key) != value for s in same_net)}
+        varied = {
+            key: value
+            for key, value in settings[run].items()
+            if shared[scope(run, key), key, value] < total[scope(run, key)]
+        }
         if "protocol.name" in varied:  # the name says it all
             varied = {key: value for key, value in varied.items() if not key.startswith("protocol.")} | {
                 "protocol.name": varied["protocol.name"]
@@ -115,11 +177,57 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     return sorted(ordered, key=lambda group: (families.index(group.family), group.depth, group.label))
 
 
-def _settings(config: dict[str, Any]) -> dict[str, Any]:
+def describe_runs(groups: Sequence[Group]) -> str:
+    """Data set, protocol, seeds and steps, as the runs' own configurations say: a figure's caption."""
+    runs = [run for group in groups for run in group.runs]
+    configs = [run.config for run in runs]
+
+    def listed(values: Sequence[object]) -> str:
+        return ", ".join(map(str, sorted(set(values), key=lambda value: (str(type(value)), value))))
+
+    seeds = sorted({config["seed"] for config in configs})
+    steps = listed([config["protocol"]["steps"] for config in configs])
+    text = (
+        f"Data set {listed([_data_set(c['dataset']) for c in configs])}; "
+        f"protocol {listed([c['protocol']['name'] for c in configs])}, {steps} steps of "
+        f"{listed([c['protocol']['batch_size'] for c in configs])} images, "
+        f"{listed([c['protocol']['precision'] for c in configs])}, "
+        f"learning rate {listed([c['protocol']['lr'] for c in configs])}; "
+        f"width {listed([c['model']['width'] or 'as built' for c in configs])}; "
+        f"seed{'s' * (len(seeds) > 1)} {listed(seeds)}"
+    )
+    if len(seeds) > 1:
+        text += " (mean, and least to most)"
+    unfinished = sum(run.status != "finished" for run in runs)
+    return text + (f"; {unfinished} of {len(runs)} runs unfinished." if unfinished else ".")
+
+
+def _data_set(settings: dict[str, Any]) -> str:
+    """Its name, and what was taken of it; logs of older runs lack the later settings."""
+    classes = len(settings.get("wnids") or []) or settings.get("classes")
+    each = settings.get("images_per_class")
+    text = settings["name"] + (f", {classes} classes" if classes else "") + (f", {each} images a class" if each else "")
+    side = settings.get("image_size")
+    return text + (f" at {side} pixels" if side and settings["source"] != "synthetic" else "")
+
+
+def rate_drops(groups: Sequence[Group]) -> list[int]:
+    """The steps at which learning rates fall: those of the protocols, and those that plateaus gave."""
+    found = set()
+    for run in (run for group in groups for run in group.runs):
+        protocol = run.config["protocol"]
+        found |= {drop for drop in protocol["lr_drops"] if drop < protocol["steps"]}
+        if protocol.get("plateau_window"):
+            steps, rates = run.curve("train", "lr")
+            found |= {steps[i] for i in range(1, len(steps)) if rates[i] < rates[i - 1] / 2}
+    return sorted(found)
+
+
+def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     """What decides a run's result but for net and seed, flat."""
-    config = {**config, "model": catalog.resolve(config["model"])}  # an older run knows fewer knobs
+    settings = {**settings, "model": catalog.resolve(settings["model"])}  # an older run knows fewer knobs
     flat = {
-        f"{group}.{key}": value for group in ("model", "dataset", "protocol") for key, value in config[group].items()
+        f"{group}.{key}": value for group in ("model", "dataset", "protocol") for key, value in settings[group].items()
     }
     ignored = {"model.family", "model.depth", "dataset.root", "dataset.download", "dataset.sweep_width",
                "dataset.source"}  # fmt: skip
@@ -182,77 +290,14 @@ def _cell(group: Group, metric: str) -> str:
     return f"{text} ({len(unfinished)} unfinished)" if unfinished else text
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """A claim against the measurements: ``holds`` is None while a run that it needs is missing."""
-
-    claim: Claim
-    holds: bool | None
-    seeds: tuple[int, ...]
-    effects: tuple[float, ...]  # points, one a seed
-
-    @property
-    def word(self) -> str:
-        return {True: "holds", False: "FAILS", None: "open"}[self.holds]
-
-
-def judge(claims: Sequence[Claim], groups: Sequence[Group]) -> list[Verdict]:
-    """A claim holds if it holds in every seed, and every setting, in which both nets have finished or diverged."""
-    verdicts = []
-    for claim in claims:
-        measured = [_by_setting_and_seed(groups, words, claim.metric) for words in (claim.net, claim.minus)]
-        pairs = sorted(measured[0].keys() & measured[1].keys())
-        seeds = tuple(seed for _, seed in pairs)
-        effects = tuple(measured[0][pair] - measured[1][pair] for pair in pairs)
-        low = -math.inf if claim.at_least is None else claim.at_least
-        high = math.inf if claim.at_most is None else claim.at_most
-        verdicts.append(Verdict(claim, all(low <= e <= high for e in effects) if effects else None, seeds, effects))
-    return verdicts
-
-
-def _by_setting_and_seed(groups: Sequence[Group], words: str, metric: str) -> dict[tuple[str, int], float]:
-    """The finished runs' numbers. Where ``words`` name several groups, each is compared with the one most like it."""
-    meant = [group for group in groups if matches(group, words)]
-    return {
-        (_rest(group, words) if len(meant) > 1 else "", run.config["seed"]): value
-        for group in meant
-        for run in group.runs
-        if (value := final_error(run, metric)) is not None
-    }
-
-
 def final_error(run: Run, metric: str) -> float | None:
     """A finished run's number; that of guessing for a diverged one, which ends with no better net; else None."""
     if run.status == "diverged":
         return 100 * (1 - 1 / run.summary.get("classes", 10))
-    return run.summary.get(metric) if run.status == "finished" else None
+    return number(run.summary.get(metric)) if run.status == "finished" else None
 
 
-def _rest(group: Group, words: str) -> str:
-    """The settings of a group that ``words`` leave open."""
-    return " ".join(word for word in group.label.split() if word not in words.split())
-
-
-VERDICT_COLUMNS = ("verdict", "claim", "difference", "asked, points", "measured", "95 % interval", "seeds")
-
-
-def verdict_rows(verdicts: Sequence[Verdict]) -> list[list[str]]:
-    rows = []
-    for verdict in verdicts:
-        claim = verdict.claim
-        bounds = [f">= {claim.at_least:g}"] if claim.at_least is not None else []
-        bounds += [f"<= {claim.at_most:g}"] if claim.at_most is not None else []
-        effect = summarize(verdict.effects) if verdict.effects else None
-        interval = f"{effect.low:.1f} to {effect.high:.1f}" if effect and effect.count > 1 else "-"
-        rows.append(
-            [
-                verdict.word,
-                claim.text,
-                f"{claim.metric.replace('_', ' ')}: {claim.net} - {claim.minus}",
-                " and ".join(bounds),
-                ", ".join(f"{value:+.1f}" for value in verdict.effects) or "-",
-                interval,
-                ",".join(map(str, verdict.seeds)) or "-",
-            ]
-        )
-    return rows
+def number(value: Any) -> float | None:
+    """What a log has, if it is a finite number."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return value if known else None

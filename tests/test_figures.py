@@ -11,10 +11,10 @@ from test_sweep import write_run
 
 from resexp import config, runlog
 from resexp.figures import draw_study
-from resexp.figures.curves import _draw_split, _drops, draw_curves
+from resexp.figures.curves import _draw_split, draw_curves
 from resexp.figures.style import error_floor
 from resexp.figures.summary import _series
-from resexp.study import group_runs
+from resexp.study import group_runs, rate_drops
 
 
 def svg_text(path: Path) -> str:
@@ -69,7 +69,7 @@ def test_a_drop_on_a_plateau_is_found_in_the_log(tmp_path: Path) -> None:
         for step, lr in ((100, 0.1), (200, 0.1), (300, 0.01), (400, 0.01), (500, 0.001))
     ]
     (run.path / runlog.METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert _drops(group_runs([runlog.Run(run.path)])) == [300, 500]
+    assert rate_drops(group_runs([runlog.Run(run.path)])) == [300, 500]
 
 
 @pytest.mark.parametrize(("lowest", "highest", "floor"), [(1, 9, 0), (30, 80, 0), (72, 98, 70), (80, 99, 80)])

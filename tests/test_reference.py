@@ -6,24 +6,26 @@ import pytest
 
 from resexp import config, finding
 from resexp.analysis import ANALYSES
-from resexp.study import find_study_runs, group_runs, judge
+from resexp.study import find_study
+from resexp.verdict import AGAINST, AS_CLAIMED, FAILS, HOLDS, UNDECIDED, judge
 
 OUTPUTS = Path(__file__).parent.parent / "outputs"
-FOUND = {  # study: seeds, and the verdict on each claim in the order of the file (h: holds, f: fails)
-    "activation-order-small": ((0, 1, 2), "hfhfh"),
-    "cardinality-small": ((0, 1, 2), "ffffh"),
-    "dense-vs-residual-small": ((0,), "hhh"),
-    "he2015-table2-small": ((0,), "hhffhf"),
-    "he2015-table3-small": ((0,), "hhfffh"),
+LETTERS = {HOLDS: "h", FAILS: "f", UNDECIDED: "u", AS_CLAIMED: "d", AGAINST: "a"}
+FOUND = {  # study: seeds, and the verdict on each claim in the order of the file
+    "activation-order-small": ((0, 1, 2), "huuuu"),
+    "cardinality-small": ((0, 1, 2), "uuuuu"),
+    "dense-vs-residual-small": ((0,), "ddd"),
+    "he2015-table2-small": ((0,), "ddaada"),
+    "he2015-table3-small": ((0,), "ddaaad"),
     "highway-small": ((0, 1, 2), "hhhh"),
-    "identity-shortcuts-small": ((0, 1), "hhhhffhfhhhh"),
-    "resnet-v2-small": ((0, 1, 2), "hhf"),
-    "shortcut-options-small": ((0,), "hhh"),
-    "squeeze-excitation-small": ((0,), "hf"),
-    "stochastic-depth-small": ((0,), "hhhfh"),
-    "transformer-depth-small": ((0, 1, 2), "fhhhh"),
-    "vgg-5x5-small": ((0, 1, 2), "ff"),
-    "vgg-depth-small": ((0,), "hhhfh"),
+    "identity-shortcuts-small": ((0, 1), "hhhhuuuuuhuu"),
+    "resnet-v2-small": ((0, 1, 2), "uhu"),
+    "shortcut-options-small": ((0,), "ddd"),
+    "squeeze-excitation-small": ((0,), "da"),
+    "stochastic-depth-small": ((0,), "dddad"),
+    "transformer-depth-small": ((0, 1, 2), "uhuhh"),
+    "vgg-5x5-small": ((0, 1, 2), "uf"),
+    "vgg-depth-small": ((0,), "dddad"),
 }
 FINDINGS = {  # analysis: for each row whether it agrees with what was published (y, n), or cannot (-)
     "convergence": "------------yyyyyy",
@@ -50,15 +52,15 @@ def test_every_small_study_has_its_verdicts_here() -> None:
 
 @pytest.mark.parametrize("name", FOUND)
 def test_the_committed_runs_come_to_the_stated_verdicts(name: str, tmp_path: Path) -> None:
-    study, jobs = config.load_study(name)
     (tmp_path / "reference").symlink_to(OUTPUTS / "reference")  # without runs of one's own
-    runs, reference = find_study_runs(name, [cfg for _, cfg in jobs], tmp_path)
+    found = find_study(name, tmp_path)
+    assert found is not None and found.reference
     seeds, letters = FOUND[name]
-    assert reference and len(runs) == len(jobs) * len(seeds)
-    assert {run.config["seed"] for run in runs} == set(seeds)
-    assert all(run.status in ("finished", "diverged") for run in runs)
-    verdicts = judge(study.claims, group_runs(runs))
-    assert "".join({True: "h", False: "f", None: "?"}[verdict.holds] for verdict in verdicts) == letters
+    assert len(found.runs) == len(config.load_study(name)[1]) * len(seeds)
+    assert {run.config["seed"] for run in found.runs} == set(seeds)
+    assert all(run.status in ("finished", "diverged") for run in found.runs)
+    verdicts = judge(found.study.claims, found.groups)
+    assert "".join(LETTERS[verdict.word] for verdict in verdicts) == letters
     assert all(verdict.seeds == seeds for verdict in verdicts)
 
 

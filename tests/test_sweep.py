@@ -14,10 +14,10 @@ import pytest
 from conftest import TINY
 
 from resexp import catalog, config, runlog
-from resexp.config import Claim
 from resexp.runlog import Run
-from resexp.study import find_study_runs, group_runs, judge, table_rows
-from resexp.sweep import Job, choose_workers, estimate_left
+from resexp.study import find_study, group_runs, table_rows
+from resexp.sweep import Job, choose_workers, estimate_left, plan_sweep
+from resexp.verdict import HOLDS, judge
 
 Resexp = Callable[..., subprocess.CompletedProcess]
 MANY = [word for word in TINY if not word.startswith("model=")] + ["model=plain8,resnet8"]
@@ -112,53 +112,18 @@ def test_a_time_boxed_sweep_says_what_is_left(resexp: Resexp) -> None:
 
 def test_a_study_judges_its_claims_and_fails_if_one_does(resexp: Resexp, tmp_path: Path) -> None:
     (tmp_path / "conf" / "study").mkdir(parents=True)
-    sweep = [word for word in TINY if not word.startswith("model=")] + ["model=plain8,resnet8"]
-    for name, bound in (("good", -100), ("bad", 101)):
+    sweep = [word for word in TINY if not word.startswith("model=")] + ["model=plain8,resnet8", "seed=0,1"]
+    for name, bound in (("good", -1000), ("bad", 1000)):
         claim = {"text": "a test", "metric": "test_error", "net": "plain8", "minus": "resnet8", "at_least": bound}
         study = {"title": f"The {name} study", "sweep": sweep, "claims": [claim]}
         (tmp_path / "conf" / "study" / f"{name}.yaml").write_text(json.dumps(study))
     good, bad = (resexp("study", name, "--config-dir", str(tmp_path / "conf")) for name in ("good", "bad"))
     assert good.returncode == 0 and "holds" in good.stdout, good.stderr
-    assert bad.returncode == 1 and "FAILS" in bad.stdout
+    assert bad.returncode == 1 and "does NOT hold" in bad.stdout
     assert Path("outputs/figures/good.svg").is_file()
 
 
-# --- verdicts, tables and estimates, from logs alone ------------------------------------------------------------------
-
-
-def claim(**bounds: float) -> Claim:
-    return Claim(text="t", metric="train_error", net="plain56", minus="plain20", **bounds)
-
-
-def test_a_claim_holds_only_if_it_holds_in_every_seed(tmp_path: Path) -> None:
-    runs = []
-    for seed, error in ((0, 30.0), (1, 15.0)):
-        runs.append(write_run(tmp_path, ["model=plain56", f"seed={seed}"], train_error=error))
-        runs.append(write_run(tmp_path, ["model=plain20", f"seed={seed}"], train_error=1.0))
-    runs.append(write_run(tmp_path, ["model=plain56", "seed=2"], train_error=0.0))  # no partner: not counted
-    groups = group_runs(runs)
-    verdicts = judge(
-        [claim(at_least=10), claim(at_least=20), claim(at_most=20), claim(at_least=10, at_most=40)], groups
-    )
-    assert [verdict.holds for verdict in verdicts] == [True, False, False, True]
-    assert verdicts[0].effects == (29.0, 14.0) and verdicts[0].seeds == (0, 1)
-
-
-def test_a_claim_compares_runs_of_the_same_settings_alone(tmp_path: Path) -> None:
-    words = [("plain56", 4, 50.0), ("plain20", 4, 1.0), ("plain56", 8, 10.0), ("plain20", 8, 2.0)]
-    runs = [write_run(tmp_path, [f"model={n}", f"model.width={w}"], train_error=e) for n, w, e in words]
-    assert judge([claim(at_least=0)], group_runs(runs))[0].effects == (49.0, 8.0)
-
-
-def test_a_claim_on_a_number_that_runs_lack_is_open(tmp_path: Path) -> None:
-    runs = [write_run(tmp_path, [f"model=plain{depth}"], val_error=None) for depth in (20, 56)]  # type: ignore[arg-type]
-    on_val = Claim(text="t", metric="val_error", net="plain56", minus="plain20", at_least=0)
-    assert judge([on_val], group_runs(runs))[0].holds is None
-
-
-def test_a_claim_without_finished_runs_is_open(tmp_path: Path) -> None:
-    runs = [write_run(tmp_path, [f"model=plain{depth}"], status="interrupted") for depth in (20, 56)]
-    assert [verdict.holds for verdict in judge([claim(at_least=0)], group_runs(runs))] == [None]
+# --- tables and estimates, from logs alone ------------------------------------------------------------------
 
 
 def test_runs_that_differ_in_a_setting_are_not_averaged(tmp_path: Path) -> None:
@@ -173,49 +138,17 @@ def test_runs_that_differ_in_a_setting_are_not_averaged(tmp_path: Path) -> None:
         ("plain20", [0]), ("resnet20 shortcut=A", [0, 1]), ("resnet20 shortcut=B", [0])]  # fmt: skip
 
 
+def test_runs_of_different_protocols_or_data_are_labelled_though_their_nets_differ(tmp_path: Path) -> None:
+    words = (["model=plain20"], ["model=resnet20", "protocol=smoke"], ["model=resnet56", "dataset=synthetic"])
+    names = [group.name for group in group_runs([write_run(tmp_path, one) for one in words])]
+    assert [name.split()[0] for name in names] == ["plain20", "resnet20", "resnet56"]
+    assert "protocol=digits" in names[0] and "protocol=smoke" in names[1] and "dataset=synthetic" in names[2]
+
+
 def test_the_published_number_stands_beside_the_measured_one(tmp_path: Path) -> None:
     groups = group_runs([write_run(tmp_path, ["model=resnet110", "dataset=cifar10"], test_error=6.5)])
     row = table_rows(groups)[0]
     assert "6.50" in row and "6.43 on CIFAR-10" in row and "He et al. 2015, Table 6" in row
-
-
-def test_a_claim_names_the_settings_that_tell_runs_apart(tmp_path: Path) -> None:
-    runs = [
-        write_run(tmp_path, ["model=resnet20", f"model.order={order}", f"seed={seed}", *words], test_error=error + seed)
-        for order, words, error in (
-            ("original", (), 9.0),
-            ("full", (), 7.0),
-            ("full", ("model.dropout=0.3",), 30.0),
-        )
-        for seed in (0, 1)
-    ]
-    claim = config.Claim(text="t", metric="test_error", net="resnet20 order=original", minus="resnet20 order=full "
-                         "dropout=0.0", at_least=1)  # fmt: skip
-    verdict = judge([claim], group_runs(runs))[0]
-    assert verdict.effects == (2.0, 2.0) and verdict.holds
-    names = {group.label: group.name for group in group_runs(runs)}
-    assert set(names.values()) == {"resnet20", "resnet20 order=full", "resnet20 dropout=0.3 order=full"}
-
-
-def test_a_claim_finds_its_runs_when_others_are_missing_or_nothing_varies(tmp_path: Path) -> None:
-    study, jobs = config.load_study("stochastic-depth-small")
-    runs = [write_run(tmp_path, job) for job, _ in jobs[:2]]
-    verdicts = judge(study.claims, group_runs(runs))
-    assert [verdict.holds is not None for verdict in verdicts] == [True, True, False, False, False]
-    study, jobs = config.load_study("resnet-v2", ["dataset=cifar10"])
-    groups = group_runs([write_run(tmp_path, job) for job, _ in jobs])
-    judged = [v.holds is not None for v in judge(study.claims, groups)]
-    assert judged == [True] * 6 + [False] * 2  # the two of CIFAR-100
-
-
-def test_a_diverged_run_counts_as_guessing(tmp_path: Path) -> None:
-    runs = [
-        write_run(tmp_path, ["model=plain56"], status="diverged", classes=4),
-        write_run(tmp_path, ["model=plain20"]),
-    ]
-    claim = config.Claim(text="t", metric="train_error", net="plain56", minus="plain20", at_least=20)
-    verdict = judge([claim], group_runs(runs))[0]
-    assert verdict.holds and verdict.effects == (74.0,)
 
 
 def test_a_net_with_a_changed_block_has_no_published_number_beside_it(tmp_path: Path) -> None:
@@ -248,14 +181,30 @@ def test_variants_are_run_each_with_the_sweep() -> None:
 
 
 def test_a_studys_runs_are_found_in_any_seed_and_reference_runs_only_where_there_are_none(tmp_path: Path) -> None:
-    jobs = [cfg for _, cfg in config.load_study("degradation")[1]]
-    write_run(tmp_path / "reference" / "digits", ["model=plain20", "model.width=8", "seed=5"])
-    runs, reference = find_study_runs("degradation", jobs, tmp_path)
-    assert reference and [run.config["seed"] for run in runs] == [5]
+    assert find_study("degradation", tmp_path) is None
+    write_run(tmp_path / "reference" / "degradation", ["model=plain20", "model.width=8", "seed=5"])
+    found = find_study("degradation", tmp_path)
+    assert found and found.reference and [run.config["seed"] for run in found.runs] == [5]
     write_run(tmp_path / "runs", ["model=plain20", "model.width=8", "seed=3"])
     write_run(tmp_path / "runs", ["model=plain20", "model.width=16"])  # not the study's
-    runs, reference = find_study_runs("degradation", jobs, tmp_path)
-    assert not reference and [run.config["seed"] for run in runs] == [3]
+    found = find_study("degradation", tmp_path)
+    assert found and not found.reference and [run.config["seed"] for run in found.runs] == [3]
+
+
+def test_studies_may_share_a_folder_of_reference_runs(tmp_path: Path) -> None:
+    write_run(tmp_path / "reference" / "he2015-cifar", ["model=plain20", "dataset=cifar10"])
+    for name in ("he2015-cifar", "he2015-fig6"):
+        found = find_study(name, tmp_path)
+        assert found and found.reference and len(found.runs) == 1
+
+
+def test_a_studys_data_sets_are_read_from_its_file_alone(tmp_path: Path) -> None:
+    for name in config.names("study"):
+        known = config.outline_study(name).datasets
+        assert known is None or known == {cfg.dataset.name for _, cfg in config.load_study(name)[1]}
+    assert config.outline_study("he2015-table2").datasets is None  # named by the folder of the images
+    assert config.outline_study("degradation", tmp_path).datasets is None  # there may be other data sets of these names
+    assert find_study("resnet-v2", tmp_path) is None
 
 
 def test_what_is_left_is_estimated_from_measured_speed_and_scaled_by_multiply_adds() -> None:
@@ -277,18 +226,17 @@ def test_workers_are_chosen_from_the_cores_or_the_gpu() -> None:
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_committed_runs_uphold_the_embedded_studys_claims_in_each_of_five_seeds() -> None:
-    study, loaded = config.load_study("degradation")
-    jobs = [cfg for _, cfg in loaded]
-    runs, reference = find_study_runs("degradation", jobs, ROOT / "outputs" / "nothing-of-ones-own")
-    assert (runs, reference) == ([], True)
-    folder = ROOT / "outputs" / "reference" / "digits"
-    found = [Run(path) for path in sorted(folder.iterdir()) if path.is_dir()]
+def test_the_committed_runs_uphold_the_embedded_studys_claims_in_five_seeds(tmp_path: Path) -> None:
+    loaded = config.load_study("degradation")[1]
+    (tmp_path / "reference").symlink_to(ROOT / "outputs" / "reference")
+    degradation = find_study("degradation", tmp_path)
+    assert degradation and degradation.reference
+    found = degradation.runs
     assert len(found) == 20 and all(run.status == "finished" and run.step == 1280 for run in found)
     expected = {config.load([*job, f"seed={seed}"]).run_name for job, _ in loaded for seed in range(5)}
     assert {run.path.name for run in found} == expected
-    for verdict in judge(study.claims, group_runs(found)):
-        assert verdict.holds and verdict.seeds == (0, 1, 2, 3, 4)
+    for verdict in judge(degradation.study.claims, degradation.groups):
+        assert verdict.word == HOLDS and verdict.seeds == (0, 1, 2, 3, 4)
 
 
 def test_plot_curves_overlays_any_runs(tmp_path: Path) -> None:
@@ -318,25 +266,67 @@ def test_compare_runs_says_whether_a_difference_is_within_the_spread_of_the_seed
     assert nothing.returncode == 2 and nothing.stderr.count("\n") == 1
 
 
-def test_the_dry_run_of_the_reproduction_goes_in_order_within_its_time_and_goes_on(tmp_path: Path) -> None:
-    tiny = ["dataset=synthetic", "model.width=1", "protocol.steps=2", "protocol.batch_size=8", "protocol.eval_every=2",
+def test_the_dry_run_of_the_reproduction_ends_in_its_time_and_goes_on(tmp_path: Path) -> None:
+    tiny = ["dataset=synthetic", "model.width=2", "protocol.steps=2", "protocol.batch_size=8", "protocol.eval_every=2",
             "dataset.examples=40", "tensorboard=false", f"output_dir={tmp_path}/out"]  # fmt: skip
-    command = [str(ROOT / "scripts" / "reproduce_cifar10.sh"), *tiny]
 
     def reproduce(minutes: str) -> subprocess.CompletedProcess:
-        env = {**os.environ, "MINUTES": minutes, "SEEDS": "1", "RESEXP": f"{sys.executable} -m resexp"}
+        env = {**os.environ, "MINUTES": minutes, "SEEDS": "", "RESEXP": f"{sys.executable} -m resexp"}
+        command = [str(ROOT / "scripts" / "reproduce_cifar10.sh"), *tiny]
         return subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
 
+    kept = sorted((ROOT / "outputs" / "reference").glob("he2015-cifar/*"))
     first = reproduce("0.2")
     assert first.returncode in (0, 1), first.stderr  # two steps decide no claim
     finished = [run for run in runlog.find_runs(tmp_path / "out" / "runs") if run.status == "finished"]
-    assert 2 <= len(finished) < 16
+    assert 2 <= len(finished) < 15
     assert {"plain20", "plain56"} <= {run.path.name.partition("-")[0] for run in finished}
     assert "left:" in first.stderr and "at the measured speed" in first.stderr
     second = reproduce("inf")
     assert second.returncode in (0, 1), second.stderr
     runs = runlog.find_runs(tmp_path / "out" / "runs")
-    assert len(runs) == 9 + 1 + 5 + 1 and all(run.status == "finished" for run in runs)
+    assert len(runs) == 9 + 4 + 2 and all(run.status == "finished" for run in runs)
     assert f"{len(finished)} already finished" in second.stderr
-    stages = [line for line in second.stdout.splitlines() if line.startswith("== ")]
-    assert [stage.split()[1] for stage in stages] == ["Fig.", "plain110,", "the", "ResNet-1202"]
+    assert sorted((ROOT / "outputs" / "reference").glob("he2015-cifar/*")) == kept  # two steps are no result
+
+
+def test_the_reproduction_runs_every_net_of_its_study_and_what_tells_most_first(tmp_path: Path) -> None:
+    env = {**os.environ, "MINUTES": "inf", "SEEDS": "1 2", "RESEXP": "echo"}
+    command = [str(ROOT / "scripts" / "reproduce_cifar10.sh"), f"output_dir={tmp_path}"]
+    said = subprocess.run(command, capture_output=True, text=True, env=env, check=True).stdout.splitlines()
+    stages = [line for line in said if line.startswith("== ")]
+    five, four, three = "Fig. 1 and ResNet-110", "the rest of Fig. 6", "pre-activation beside the original"
+    assert stages == [
+        "== Fig. 6, seed 0", f"== plain-110, and {three}, seed 0",
+        *(f"== {what}, seed {seed}" for what in (five, four, three) for seed in (1, 2)),
+        "== over a thousand layers, seed 0",
+    ]  # fmt: skip
+    sweeps = [line.split()[1:] for line in said if line.startswith("sweep ")]
+    runs = {cfg.run_name for words in sweeps for _, cfg in config.expand(words)}
+    runs |= {cfg.run_name for _, cfg in config.load_study("he2015-fig6")[1]}
+    study = {cfg.run_name for _, cfg in config.load_study("he2015-cifar")[1]}
+    assert study < runs and len(runs) == 15 + 2 * (5 + 4 + 3)
+
+
+def test_finished_runs_are_kept_with_the_project_and_not_repeated_elsewhere(tmp_path: Path) -> None:
+    def copy(source: str, target: str, *more: str) -> list[str]:
+        command = [sys.executable, str(ROOT / "scripts" / "copy_results.py"), "he2015-cifar", source, target, *more]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+        return [Path(line).name for line in done.stdout.splitlines()]
+
+    words = ["model=plain20", "dataset=cifar10", "dataset.root=/home/somebody/images"]
+    full = write_run(tmp_path / "runs", words)
+    other_seed = write_run(tmp_path / "runs", [*words, "seed=4"], status="diverged")
+    half = write_run(tmp_path / "runs", ["model=plain56", "dataset=cifar10"], status="interrupted")
+    write_run(tmp_path / "runs", [*words, "protocol.steps=300"])  # a try, not the study's
+    (full.path / "checkpoint.pt").write_text("large")
+    assert copy("runs", "kept") == [full.path.name, other_seed.path.name] and copy("runs", "kept") == []
+    assert copy("runs", "kept", "--unfinished") == [half.path.name]
+    kept = Run(tmp_path / "kept" / full.path.name)
+    assert {path.name for path in kept.path.iterdir()} == {"config.yaml", "env.json", "metrics.jsonl", "summary.json"}
+    assert kept.summary == full.summary and kept.metrics == full.metrics
+    assert "somebody" not in (kept.path / "config.yaml").read_text()
+    assert config.load_file(kept.path / "config.yaml").run_name == full.path.name
+    assert copy("kept", "elsewhere") == [full.path.name, other_seed.path.name]
+    sweep = plan_sweep(config.expand([*words[:2], f"output_dir={tmp_path}"]))
+    assert [job.outcome for job in sweep.jobs] == ["finished"]

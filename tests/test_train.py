@@ -1,14 +1,18 @@
 """Training learns, counts right, and loses nothing."""
 
+import contextlib
 import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -524,6 +528,45 @@ def test_tensorboard_reads_the_events(tmp_path: Path) -> None:
     events.Reload()
     assert [event.step for event in events.Scalars("error/train")] == [3, 6, 9, 12]
     assert events.Scalars("error/test")[-1].value == pytest.approx(run.summary["test_error"], rel=1e-5)
+
+
+def test_a_tensorboard_server_shows_every_run_with_its_curves_and_hyper_parameters(tmp_path: Path) -> None:
+    cfgs = [config.load([*TINY, "tensorboard=true"]), config.load([*TINY, "seed=1"])]  # one as the reference runs
+    for cfg in cfgs:
+        train(cfg, cfg.run_dir)
+    script = str(Path(__file__).parent.parent / "scripts" / "write_events.py")
+    written = subprocess.run([sys.executable, script, "outputs"], capture_output=True, text=True, check=True)
+    assert written.stdout == "2 runs, events written for 1\n"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", "outputs", "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def ask(path: str, question: dict | None = None) -> Any:
+        data = None if question is None else json.dumps(question).encode()
+        address, headers = f"http://localhost:{port}/data/{path}", {"Content-Type": "application/json"}
+        request = urllib.request.Request(address, data, headers)
+        return json.load(urllib.request.urlopen(request, timeout=10))
+
+    try:
+        names = {f"runs/{cfg.run_name}/tb" for cfg in cfgs}
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                if set(ask("plugin/scalars/tags")) == names:
+                    break
+            time.sleep(0.5)
+        tags = ask("plugin/scalars/tags")
+        assert set(tags) == names and all({"error/train", "error/test"} <= set(tags[name]) for name in names)
+        question = {"experimentName": "", "startIndex": 0, "sliceSize": 9, "allowedStatuses": ["STATUS_UNKNOWN"]}
+        table = ask("plugin/hparams/session_groups", question)["sessionGroups"]
+        assert {group["name"] for group in table} == {cfg.run_name for cfg in cfgs}
+        assert sorted(group["hparams"]["seed"] for group in table) == [0, 1]
+        assert all(group["hparams"]["model.depth"] == 8 for group in table)
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def test_a_second_process_on_the_same_run_leaves_it_alone(resexp: Resexp) -> None:

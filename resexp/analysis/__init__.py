@@ -12,7 +12,7 @@ from resexp import UserError, config, did_you_mean, runlog
 from resexp.analysis.labels import label_of
 from resexp.finding import Finding
 from resexp.runlog import Run, read_run
-from resexp.study import find_study_runs
+from resexp.study import find_study
 
 ANALYSES = {  # the file, and what it measures; its ``analyze`` takes ``nets``, ``runs`` or neither, and its settings
     "responses": "how strongly each layer responds (He et al. 2015, Fig. 7)",
@@ -90,13 +90,12 @@ def _find_runs(
     studies, runs = config.names("study", config_dir), []
     for word in words:
         if word in studies and not (Path(word) / runlog.CONFIG).is_file():
-            jobs = [cfg for _, cfg in config.load_study(word, config_dir=config_dir)[1]]
-            members, reference = find_study_runs(word, jobs, output_dir)
-            if reference or not members:
+            found = find_study(word, output_dir, config_dir)
+            if found is None or found.reference:
                 raise UserError(
                     f"analyze {name} {word}: no runs of it under {output_dir}; train them: resexp study {word}"
                 )
-            runs += members
+            runs += found.runs
         else:
             runs.append(read_run(Path(word)))
     if not nets:

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from resexp import catalog
-from resexp.figures.style import DASHED, STYLE, caption, error_floor, shades, short_label, write
-from resexp.study import Group
+from resexp.figures.style import DASHED, STYLE, error_floor, shades, short_label, write
+from resexp.study import Group, describe_runs, rate_drops
 
 
 def draw_curves(groups: Sequence[Group], path: Path, *, title: str, note: str = "") -> list[Path]:
@@ -24,7 +24,7 @@ def draw_curves(groups: Sequence[Group], path: Path, *, title: str, note: str = 
     :return: the files written.
     """
     families = list(dict.fromkeys(group.family for group in groups))
-    text = caption([run for group in groups for run in group.runs]) + (f" {note}" if note else "")
+    text = describe_runs(groups) + (f" {note}" if note else "")
     lines = textwrap.wrap(text, 82 * len(families))
     below = 0.50 + 0.13 * len(lines)  # inches for the key and the caption
     with matplotlib.rc_context(STYLE):
@@ -62,7 +62,7 @@ def _draw_panel(axes: Axes, groups: Sequence[Group], colours: dict[str, str]) ->
             mean = _draw_split(axes, group, split, colours[group.label])
             if len(mean):
                 lowest, highest = min(lowest, float(mean.min())), max(highest, float(np.percentile(mean, 90)))
-    for drop in _drops(groups):
+    for drop in rate_drops(groups):
         axes.axvline(drop, color="0.8", linewidth=0.8, zorder=0)
     axes.set_xlabel("steps")
     axes.grid(axis="y", linewidth=0.4, alpha=0.5)
@@ -76,14 +76,10 @@ def _draw_panel(axes: Axes, groups: Sequence[Group], colours: dict[str, str]) ->
 
 def _draw_split(axes: Axes, group: Group, split: str, colour: str) -> np.ndarray:
     """The mean curve of one group, with a band where there are several seeds. Returns the mean errors."""
-    finished = [
-        run for run in group.runs if run.status == "finished"
-    ]  # one seed that has just begun would cut the rest
-    curves = [(steps, values) for run in finished or group.runs for steps, values in [run.curve(split)] if steps]
+    steps, curves = group.curves(split)
     if not curves:
         return np.array([])
-    steps = sorted(set.intersection(*(set(steps) for steps, _ in curves)))
-    table = np.array([[dict(zip(s, v, strict=True))[step] for step in steps] for s, v in curves])
+    table = np.array(list(curves.values()))
     mean = table.mean(axis=0)
     width, dash = (0.9, DASHED) if split == "train" else (2.0, "solid")
     axes.plot(steps, mean, color=colour, linewidth=width, linestyle=dash)
@@ -103,15 +99,3 @@ def _key(group: Group) -> str:
     name = short_label(group, net=False)
     train, test = group.error("train_error"), group.error("test_error")
     return f"{name}: {train.mean:.1f} / {test.mean:.1f}%" if train and test else name
-
-
-def _drops(groups: Sequence[Group]) -> list[int]:
-    """The steps at which learning rates fall: those of the protocols, and those that plateaus gave."""
-    found = set()
-    for run in (run for group in groups for run in group.runs):
-        protocol = run.config["protocol"]
-        found |= {drop for drop in protocol["lr_drops"] if drop < protocol["steps"]}
-        if protocol.get("plateau_window"):
-            steps, rates = run.curve("train", "lr")
-            found |= {steps[i] for i in range(1, len(steps)) if rates[i] < rates[i - 1] / 2}
-    return sorted(found)

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator
 
-from resexp.figures.style import DASHED, STYLE, caption, error_floor, shades, short_label, write
-from resexp.study import Group, final_error
+from resexp.figures.style import DASHED, STYLE, error_floor, shades, short_label, write
+from resexp.study import Group, describe_runs, final_error
 
 MARKERS = "osD^vPX*<>"
 METRICS = ("train_error", "test_error")
@@ -117,7 +117,7 @@ def _summary(
     width: float = 6.6, keys: bool = True,
 ) -> list[Path]:  # fmt: skip
     """One panel with title, key and caption; sizes in inches."""
-    text = caption([run for group in groups for run in group.runs]) + (f" {note}" if note else "")
+    text = describe_runs(groups) + (f" {note}" if note else "")
     lines = textwrap.wrap(text, round(17.5 * width))
     below = 0.16 + 0.24 * keys + 0.13 * len(lines)
     with matplotlib.rc_context(STYLE):

@@ -1,0 +1,65 @@
+"""What the page's script draws, as plain data: curves of groups of runs, and the panels of analyses."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from resexp.finding import Panel
+from resexp.study import Group, rate_drops
+
+POINTS = 100  # of a curve, at most: more than a screen shows
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8b6fd6", "#a6761d", "#7f7f7f", "#c2b800",
+           "#1b9e77", "#e7298a", "#5d8a1a", "#9e3d22")  # fmt: skip
+
+
+def colours(groups: Sequence[Group]) -> dict[str, str]:
+    """Of each group, by its name."""
+    return {group.name: COLOURS[index % len(COLOURS)] for index, group in enumerate(groups)}
+
+
+def curves(groups: Sequence[Group]) -> dict[str, Any]:
+    """Training and test error of each group over the steps: the mean over its seeds, and each seed's."""
+    lines = []
+    for group in groups:
+        for split in ("train", "test"):
+            steps, seeds = group.curves(split)
+            if not seeds:
+                continue
+            mean = np.mean(list(seeds.values()), axis=0)
+            lines.append(_line(group, split, steps, mean, None))
+            if len(seeds) > 1:
+                lines += [_line(group, split, steps, errors, seed) for seed, errors in seeds.items()]
+    return {"kind": "curves", "colours": colours(groups), "lines": lines, "drops": rate_drops(groups)}
+
+
+def _line(group: Group, split: str, steps: Sequence[int], errors: Any, seed: int | None) -> dict[str, Any]:
+    kept = _kept(len(steps))
+    return {"name": group.name, "split": split, "seed": seed, "x": [steps[i] for i in kept],
+            "y": _short(errors[i] for i in kept)}  # fmt: skip
+
+
+def panel(panel: Panel) -> dict[str, Any]:
+    """A panel of an analysis: lines, points with their bands, or a surface."""
+    axes = {"title": panel.title, "x": panel.x, "y": panel.y}
+    if panel.grid:
+        return {"kind": "surface", **axes, "side": _short(panel.side), "grid": [_short(row) for row in panel.grid]}
+    series = []
+    for one in panel.series:
+        kept = _kept(len(one.x))
+        values = {"x": one.x, "y": one.y, "low": one.low, "high": one.high}
+        short = {key: _short(column[i] for i in kept) for key, column in values.items() if len(column)}
+        series.append({"label": one.label, "style": one.style, **short})
+    scales = {"log_x": panel.log_x, "log_y": panel.log_y}
+    return {"kind": "panel", **axes, **scales, "colours": COLOURS, "series": series}
+
+
+def _kept(count: int) -> list[int]:
+    """The indices of at most ``POINTS`` of so many points, the first and the last among them."""
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, POINTS))}) if count else []
+
+
+def _short(values: Any) -> list[float | None]:
+    """With four digits, and None where there is no number."""
+    return [float(f"{v:.4g}") if v is not None and math.isfinite(v) else None for v in values]

@@ -1,0 +1,303 @@
+"""Claims against measurements: intervals, verdicts, and what articles say."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_sweep import write_run
+
+from resexp import config
+from resexp.cli import main
+from resexp.config import Claim
+from resexp.popular import Answer, Popular, answer_all, calculate, load_popular
+from resexp.stats import seeds_needed, welch
+from resexp.study import group_runs
+from resexp.verdict import (
+    AGAINST,
+    AS_CLAIMED,
+    FAILS,
+    HOLDS,
+    OPEN,
+    UNDECIDED,
+    distance_rows,
+    judge,
+    published_difference,
+    verdict_data,
+    verdict_rows,
+)
+
+ROOT = Path(__file__).parent.parent
+
+
+def claim(**bounds: float) -> Claim:
+    return Claim(text="t", metric="train_error", net="plain56", minus="plain20", **bounds)
+
+
+def write_sides(folder: Path, deep: list[float], shallow: list[float]) -> list:
+    runs = [write_run(folder, ["model=plain56", f"seed={i}"], train_error=e) for i, e in enumerate(deep)]
+    return group_runs(
+        runs + [write_run(folder, ["model=plain20", f"seed={i}"], train_error=e) for i, e in enumerate(shallow)]
+    )
+
+
+# Intervals
+
+
+@pytest.mark.parametrize(("count", "spreads"), [(3, (1.0, 1.0)), (5, (1.0, 3.0))])
+def test_welchs_interval_covers_the_truth_in_95_of_100_cases(count: int, spreads: tuple[float, float]) -> None:
+    random = np.random.default_rng(0)
+    covered = 0
+    for _ in range(1000):
+        one, two = (random.normal(mean, spread, count) for mean, spread in zip((7.0, 5.0), spreads, strict=True))
+        found = welch(one, two)
+        covered += found.low <= 2.0 <= found.high
+    # 3.6 standard deviations around 950; with three values a side Welch's approximation is known to be on the wide side
+    assert 925 <= covered <= (975 if count > 3 else 990)
+
+
+def test_welch_is_scipys(tmp_path: Path) -> None:
+    from scipy.stats import ttest_ind
+
+    one, two = [71.0, 74.0, 70.5], [1.0, 2.0, 1.5, 0.5]
+    slow = ttest_ind(one, two, equal_var=False).confidence_interval(0.95)
+    found = welch(one, two)
+    assert (found.low, found.high) == pytest.approx((slow.low, slow.high))
+    assert not welch([1.0], two).has_interval and welch([1.0, 1.0], [2.0, 2.0]).low == -1.0
+
+
+def test_seeds_needed_make_the_interval_narrow_enough() -> None:
+    one, two = [5.0, 9.0, 7.0], [4.0, 6.0, 5.0]
+    count = seeds_needed(one, two, margin=1.0)
+    assert count is not None and 3 < count < 100
+    variances = np.var(one, ddof=1), np.var(two, ddof=1)
+
+    def half(n: int) -> float:  # n seeds with exactly these variances
+        pattern = np.arange(n) - (n - 1) / 2
+        sides = [pattern / pattern.std(ddof=1) * np.sqrt(v) for v in variances]
+        return (welch(*sides).high - welch(*sides).low) / 2
+
+    assert half(count) < 1.0 <= half(count - 1)
+    assert seeds_needed(one, two, margin=1e-6) is None
+
+
+# Verdicts
+
+
+@pytest.mark.parametrize(
+    ("deep", "bounds", "word"),
+    [
+        ([30.0, 31.0, 30.5], {"at_least": 20}, HOLDS),
+        ([30.0, 31.0, 30.5], {"at_least": 40}, FAILS),
+        ([30.0, 31.0, 30.5], {"at_least": 20, "at_most": 25}, FAILS),
+        ([30.0, 15.0, 40.0], {"at_least": 20}, UNDECIDED),
+        ([30.0], {"at_least": 20}, AS_CLAIMED),
+        ([30.0], {"at_least": 40}, AGAINST),
+        ([], {"at_least": 40}, OPEN),
+    ],
+)
+def test_a_verdict_follows_from_the_interval(
+    deep: list[float], bounds: dict[str, float], word: str, tmp_path: Path
+) -> None:
+    groups = write_sides(tmp_path, deep, [1.0, 1.5, 0.5][: max(1, len(deep))])
+    verdict = judge([claim(**bounds)], groups)[0]
+    assert verdict.word == word and (verdict.needed is not None) == (word == UNDECIDED)
+    assert verdict_rows([verdict], config.load_study("degradation")[0])[0][0] == word
+
+
+def test_an_undecided_claim_says_how_many_seeds_it_needs(tmp_path: Path) -> None:
+    verdict = judge([claim(at_least=20)], write_sides(tmp_path, [30.0, 15.0, 40.0], [1.0, 1.5, 0.5]))[0]
+    assert verdict.needed is not None and verdict.needed > 3
+    row = verdict_rows([verdict], config.load_study("degradation")[0])[0]
+    assert row[-1] == f"0,1,2; {verdict.needed} needed"
+
+
+def test_a_claim_compares_runs_of_the_same_settings_alone(tmp_path: Path) -> None:
+    words = [("plain56", 4, 50.0), ("plain20", 4, 1.0), ("plain56", 8, 10.0), ("plain20", 8, 2.0)]
+    runs = [write_run(tmp_path, [f"model={n}", f"model.width={w}"], train_error=e) for n, w, e in words]
+    verdict = judge([claim(at_least=20)], group_runs(runs))[0]
+    assert verdict.effects == (49.0, 8.0) and verdict.word == AGAINST  # the worse of the two
+
+
+@pytest.mark.parametrize("number", [None, "many", float("nan")])
+def test_a_claim_on_a_number_that_runs_lack_is_open(number: object, tmp_path: Path) -> None:
+    runs = [write_run(tmp_path, [f"model=plain{depth}"], val_error=number) for depth in (20, 56)]  # type: ignore[arg-type]
+    on_val = Claim(text="t", metric="val_error", net="plain56", minus="plain20", at_least=0)
+    assert judge([on_val], group_runs(runs))[0].word == OPEN
+
+
+def test_a_claim_without_finished_runs_is_open(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path, [f"model=plain{depth}"], status="interrupted") for depth in (20, 56)]
+    assert judge([claim(at_least=0)], group_runs(runs))[0].word == OPEN
+
+
+def test_a_claim_names_the_settings_that_tell_runs_apart(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path, ["model=resnet20", f"model.order={order}", f"seed={seed}", *words], test_error=error + seed)
+        for order, words, error in (
+            ("original", (), 9.0),
+            ("full", (), 7.0),
+            ("full", ("model.dropout=0.3",), 30.0),
+        )
+        for seed in (0, 1)
+    ]
+    claim = config.Claim(text="t", metric="test_error", net="resnet20 order=original", minus="resnet20 order=full "
+                         "dropout=0.0", at_least=1)  # fmt: skip
+    verdict = judge([claim], group_runs(runs))[0]
+    assert verdict.effects == (2.0,) and verdict.seeds == (0, 1)
+    names = {group.label: group.name for group in group_runs(runs)}
+    assert set(names.values()) == {"resnet20", "resnet20 order=full", "resnet20 dropout=0.3 order=full"}
+
+
+def test_a_claim_finds_its_runs_when_others_are_missing_or_nothing_varies(tmp_path: Path) -> None:
+    study, jobs = config.load_study("stochastic-depth-small")
+    runs = [write_run(tmp_path, job) for job, _ in jobs[:2]]
+    verdicts = judge(study.claims, group_runs(runs))
+    assert [verdict.word != OPEN for verdict in verdicts] == [True, True, False, False, False]
+    study, jobs = config.load_study("resnet-v2", ["dataset=cifar10"])
+    groups = group_runs([write_run(tmp_path, job) for job, _ in jobs])
+    judged = [v.word != OPEN for v in judge(study.claims, groups)]
+    assert judged == [True] * 6 + [False] * 2  # the two of CIFAR-100
+
+
+def test_a_diverged_run_counts_as_guessing(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path, ["model=plain56"], status="diverged", classes=4),
+        write_run(tmp_path, ["model=plain20"]),
+    ]
+    claim = config.Claim(text="t", metric="train_error", net="plain56", minus="plain20", at_least=20)
+    verdict = judge([claim], group_runs(runs))[0]
+    assert verdict.word == AS_CLAIMED and verdict.effects == (74.0,)
+
+
+def test_a_published_difference_needs_both_sides_from_one_source() -> None:
+    fig6 = config.load_study("he2015-fig6")[0]
+    known = published_difference(claim(at_least=0), fig6)
+    assert known is not None and known.points == pytest.approx(4.3) and "Fig. 1" in known.source
+    other = Claim(text="t", metric="test_error", net="plain56", minus="resnet56", at_least=0)
+    assert published_difference(other, fig6) is None  # Fig. 1 against Table 6
+    gates = config.load_study("identity-shortcuts-small")[0]
+    differences = [published_difference(one, gates) for one in gates.claims]
+    assert (
+        differences[0] is not None and differences[0].metric == "test_error" and gates.claims[0].metric == "train_error"
+    )
+    assert differences[0].points == pytest.approx(12.35 - 6.61)
+    assert differences[1] is None  # "fails (> 20)" is no number
+
+
+def test_distance_is_in_published_deviations_and_only_at_the_papers_length(tmp_path: Path) -> None:
+    full = write_run(tmp_path / "full", ["model=resnet110", "dataset=cifar10"], test_error=6.93)
+    short = write_run(tmp_path / "short", ["model=resnet110", "dataset=cifar10", "protocol.steps=500"])
+    assert [row[3] for row in distance_rows(group_runs([full]))] == ["+2.0"]
+    assert distance_rows(group_runs([short])) == []
+
+
+# The command
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Callable[[float], list[str]]:
+    """Runs of a study whose claim asks for ``at_least`` points of a difference that is 10."""
+
+    def plant(at_least: float, seeds: int = 3) -> list[str]:
+        folder = tmp_path / "conf" / "study"
+        folder.mkdir(parents=True, exist_ok=True)
+        study = {"title": "t", "sweep": ["model=plain20,plain56", "model.width=8"],
+                 "claims": [{"text": "planted", "metric": "train_error", "net": "plain56", "minus": "plain20",
+                             "at_least": at_least}]}  # fmt: skip
+        (folder / "planted.yaml").write_text(json.dumps(study))
+        for seed in range(seeds):
+            for net, error in (("plain20", 1.0), ("plain56", 11.0)):
+                words = [f"model={net}", "model.width=8", f"seed={seed}"]
+                write_run(tmp_path / "runs", words, train_error=error + seed / 10)
+        return ["verify", "planted", "--config-dir", str(tmp_path / "conf"), "--output-dir", str(tmp_path)]
+
+    return plant
+
+
+def test_a_planted_false_claim_fails_and_a_true_one_holds(
+    planted: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(planted(5)) == 0
+    assert "holds" in capsys.readouterr().out
+
+
+def test_a_planted_false_claim_ends_with_1_in_json_too(
+    planted: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = planted(15)
+    assert main(command) == 1
+    capsys.readouterr()
+    assert main([*command, "--json"]) == 1
+    entry = json.loads(capsys.readouterr().out)[0]
+    assert entry["verdict"] == FAILS and entry["comparisons"][0]["effect"] == pytest.approx(10)
+    assert entry["comparisons"][0]["interval"][1] < 15
+
+
+def test_one_seed_neither_holds_nor_fails(
+    planted: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*planted(15, seeds=1), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["verdict"] == AGAINST
+
+
+def test_a_claim_about_a_net_without_runs_is_open(
+    planted: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = planted(5, seeds=1)
+    for path in (tmp_path / "runs").glob("plain56-*"):
+        path.rename(tmp_path / path.name)
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["verdict"] == OPEN
+
+
+# What articles say
+
+
+def test_every_popular_claim_has_one_ground() -> None:
+    claims = load_popular()
+    assert len(claims) == 55 and len({one.claim for one in claims}) == 55
+    for one in claims:
+        grounds = [one.study, one.analysis, one.arithmetic, one.cannot]
+        assert sum(map(bool, grounds)) == 1 and one.answer and one.because
+        assert bool(one.rows) == bool(one.study or one.analysis)
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
+    folder = tmp_path_factory.mktemp("outputs")
+    (folder / "reference").symlink_to(ROOT / "outputs" / "reference")
+    return {one.popular.claim: one for one in answer_all(folder)}
+
+
+@pytest.mark.parametrize("popular", load_popular(), ids=lambda one: one.claim[:40])
+def test_every_answer_stands_on_what_is_committed(popular: Popular, answers: dict[str, Answer]) -> None:
+    found = answers[popular.claim]
+    assert found.sound and "not measured" not in found.measured, found
+    for part in popular.rows:
+        assert part in found.measured
+
+
+def test_a_false_calculation_is_false() -> None:
+    assert calculate("parameters('resnet20') == 269722") and not calculate("2 * 9 == 19")
+
+
+def test_the_command_answers_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "reference").symlink_to(ROOT / "outputs" / "reference")
+    assert main(["verify", "--popular", "--json", "--output-dir", str(tmp_path)]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 55
+    assert main(["verify", "degradation", "--popular"]) == 2
+
+
+def test_an_answer_without_its_ground_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "--popular", "--output-dir", str(tmp_path)]) == 1
+    assert "not measured: resexp study degradation" in " ".join(capsys.readouterr().out.split())
+
+
+def test_data_for_machines_has_every_side(tmp_path: Path) -> None:
+    study = config.load_study("degradation")[0]
+    verdicts = judge([claim(at_least=5)], write_sides(tmp_path, [30.0, 31.0], [1.0, 2.0]))
+    entry = verdict_data(study, verdicts, reference=True)[0]
+    assert entry["comparisons"][0]["net"] == (30.0, 31.0) and entry["comparisons"][0]["seeds"] == (0, 1)
+    json.dumps(entry, allow_nan=False)
