@@ -484,25 +484,30 @@ def build_state(cfg: Config, data: Dataset, device: torch.device, world: World |
         net=net,
         trained=world.wrap(net, drops_blocks=drops_blocks(net)),
         optimizer=build_optimizer(cfg, net),
-        schedule=Schedule(
-            base_lr=p.lr,
-            drops=p.lr_drops,
-            drop_factor=p.lr_drop_factor,
-            warmup=p.warmup_depth is not None and cfg.model.depth >= p.warmup_depth,
-            warmup_lr=p.warmup_lr,
-            warmup_error=p.warmup_error,
-            warmup_window=p.warmup_window,
-            plateau_window=p.plateau_window,
-            plateau_points=p.plateau_points,
-            plateau_patience=p.plateau_patience,
-            plateau_drops=p.plateau_drops,
-        ),
+        schedule=build_schedule(cfg),
         loader=loader,
         augmentation=augmentation,
         batches=Batches(data.train, loader, augmentation, p, world),
         noise=Noise(cfg.seed, device, world.rank),
         counters=torch.zeros(2, 4, dtype=torch.float64, device=device),
         last_epoch=torch.zeros(4, dtype=torch.float64, device=device),
+    )
+
+
+def build_schedule(cfg: Config) -> Schedule:
+    p = cfg.protocol
+    return Schedule(
+        base_lr=p.lr,
+        drops=p.lr_drops,
+        drop_factor=p.lr_drop_factor,
+        warmup=p.warmup_depth is not None and cfg.model.depth >= p.warmup_depth,
+        warmup_lr=p.warmup_lr,
+        warmup_error=p.warmup_error,
+        warmup_window=p.warmup_window,
+        plateau_window=p.plateau_window,
+        plateau_points=p.plateau_points,
+        plateau_patience=p.plateau_patience,
+        plateau_drops=p.plateau_drops,
     )
 
 

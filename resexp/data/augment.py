@@ -48,12 +48,13 @@ def channel_statistics(images: Tensor) -> Tensor:
 
 
 def normalize(images: Tensor, mean: Tensor | None) -> Tensor:
-    """uint8 (N, C, H, W) -> float32 of values 0 to 1, less the mean image (C, H, W), channels last in memory.
+    """uint8 (N, C, H, W) -> values 0 to 1, less the mean image (C, H, W), of its precision, channels last in memory.
 
     The papers' protocols scale no further, which batch norm behind the first convolution would undo; others divide by
     a standard deviation, the second of a ``mean`` (2, C, H, W).
     """
-    x = images.to(torch.float32, memory_format=torch.channels_last).div_(255)
+    dtype = torch.float32 if mean is None else mean.dtype
+    x = images.to(dtype, memory_format=torch.channels_last).div_(255)
     if mean is None:
         return x
     return x.sub_(mean) if mean.dim() == 3 else x.sub_(mean[0]).div_(mean[1])

@@ -1,0 +1,181 @@
+"""The protocol he2015-cifar against a second reading of it: a plain loop, written from the protocol's text alone.
+
+The first half of this file shares no code with resexp. It reads He et al. 2015, Sec. 4.2, with the choices that the
+comments of ``conf/protocol/he2015-cifar.yaml`` make where the paper is silent, and takes its steps in float64.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from resexp import config
+from resexp.batches import make_batch, mean_image
+from resexp.train import build_optimizer, build_schedule, build_state, build_step, load_data, train_step
+
+# The second reading
+
+
+def learning_rate(step: int) -> float:
+    """Of the update from ``step`` to ``step + 1``: 0.1, divided by 10 at 32,000 and at 48,000."""
+    return 0.1 if step < 32_000 else 0.01 if step < 48_000 else 0.001
+
+
+def crop_and_flip(image: np.ndarray, top: int, left: int, flip: bool) -> np.ndarray:
+    """Four black pixels on each side, a crop of 32x32, and its mirror image or not. (3, 32, 32)."""
+    padded = np.zeros((3, 40, 40))
+    padded[:, 4:36, 4:36] = image
+    crop = padded[:, top : top + 32, left : left + 32]
+    return crop[:, :, ::-1] if flip else crop
+
+
+def convolve(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
+    """A 3x3 convolution with one zero around, as nine shifted products."""
+    count, channels, height, width = x.shape
+    padded = torch.zeros(count, channels, height + 2, width + 2, dtype=x.dtype)
+    padded[:, :, 1:-1, 1:-1] = x
+    total = torch.zeros((), dtype=x.dtype)
+    for i in range(3):
+        for j in range(3):
+            shifted = padded[:, :, i : i + height : stride, j : j + width : stride]
+            total = total + torch.einsum("nchw,oc->nohw", shifted, kernel[:, :, i, j])
+    return total
+
+
+def normalise(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Batch norm over the 128 images of the batch."""
+    mean = x.mean(dim=(0, 2, 3), keepdim=True)
+    variance = ((x - mean) ** 2).mean(dim=(0, 2, 3), keepdim=True)
+    return (x - mean) / (variance + 1e-5).sqrt() * scale[:, None, None] + shift[:, None, None]
+
+
+def resnet(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """ResNet of 6n + 2 layers with option A: 16, 32 and 64 channels, 2n layers each; mean over the image; linear."""
+    rest = iter(weights[:-2])
+
+    def layer(x: Tensor, stride: int) -> Tensor:
+        kernel, scale, shift = next(rest), next(rest), next(rest)
+        return normalise(convolve(x, kernel, stride), scale, shift)
+
+    n = (len(weights) - 5) // 18
+    x = layer(x, 1).clamp(min=0)
+    for stage in range(3):
+        for block in range(n):
+            stride = 2 if stage > 0 and block == 0 else 1
+            branch = layer(layer(x, stride).clamp(min=0), 1)
+            shortcut = x[:, :, ::stride, ::stride]
+            if stride == 2:  # twice the channels: the new ones are zero
+                shortcut = torch.cat([shortcut, torch.zeros_like(shortcut)], dim=1)
+            x = (branch + shortcut).clamp(min=0)
+    return x.mean(dim=(2, 3)) @ weights[-2].T + weights[-1]
+
+
+@dataclass
+class Reading:
+    """The numbers of the protocol; a test changes them, to see that each would be noticed."""
+
+    momentum: float = 0.9
+    weight_decay: float = 0.0001
+    offsets: int = 9  # 0 to 8
+    mean_of_channels: bool = False
+    lr_factor: float = 1.0
+
+    def step(
+        self, weights: list[Tensor], velocities: list[Tensor], images: np.ndarray, labels: np.ndarray,
+        draws: list[tuple[int, int, bool]], mean: np.ndarray, step: int,
+    ) -> list[Tensor]:  # fmt: skip
+        """The weights after one update."""
+        if self.mean_of_channels:
+            mean = np.broadcast_to(mean.mean(axis=(1, 2), keepdims=True), mean.shape)
+        inputs = [
+            crop_and_flip(image, top % self.offsets, left, flip) / 255 - mean
+            for image, (top, left, flip) in zip(images, draws, strict=True)
+        ]
+        weights = [weight.clone().requires_grad_() for weight in weights]
+        logits = resnet(torch.from_numpy(np.stack(inputs)), weights)
+        log_probabilities = logits - torch.log(torch.exp(logits).sum(dim=1, keepdim=True))
+        loss = -sum(log_probabilities[i, label] for i, label in enumerate(labels.tolist())) / len(labels)
+        gradients = torch.autograd.grad(loss, weights)
+        after = []
+        for weight, velocity, gradient in zip(weights, velocities, gradients, strict=True):
+            new = self.momentum * velocity + gradient + self.weight_decay * weight.detach()
+            after.append(weight.detach() - self.lr_factor * learning_rate(step) * new)
+        return after
+
+
+# Ours against it
+
+
+def disagreements(images: Path, steps: Sequence[int], readings: Sequence[Reading]) -> list[list[float]]:
+    """Train as ``resexp train`` does; at these steps, how far each reading's update is from ours, both in float64.
+
+    Ours is that of a copy of the net and its momentum in float64, by the same functions. Relative to the update.
+    """
+    cfg = config.load(["model=resnet20", "dataset=cifar10", f"dataset.root={images}", "device=cpu"])
+    data = load_data(cfg)
+    assert (len(data.train), len(data.val), len(data.test)) == (45_000, 5_000, 10_000)
+    part = data.train
+    mean = mean_image(part, cfg.protocol.normalize)
+    exact_mean = part.images.numpy().mean(axis=0, dtype=np.float64) / 255
+    assert mean is not None and np.abs(mean.numpy() - exact_mean).max() < 1e-7
+    state = build_state(cfg, data, torch.device("cpu"))
+    take_step = build_step(cfg, state, part, mean)
+    found = []
+    for step in range(max(steps) + 1):
+        state.optimizer.lr = state.schedule.lr(step)
+        drawn = state.batches.next()
+        if step in steps:
+            twin = copy.deepcopy(state.net).double()
+            optimizer = build_optimizer(cfg, twin)
+            optimizer.load_state_dict(state.optimizer.state_dict())
+            optimizer.lr = state.optimizer.lr
+            before = [weight.detach().clone() for weight in twin.parameters()]
+            velocities = [velocity.clone() for velocity in optimizer.buffers()["velocities"]]
+            inputs, labels = make_batch(part, mean.double(), *drawn, p=cfg.protocol)
+            train_step(twin, optimizer, inputs, labels, precision=cfg.protocol.precision)
+            ours = torch.cat([(a.detach() - b).flatten() for a, b in zip(twin.parameters(), before, strict=True)])
+
+            indices, offsets, mirrored = (one.numpy() for one in drawn)
+            draws = [(top, left, flip) for top, left, flip in zip(*offsets, mirrored, strict=True)]
+            raw, answers = part.images[indices].numpy(), part.labels[indices].numpy()
+            differences = []
+            for reading in readings:
+                after = reading.step(before, velocities, raw, answers, draws, mean.double().numpy(), step)
+                theirs = torch.cat([(a - b).flatten() for a, b in zip(after, before, strict=True)])
+                differences.append(float((ours - theirs).norm() / theirs.norm()))
+            found.append(differences)
+        take_step(*drawn)
+    return found
+
+
+@pytest.mark.images
+def test_every_tenth_of_200_updates_is_that_of_the_second_reading(images: Path) -> None:
+    found = [difference for (difference,) in disagreements(images, range(0, 200, 10), [Reading()])]
+    print("relative differences:", " ".join(f"{value:.1e}" for value in found))
+    assert len(found) == 20 and max(found) < 1e-6
+
+
+@pytest.mark.images
+def test_a_misreading_is_noticed(images: Path) -> None:
+    wrong = [Reading(momentum=0.89), Reading(weight_decay=0.0), Reading(offsets=8), Reading(mean_of_channels=True),
+             Reading(lr_factor=1.01)]  # fmt: skip
+    (differences,) = disagreements(images, [10], wrong)
+    assert min(differences) > 1e-4, differences
+
+
+@pytest.mark.parametrize("depth", [20, 110])
+def test_the_rates_of_all_64000_steps_are_those_of_the_second_reading(depth: int) -> None:
+    """From 110 layers on with the warm-up before: 0.01 until the mean error of 100 batches is below 80 %."""
+    cfg = config.load([f"model=resnet{depth}", "dataset=cifar10"])
+    schedule = build_schedule(cfg)
+    for step in range(64_000):
+        warm = depth >= 110 and step < 400
+        assert schedule.lr(step) == pytest.approx(0.01 if warm else learning_rate(step), rel=1e-12), step
+        if schedule.warming_up:
+            schedule.observe(step + 1, 80.0 if step < 399 else 70.0)
+    assert cfg.protocol.steps == 64_000
