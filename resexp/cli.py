@@ -347,6 +347,9 @@ def _figures(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     """Exit code 1 if a claim fails, or if an answer to a popular one has lost its ground."""
+    from resexp import config
+
+    config.check_folder(args.config_dir)
     if args.popular:
         return _verify_popular(args)
     from resexp.verdict import FAILS, judge, verdict_data

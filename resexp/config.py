@@ -363,7 +363,7 @@ METRICS = ("train_error", "val_error", "test_error", "ten_crop_error", "multi_sc
 
 @dataclass(kw_only=True, slots=True)
 class Claim:
-    """A statement that can be false: ``at_least <= metric(net) - metric(minus) <= at_most``, in points.
+    """A statement that can be false: ``at_least < metric(net) - metric(minus) < at_most``, in points.
 
     ``net`` and ``minus`` are nets, and behind a net the settings that tell its runs apart: ``resnet110 order=full``.
     """
@@ -456,10 +456,7 @@ def load_study(
     name: str, overrides: Sequence[str] = (), config_dir: Path | None = None
 ) -> tuple[Study, list[tuple[list[str], Config]]]:
     """A study and its runs; the given overrides take the place of its own for the same keys. Raises UserError."""
-    path = _find("study", name, config_dir)
-    with _one_line_errors(str(path)):
-        merged = OmegaConf.merge(OmegaConf.structured(Study), {"name": name}, OmegaConf.load(path))
-        study = cast(Study, OmegaConf.to_object(merged))
+    study = _read_study(name, config_dir)
     given = {_key(word) for word in _parse(overrides)}
     net_words = {"model", "depth", "family"}
     replaced = given | (net_words if given & net_words else set())
@@ -485,13 +482,20 @@ class Outline:
 
 
 def outline_study(name: str, config_dir: Path | None = None) -> Outline:
-    """Raises UserError if there is no such study."""
-    raw = yaml.safe_load(_find("study", name, config_dir).read_text())
-    words = [word for key in ("sweep", "variants") for line in raw.get(key, ()) for word in line.split()]
+    """Raises UserError if there is no such study, or if its file is none."""
+    study = _read_study(name, config_dir)
+    words = [word for line in (*study.sweep, *study.variants) for word in line.split()]
     named = {value for word in words if word.startswith("dataset=") for value in word[8:].split(",")}
     renamed = config_dir is not None or any(word.startswith("dataset.name=") for word in words)
     unknown = renamed or not named or named & set(NAMED_BY_FOLDER)
-    return Outline(None if unknown else named, raw.get("reference") or name)
+    return Outline(None if unknown else named, study.reference or name)
+
+
+def _read_study(name: str, config_dir: Path | None) -> Study:
+    path = _find("study", name, config_dir)
+    with _one_line_errors(str(path)):
+        merged = OmegaConf.merge(OmegaConf.structured(Study), {"name": name}, OmegaConf.load(path))
+        return cast(Study, OmegaConf.to_object(merged))
 
 
 def load_file(path: Path) -> Config:

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from resexp import config, finding
-from resexp.finding import Row
 from resexp.golden import COUNTS
 from resexp.published import published
 from resexp.study import REFERENCE, StudyRuns, find_study
-from resexp.verdict import Verdict, judge
+from resexp.verdict import OPEN, judge
 
 ANALYSIS = "analysis"  # the folder of findings, one's own and those committed with the project
 
@@ -56,29 +55,16 @@ def answer_all(output_dir: Path, studies: Sequence[StudyRuns] = ()) -> list[Answ
     :param studies: those whose runs have been found already.
     """
     found = {one.study.name: one for one in studies}
-    claims = load_popular()
-    for name in {popular.study for popular in claims if popular.study} - found.keys():
-        if one := find_study(name, output_dir):
-            found[name] = one
-    judged = {name: judge(one.study.claims, one.groups) for name, one in found.items()}
-    return [_answer(popular, output_dir, judged.get(popular.study, [])) for popular in claims]
+    return [_answer(popular, output_dir, found) for popular in load_popular()]
 
 
-def _answer(popular: Popular, output_dir: Path, verdicts: list[Verdict]) -> Answer:
+def _answer(popular: Popular, output_dir: Path, found: dict[str, StudyRuns]) -> Answer:
     if popular.study:
-        words = [
-            f"{verdict.claim.text}: {verdict.word} ({', '.join(f'{effect:+.1f}' for effect in verdict.effects) or '-'})"
-            for verdict in verdicts
-            if any(part in verdict.claim.text for part in popular.rows)
-        ]
+        words = _study_words(popular, output_dir, found)
         missing = f"not measured: resexp study {popular.study}"
         return Answer(popular, f"study {popular.study}", "\n".join(words) or missing, bool(words))
     if popular.analysis:
-        words = [
-            f"{row.what}: {row.measured}"
-            for row in _finding_rows(popular.analysis, output_dir)
-            if any(part in row.what for part in popular.rows)
-        ]
+        words = _analysis_words(popular, output_dir)
         missing = f"not measured: resexp analyze {popular.analysis}"
         return Answer(popular, f"analysis {popular.analysis}", "\n".join(words) or missing, bool(words))
     if popular.arithmetic:
@@ -87,11 +73,31 @@ def _answer(popular: Popular, output_dir: Path, verdicts: list[Verdict]) -> Answ
     return Answer(popular, "cannot be tested", f"because {popular.cannot}", True)
 
 
-def _finding_rows(analysis: str, output_dir: Path) -> Sequence[Row]:
+def _study_words(popular: Popular, output_dir: Path, found: dict[str, StudyRuns]) -> list[str]:
+    """The verdicts on the claims meant, by one's own runs, or else by the reference runs."""
+    for own in (True, False):
+        key = popular.study if own else f"{popular.study}, reference"
+        if key not in found and (runs := find_study(popular.study, output_dir, own=own)):
+            found[key] = runs
+        verdicts = judge(found[key].study.claims, found[key].groups) if key in found else []
+        words = [
+            f"{verdict.claim.text}: {verdict.word} ({', '.join(f'{effect:+.1f}' for effect in verdict.effects)})"
+            for verdict in verdicts
+            if verdict.word != OPEN and any(part in verdict.claim.text for part in popular.rows)
+        ]
+        if words:
+            return words
+    return []
+
+
+def _analysis_words(popular: Popular, output_dir: Path) -> list[str]:
+    """The rows meant, of one's own finding, or else of the reference one."""
     for folder in (output_dir / ANALYSIS, output_dir / REFERENCE / ANALYSIS):
-        if (path := folder / f"{analysis}.json").is_file():
-            return finding.read(path).rows
-    return ()
+        path = folder / f"{popular.analysis}.json"
+        rows = finding.read(path).rows if path.is_file() else ()
+        if words := [f"{row.what}: {row.measured}" for row in rows if any(part in row.what for part in popular.rows)]:
+            return words
+    return []
 
 
 def calculate(expression: str) -> bool:

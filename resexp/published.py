@@ -33,16 +33,26 @@ def published(net: str, key: str) -> Published | None:
     return None
 
 
+def published_pair(net: str, minus: str, key: str) -> tuple[float, float, str] | None:
+    """The numbers of both nets by the first source that has both, and the source; None if none has."""
+    for entry in _entries():
+        one, two = (entry["nets"].get(name, {}).get(key) for name in (net, minus))
+        if isinstance(one, int | float) and isinstance(two, int | float):
+            return float(one), float(two), f"{entry['source']}, {entry['dataset']}"
+    return None
+
+
 @dataclass(frozen=True)
 class Spread:
     """Mean and standard deviation over a paper's own runs.
 
-    :param dataset: its name here, and ``steps`` the length of its training.
+    :param dataset: its name here, as ``protocol`` that of its training (or a variant's first words), of ``steps``.
     """
 
     mean: float
     std: float
     dataset: str
+    protocol: str
     steps: int
     source: str
 

@@ -29,6 +29,7 @@ METRICS, SUMMARY, CONFIG, ENV, CHECKPOINT = "metrics.jsonl", "summary.json", "co
 EVENTS = "tb"
 QUANTITIES: tuple[str, ...] = ("loss", "error", "lr", "images_per_s")  # of a line of the log
 SPLITS = ("train", "val", "test")
+STATUSES = ("finished", "interrupted", "diverged", "failed")
 
 
 @contextlib.contextmanager
@@ -62,7 +63,7 @@ def write_text(path: Path, text: str) -> None:
     """Write all of it or nothing."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names may be no text
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
@@ -222,9 +223,8 @@ def write_missing_events(run: "Run") -> bool:
     events = TensorBoardEvents(run.path, step=0)
     with events.file:
         for record in run.metrics:
-            events.write(
-                record["split"], {key: record[key] for key in QUANTITIES if key in record}, step=record["step"]
-            )
+            values = {key: record[key] for key in QUANTITIES if is_number(record.get(key))}
+            events.write(record["split"], values, step=record["step"])
     return True
 
 
@@ -324,11 +324,11 @@ class Run:
         for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
             with contextlib.suppress(json.JSONDecodeError):
                 records.append(json.loads(line))
-        return [record for record in records if isinstance(record, dict) and {"step", "split"} <= record.keys()]
+        return [r for r in records if isinstance(r, dict) and r.get("split") in SPLITS and type(r.get("step")) is int]
 
     def curve(self, split: str, key: str = "error") -> tuple[list[int], list[float]]:
         """(steps, values) of one split: ``train``, ``val`` or ``test``."""
-        records = [record for record in self.metrics if record["split"] == split and key in record]
+        records = [record for record in self.metrics if record["split"] == split and is_number(record.get(key))]
         return [record["step"] for record in records], [record[key] for record in records]
 
     @property
@@ -349,12 +349,13 @@ class Run:
 
     @property
     def step(self) -> int:
-        return self.summary.get("step") or max((record["step"] for record in self.metrics), default=0)
+        step = self.summary.get("step")
+        return step if type(step) is int and step else max((record["step"] for record in self.metrics), default=0)
 
     @property
     def images_per_s(self) -> float | None:
         """Training speed: the summary's, or the last line's of a run that has none yet."""
-        if "images_per_s" in self.summary:
+        if is_number(self.summary.get("images_per_s")):
             return self.summary["images_per_s"]
         rates = self.curve("train", "images_per_s")[1]
         return rates[-1] if rates else None
@@ -379,11 +380,21 @@ def read_run(path: Path) -> Run:
     if not (path / CONFIG).is_file():
         raise UserError(f"{path}: not a run folder (it has no {CONFIG})")
     run = Run(path)
-    lacking = [key for key in ("model", "dataset", "protocol", "seed") if key not in run.config]
-    if lacking:
-        raise UserError(f"{path}: not a run folder (its {CONFIG} has no {', '.join(lacking)})")
-    run.env, run.summary  # noqa: B018  read now, so that a damaged one is known before it is used
+    groups = ("model", "dataset", "protocol")
+    lacking = [key for key in groups if not isinstance(run.config.get(key), dict)]
+    if lacking or type(run.config.get("seed")) is not int:
+        raise UserError(f"{path}: not a run folder (its {CONFIG} has no {', '.join(lacking) or 'seed'})")
+    for key in ("hardware", "versions"):
+        if not isinstance(run.env.get(key, {}), dict):
+            raise UserError(f"{path / ENV}: damaged ({key} is {run.env[key]!r}); restore it, or repeat the run")
+    if run.summary and run.summary.get("status") not in STATUSES:
+        raise UserError(f"{path / SUMMARY}: damaged (no status); restore it, or remove it and repeat the run")
     return run
+
+
+def is_number(value: Any) -> bool:
+    """NaN is one: a diverged run has it."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def find_runs(root: Path) -> list[Run]:

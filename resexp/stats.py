@@ -73,7 +73,6 @@ def seeds_needed(first: Sequence[float], second: Sequence[float], margin: float,
 
 
 def _half_width(variance: float, count: int, other_variance: float, other_count: int) -> float:
-
     own, other = variance / count, other_variance / other_count
     if own + other == 0:
         return 0.0

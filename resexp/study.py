@@ -1,6 +1,7 @@
 """From run folders to statements: which runs belong to a study, their table, and the verdicts on its claims."""
 
 import dataclasses
+import functools
 import math
 import re
 from collections import Counter
@@ -55,7 +56,8 @@ class Group:
     @property
     def parameters(self) -> int | None:
         """Of the net, as its finished runs counted them."""
-        return next((run.summary["params"] for run in self.runs if "params" in run.summary), None)
+        counted = (run.summary.get("params") for run in self.runs)
+        return next((count for count in counted if isinstance(count, int)), None)
 
     def error(self, metric: str) -> Summary | None:
         """Mean over the finished runs; None if there are none, or if they have no such number."""
@@ -93,14 +95,16 @@ class StudyRuns:
     @property
     def note(self) -> str:
         """Where the runs come from, as a sentence."""
-        if not self.reference:
-            return "Own runs."
-        machines = dict.fromkeys(run.env.get("hardware", {}).get("cpu", "?") for run in self.runs)
-        return f"Reference runs, committed with resexp ({', '.join(machines)})."
+        machines = dict.fromkeys(str(run.env.get("hardware", {}).get("cpu", "?")) for run in self.runs)
+        whose = "Reference runs, committed with resexp" if self.reference else "Own runs"
+        return f"{whose} ({', '.join(machines)})."
 
 
-def find_study(name: str, output_dir: Path, config_dir: Path | None = None) -> StudyRuns | None:
-    """The runs of a study in any seed; None if there are none. Raises UserError if there is no such study."""
+def find_study(name: str, output_dir: Path, config_dir: Path | None = None, *, own: bool = True) -> StudyRuns | None:
+    """The runs of a study in any seed; None if there are none. Raises UserError if there is no such study.
+
+    :param own: False: only the reference runs.
+    """
     outline = config.outline_study(name, config_dir)
     datasets, reference = outline.datasets, output_dir / REFERENCE / outline.reference
     names = [path.name for folder in (output_dir / RUNS, reference) for path in folder.glob("*-s*")]
@@ -109,8 +113,8 @@ def find_study(name: str, output_dir: Path, config_dir: Path | None = None) -> S
         return None
     study, jobs = config.load_study(name, config_dir=config_dir)
     cfgs = [cfg for _, cfg in jobs]
-    if own := runs_in(output_dir / RUNS, cfgs):
-        return StudyRuns(study, group_runs(own), reference=False)
+    if own and (runs := runs_in(output_dir / RUNS, cfgs)):
+        return StudyRuns(study, group_runs(runs), reference=False)
     theirs = runs_in(reference, cfgs)
     return StudyRuns(study, group_runs(theirs), reference=True) if theirs else None
 
@@ -133,13 +137,20 @@ def readable_runs(paths: Sequence[Path]) -> list[Run]:
     for path in paths:
         try:
             run = runlog.read_run(path)
-            group_runs([run])
+            groups = group_runs([run])
+            describe_runs(groups)
+            rate_drops(groups)
             runs.append(run)
         except UserError as error:
-            message(f"left out: {error}")
+            _say_once(f"left out: {error}")
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            message(f"left out: {path}: its {runlog.CONFIG} is damaged ({type(error).__name__}: {error})")
+            _say_once(f"left out: {path}: its {runlog.CONFIG} is damaged ({type(error).__name__}: {error})")
     return runs
+
+
+@functools.cache  # several studies may look at one run
+def _say_once(line: str) -> None:
+    message(line)
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
@@ -177,8 +188,11 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     return sorted(ordered, key=lambda group: (families.index(group.family), group.depth, group.label))
 
 
-def describe_runs(groups: Sequence[Group]) -> str:
-    """Data set, protocol, seeds and steps, as the runs' own configurations say: a figure's caption."""
+def describe_runs(groups: Sequence[Group], *, seeds_as: str = "mean") -> str:
+    """Data set, protocol, seeds and steps, as the runs' own configurations say: a figure's caption.
+
+    :param seeds_as: what is drawn of several seeds.
+    """
     runs = [run for group in groups for run in group.runs]
     configs = [run.config for run in runs]
 
@@ -197,7 +211,7 @@ def describe_runs(groups: Sequence[Group]) -> str:
         f"seed{'s' * (len(seeds) > 1)} {listed(seeds)}"
     )
     if len(seeds) > 1:
-        text += " (mean, and least to most)"
+        text += f" ({seeds_as})"
     unfinished = sum(run.status != "finished" for run in runs)
     return text + (f"; {unfinished} of {len(runs)} runs unfinished." if unfinished else ".")
 
@@ -299,5 +313,4 @@ def final_error(run: Run, metric: str) -> float | None:
 
 def number(value: Any) -> float | None:
     """What a log has, if it is a finite number."""
-    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return value if known else None
+    return value if runlog.is_number(value) and math.isfinite(value) else None

@@ -8,12 +8,12 @@ from typing import Any
 
 from resexp import catalog
 from resexp.config import Claim, Study
-from resexp.published import published, spread
+from resexp.published import published_pair, spread
 from resexp.stats import Difference, seeds_needed, welch
 from resexp.study import Group, final_error, matches
 
 HOLDS, FAILS, UNDECIDED, OPEN = "holds", "does NOT hold", "undecided", "open"
-AS_CLAIMED, AGAINST = "direction only", "direction only, AGAINST"  # one seed has no interval
+AS_CLAIMED, AGAINST = "direction only", "direction only, AGAINST"  # one seed on a side has no interval
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Verdict:
     """A claim, what was measured, and what follows from it.
 
     :param word: holds or does NOT hold if the interval lies inside the claim's bounds, or outside; undecided
-        if it reaches across one; direction only for one seed; open while a side has no run.
+        if it reaches to one; direction only for one seed on a side; open while a side has no run.
     :param needed: seeds on each side that would decide an undecided claim at the spread seen; None: more than 1,000.
     """
 
@@ -57,12 +57,14 @@ def judge(claims: Sequence[Claim], groups: Sequence[Group]) -> list[Verdict]:
 
 
 def _judge(claim: Claim, groups: Sequence[Group]) -> Verdict:
-    net, minus = (_by_setting(groups, words, claim.metric) for words in (claim.net, claim.minus))
+    sides = [[group for group in groups if matches(group, words)] for words in (claim.net, claim.minus)]
+    varied = {key for side in sides for key in _varied(side)}
+    net, minus = (_by_setting(side, varied, claim.metric) for side in sides)
     found = []
     for setting in sorted(net.keys() & minus.keys()):
-        sides = [[value for _, value in sorted(side[setting].items())] for side in (net, minus)]
+        one, two = (tuple(value for _, value in sorted(side[setting].items())) for side in (net, minus))
         seeds = tuple(sorted(net[setting].keys() | minus[setting].keys()))
-        found.append(Comparison(setting, seeds, tuple(sides[0]), tuple(sides[1]), welch(*sides)))
+        found.append(Comparison(setting, seeds, one, two, welch(one, two)))
     words = [_word(claim, one.effect) for one in found]
     word = next((word for word in (FAILS, AGAINST, UNDECIDED, AS_CLAIMED, HOLDS) if word in words), OPEN)
     needed = [_needed(claim, one) for one, its in zip(found, words, strict=True) if its == UNDECIDED]
@@ -80,8 +82,8 @@ def _bounds(claim: Claim) -> tuple[float, float]:
 def _word(claim: Claim, effect: Difference) -> str:
     low, high = _bounds(claim)
     if not effect.has_interval:
-        return AS_CLAIMED if low <= effect.mean <= high else AGAINST
-    if low <= effect.low and effect.high <= high:
+        return AS_CLAIMED if low < effect.mean < high else AGAINST
+    if low < effect.low and effect.high < high:
         return HOLDS
     return FAILS if effect.high < low or effect.low > high else UNDECIDED
 
@@ -92,24 +94,21 @@ def _needed(claim: Claim, one: Comparison) -> int | None:
     return seeds_needed(one.net, one.minus, margin)
 
 
-def _by_setting(groups: Sequence[Group], words: str, metric: str) -> dict[str, dict[int, float]]:
-    """For each setting the finished runs' numbers by seed.
+def _varied(groups: Sequence[Group]) -> set[str]:
+    """The settings in which these groups differ."""
+    shared = frozenset.intersection(*(group.words for group in groups)) if groups else frozenset()
+    return {word.partition("=")[0] for group in groups for word in group.words - shared}
 
-    Where ``words`` name several groups, each is compared with the one most like it.
-    """
-    meant = [group for group in groups if matches(group, words)]
+
+def _by_setting(groups: Sequence[Group], varied: set[str], metric: str) -> dict[str, dict[int, float]]:
+    """For each setting that a claim leaves open, the finished runs' numbers by seed: like is compared with like."""
     found: dict[str, dict[int, float]] = {}
-    for group in meant:
+    for group in groups:
+        setting = " ".join(sorted(word for word in group.words if word.partition("=")[0] in varied))
         for run in group.runs:
             if (value := final_error(run, metric)) is not None:
-                setting = _rest(group, words) if len(meant) > 1 else ""
                 found.setdefault(setting, {})[run.config["seed"]] = value
     return found
-
-
-def _rest(group: Group, words: str) -> str:
-    """The settings of a group that ``words`` leave open."""
-    return " ".join(word for word in group.label.split() if word not in words.split())
 
 
 @dataclass(frozen=True)
@@ -127,12 +126,8 @@ def published_difference(claim: Claim, study: Study) -> PublishedDifference | No
     if own[0] is not None and own[1] is not None:
         return PublishedDifference(own[0] - own[1], "test_error", study.source)
     metric = "train_error" if claim.metric == "train_error" else "test_error"
-    one, two = (published(words, metric) for words in (claim.net, claim.minus))
-    if one is None or two is None or one.source != two.source:
-        return None
-    if not isinstance(one.value, float) or not isinstance(two.value, float):
-        return None
-    return PublishedDifference(one.value - two.value, metric, f"{one.source}, {one.dataset}")
+    known = published_pair(claim.net, claim.minus, metric)
+    return PublishedDifference(known[0] - known[1], metric, known[2]) if known else None
 
 
 def _own_number(words: str, study: Study) -> float | None:
@@ -148,15 +143,12 @@ def _own_number(words: str, study: Study) -> float | None:
 VERDICT_COLUMNS = ("verdict", "claim", "difference (95 % interval)", "asked", "published", "seeds")
 
 
-def verdict_rows(verdicts: Sequence[Verdict], study: Study, *, sources: bool = False) -> list[list[str]]:
-    """The verdicts as words, for ``VERDICT_COLUMNS``; differences in points.
-
-    :param sources: also of published numbers that are not of the study's own source.
-    """
+def verdict_rows(verdicts: Sequence[Verdict], study: Study) -> list[list[str]]:
+    """The verdicts as words, for ``VERDICT_COLUMNS``; differences in points, and sources other than the study's."""
     rows = []
     for verdict in verdicts:
         claim, known = verdict.claim, published_difference(verdict.claim, study)
-        source = f"\n{known.source}" if sources and known and known.source != study.source else ""
+        source = f"\n{known.source}" if known and known.source != study.source else ""
         seeds = ",".join(map(str, verdict.seeds)) or "-"
         if verdict.word == UNDECIDED:
             seeds += f"; {verdict.needed or 'over 1,000'} needed"
@@ -242,7 +234,10 @@ def distance_rows(groups: Sequence[Group]) -> list[list[str]]:
         error = group.error("test_error")
         if known is None or error is None or not catalog.is_papers(config["model"]):
             continue
-        if config["dataset"]["name"] != known.dataset or config["protocol"]["steps"] < known.steps:
+        dataset, protocol = config["dataset"], config["protocol"]
+        if dataset["name"] != known.dataset or dataset.get("image_size") or protocol["steps"] < known.steps:
+            continue
+        if not protocol["name"].startswith(known.protocol):
             continue
         distance = (error.mean - known.mean) / known.std
         rows.append([group.name, str(error), f"{known.mean} ± {known.std}", f"{distance:+.1f}", known.source])

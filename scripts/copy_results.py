@@ -14,18 +14,20 @@ from pathlib import Path
 import yaml
 
 from resexp import UserError, config
-from resexp.runlog import CONFIG, ENV, METRICS, SUMMARY, Run, write_text
+from resexp.runlog import CHECKPOINT, CONFIG, ENV, METRICS, SUMMARY, Run, write_json, write_text
 from resexp.study import runs_in
 
 ENDED = ("finished", "diverged")
+MACHINES = ("dataset.root=", "output_dir=", "--config-dir=")  # words of a command that name folders
 
 
 def copy_run(run: Run, target: Path) -> None:
     """Without the folders of the machine that it ran on."""
     target.mkdir(parents=True, exist_ok=True)
+    env = {**run.env, "command": " ".join(w for w in run.env.get("command", "").split() if not w.startswith(MACHINES))}
     settings = {**run.config, "dataset": {**run.config["dataset"], "root": None}, "output_dir": "outputs"}
-    for name in (ENV, METRICS):
-        write_text(target / name, (run.path / name).read_text())
+    write_json(target / ENV, env)
+    write_text(target / METRICS, (run.path / METRICS).read_text())
     write_text(target / CONFIG, yaml.safe_dump(settings, sort_keys=False))
     write_text(target / SUMMARY, (run.path / SUMMARY).read_text())  # last, as in training
 
@@ -43,7 +45,7 @@ def main() -> int:
         copied = []
         for run in runs_in(args.source, jobs):
             there = Run(args.target / run.path.name)
-            if run.status in wanted and there.status not in ENDED and not (there.path / "checkpoint.pt").is_file():
+            if run.status in wanted and there.status not in ENDED and not (there.path / CHECKPOINT).is_file():
                 copy_run(run, there.path)
                 copied.append(run.path.name)
     except (UserError, OSError) as error:

@@ -57,7 +57,7 @@ nets() { # nets WHAT NETS SEED
 }
 
 keep() { # keep FROM TO: only runs of the study as it stands, not those of a dry run
-  if [ -d "$1" ] && [ "$plan" = no ]; then
+  if [ -d "$1" ]; then
     "$python" scripts/copy_results.py he2015-cifar "$1" "$2" >/dev/null || exit 2
   fi
 }
@@ -71,7 +71,7 @@ for seed in "${seeds[@]}"; do nets "Fig. 1 and ResNet-110" plain20,plain56,resne
 for seed in "${seeds[@]}"; do nets "the rest of Fig. 6" plain32,resnet32,plain44,resnet44 "$seed"; done
 for seed in "${seeds[@]}"; do nets "pre-activation beside the original" preresnet110,resnet164,preresnet164 "$seed"; done
 stage "over a thousand layers, seed 0" sweep "model=$deep" dataset=cifar10 seed=0 activation_checkpointing=true
-keep "$runs" "$reference"
+[ "$plan" = yes ] || keep "$runs" "$reference"
 
 if [ "$plan" = yes ]; then # a few steps of every net, and their speed times the steps of a whole run
   echo "== how long one seed takes on this machine"

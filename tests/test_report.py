@@ -91,6 +91,45 @@ def test_a_damaged_run_is_left_out_with_a_line_and_the_rest_is_shown(
     assert main(["verify", "degradation", "--output-dir", str(tmp_path)]) in (0, 1)
 
 
+DAMAGES = {
+    "summary without status": ("summary.json", lambda text: '{"test_error": 1.0}'),
+    "config without drops": ("config.yaml", lambda text: text.replace("lr_drops:", "no_drops:")),
+    "seed in words": ("config.yaml", lambda text: text.replace("seed: 0", "seed: zero")),
+    "no hardware": ("env.json", lambda text: '{"hardware": null}'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_whatever_a_run_lacks_it_costs_one_line(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, change = DAMAGES[damage]
+    file = write_study(tmp_path)[0].path / name
+    file.write_text(change(file.read_text()))
+    for command in (["report"], ["verify", "degradation"]):
+        assert main([*command, "--output-dir", str(tmp_path)]) in (0, 1)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "left out: " in line]
+    assert len(lines) == 1 and str(file.parent) in lines[0]
+
+
+def test_lines_and_numbers_of_no_use_are_passed_over(tmp_path: Path) -> None:
+    run = write_study(tmp_path)[0]
+    (run.path / "metrics.jsonl").write_text(
+        '{"step": 1, "split": "test", "error": null}\n{"step": "x", "split": "test", "error": 1}\n'
+        '{"step": 2, "split": "test", "error": 50.0}\n[]\n'
+    )
+    (run.path / "summary.json").write_text('{"status": "finished", "step": "all", "params": "many", "seconds": "few"}')
+    assert write_report(tmp_path, tmp_path / "report.html") == 8
+
+
+@pytest.mark.parametrize("text", ["", "sweep: [", "sweep: 3", "sweep:", "[1]"])
+def test_a_malformed_study_costs_one_line(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "mine.yaml").write_text(text)
+    assert main(["verify", "--config-dir", str(tmp_path)]) == 2
+    assert re.fullmatch(r"resexp: error: .*\n", capsys.readouterr().err)
+
+
 def test_logs_that_end_in_the_middle_and_summaries_without_numbers_are_shown_as_far_as_they_go(tmp_path: Path) -> None:
     runs = write_study(tmp_path)
     metrics = runs[0].path / "metrics.jsonl"
@@ -119,10 +158,14 @@ def test_runs_of_no_study_have_sections_of_their_own_by_data_set_and_protocol(tm
 def test_a_page_that_cannot_be_written_costs_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_study(tmp_path)
     (tmp_path / "file").write_text("")
-    for out in (tmp_path / "file" / "report.html", tmp_path / "runs"):
+    for out, why in (
+        (tmp_path / "file" / "report.html", "cannot be written"),
+        (tmp_path / "runs", "a folder"),
+        (".", "a folder"),
+    ):
         assert main(["report", "--output-dir", str(tmp_path), "--out", str(out)]) == 2
-        assert re.fullmatch(r"resexp: error: .* cannot be written \(.*\); .*\n", capsys.readouterr().err)
-    assert not list(tmp_path.glob("*.part"))
+        assert re.fullmatch(f"resexp: error: .*{why}.*\n", capsys.readouterr().err)
+    assert not list(tmp_path.glob("*.tmp"))
     with pytest.raises(UserError, match="no runs under"):
         write_report(tmp_path / "nothing", tmp_path / "report.html")
 

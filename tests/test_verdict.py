@@ -161,6 +161,19 @@ def test_a_claim_finds_its_runs_when_others_are_missing_or_nothing_varies(tmp_pa
     assert judged == [True] * 6 + [False] * 2  # the two of CIFAR-100
 
 
+def test_a_width_that_only_one_side_has_in_two_is_compared_with_its_like(tmp_path: Path) -> None:
+    words = [("plain56", 4, 50.0), ("plain56", 8, 10.0), ("plain20", 8, 2.0)]
+    runs = [write_run(tmp_path, [f"model={n}", f"model.width={w}"], train_error=e) for n, w, e in words]
+    verdict = judge([claim(at_least=0)], group_runs(runs))[0]
+    assert verdict.effects == (8.0,) and verdict.comparisons[0].setting == "width=8"
+
+
+def test_no_difference_at_all_is_no_difference_claimed(tmp_path: Path) -> None:
+    for count, word in ((1, AGAINST), (2, UNDECIDED)):
+        groups = write_sides(tmp_path / str(count), [90.0] * count, [90.0] * count)
+        assert judge([claim(at_least=0)], groups)[0].word == word
+
+
 def test_a_diverged_run_counts_as_guessing(tmp_path: Path) -> None:
     runs = [
         write_run(tmp_path, ["model=plain56"], status="diverged", classes=4),
@@ -176,7 +189,12 @@ def test_a_published_difference_needs_both_sides_from_one_source() -> None:
     known = published_difference(claim(at_least=0), fig6)
     assert known is not None and known.points == pytest.approx(4.3) and "Fig. 1" in known.source
     other = Claim(text="t", metric="test_error", net="plain56", minus="resnet56", at_least=0)
-    assert published_difference(other, fig6) is None  # Fig. 1 against Table 6
+    known = published_difference(other, fig6)  # not Fig. 1 against Table 6
+    assert known is not None and known.points == pytest.approx(14.22 - 8.3) and "reproduction" in known.source
+    assert (
+        published_difference(Claim(text="t", metric="test_error", net="plain56", minus="resnet1202", at_least=0), fig6)
+        is None
+    )
     gates = config.load_study("identity-shortcuts-small")[0]
     differences = [published_difference(one, gates) for one in gates.claims]
     assert (
@@ -293,6 +311,17 @@ def test_the_command_answers_all(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_an_answer_without_its_ground_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "--popular", "--output-dir", str(tmp_path)]) == 1
     assert "not measured: resexp study degradation" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_answer_falls_back_on_the_reference_where_ones_own_results_lack_its_ground(tmp_path: Path) -> None:
+    (tmp_path / "reference").symlink_to(ROOT / "outputs" / "reference")
+    write_run(tmp_path / "runs", ["model=plain20", "model.width=8"])  # one side of a claim
+    (tmp_path / "analysis").mkdir()
+    other = {"analysis": "lesion", "title": "t", "about": "a", "panels": [], "rows": [{"what": "x", "measured": "1"}]}
+    (tmp_path / "analysis" / "lesion.json").write_text(json.dumps(other))
+    answers = answer_all(tmp_path)
+    assert all(one.sound for one in answers)
+    assert sum("holds (+72.4)" in one.measured for one in answers) >= 2
 
 
 def test_data_for_machines_has_every_side(tmp_path: Path) -> None:

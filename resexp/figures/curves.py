@@ -24,7 +24,7 @@ def draw_curves(groups: Sequence[Group], path: Path, *, title: str, note: str = 
     :return: the files written.
     """
     families = list(dict.fromkeys(group.family for group in groups))
-    text = describe_runs(groups) + (f" {note}" if note else "")
+    text = describe_runs(groups, seeds_as="mean, and least to most") + (f" {note}" if note else "")
     lines = textwrap.wrap(text, 82 * len(families))
     below = 0.50 + 0.13 * len(lines)  # inches for the key and the caption
     with matplotlib.rc_context(STYLE):

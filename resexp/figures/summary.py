@@ -117,7 +117,7 @@ def _summary(
     width: float = 6.6, keys: bool = True,
 ) -> list[Path]:  # fmt: skip
     """One panel with title, key and caption; sizes in inches."""
-    text = describe_runs(groups) + (f" {note}" if note else "")
+    text = describe_runs(groups, seeds_as="mean, and least to most") + (f" {note}" if note else "")
     lines = textwrap.wrap(text, round(17.5 * width))
     below = 0.16 + 0.24 * keys + 0.13 * len(lines)
     with matplotlib.rc_context(STYLE):

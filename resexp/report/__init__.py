@@ -1,6 +1,5 @@
 """One self-contained HTML page of all that has been run: verdicts, curves, tables, mechanisms, and their origins."""
 
-import contextlib
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from resexp import UserError, config, finding
 from resexp.popular import ANALYSIS, answer_all, answer_rows
 from resexp.popular import COLUMNS as ANSWER_COLUMNS
 from resexp.report import plots
-from resexp.runlog import CONFIG, Run, duration
+from resexp.runlog import CONFIG, Run, duration, write_text
 from resexp.study import (
     REFERENCE,
     RUNS,
@@ -97,6 +96,7 @@ def write_report(output_dir: Path, path: Path, config_dir: Path | None = None) -
 
     :raises UserError: if there is nothing to show, or the file cannot be written.
     """
+    config.check(bool(path.name) and not path.is_dir(), "--out", path, "a folder; name a file")
     machines = Machines()
     names = sorted(config.names("study", config_dir), key=lambda name: (name != "degradation", "-small" in name, name))
     studies = [found for name in names if (found := find_study(name, output_dir, config_dir))]
@@ -124,14 +124,18 @@ def write_report(output_dir: Path, path: Path, config_dir: Path | None = None) -
         DISTANCE_COLUMNS=DISTANCE_COLUMNS, FINDING_COLUMNS=finding.COLUMNS, ANSWER_COLUMNS=ANSWER_COLUMNS,
         MACHINE_COLUMNS=MACHINE_COLUMNS,
     )  # fmt: skip
-    _write(path, text)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); name another file with --out") from None
     return len(shown)
 
 
 def _study_section(found: StudyRuns, machines: Machines) -> Section:
     study, groups = found.study, found.groups
     source = f"Held against {study.source}. " if study.source else ""
-    verdicts = verdict_rows(judge(study.claims, groups), study, sources=True)
+    verdicts = verdict_rows(judge(study.claims, groups), study)
     return _section(study.name, study.title, source + found.note, groups, machines, study=study, verdicts=verdicts)
 
 
@@ -158,8 +162,9 @@ def _other_runs(output_dir: Path, shown: set[Path], config_dir: Path | None) -> 
     taken |= {ANALYSIS, "figures"}
     for folder in _folders(output_dir / REFERENCE):
         if folder.name not in taken:
-            runs = readable_runs(sorted(file.parent for file in folder.rglob(CONFIG)))
-            others.append((f"Other runs: {folder.name}", "Reference runs, committed with resexp.", runs))
+            for inner in sorted({file.parent.parent for file in folder.rglob(CONFIG)}):
+                title = f"Other runs: {inner.relative_to(output_dir / REFERENCE)}"
+                others.append((title, "Reference runs, committed with resexp.", readable_runs(_folders(inner))))
     return [other for other in others if other[2]]
 
 
@@ -193,15 +198,3 @@ def _run_row(run: Run, machines: Machines) -> list[str]:
         str(run.env.get("command", "-")), str(run.env.get("git_commit") or "-")[:12],
         "-" if seconds is None else duration(seconds), "-" if rate is None else f"{rate:,.0f}", machines.of(run),
     ]  # fmt: skip
-
-
-def _write(path: Path, text: str) -> None:
-    half = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half.write_text(text, encoding="utf-8")
-        half.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            half.unlink()
-        raise UserError(f"{path}: cannot be written ({error.strerror}); name another file with --out") from None

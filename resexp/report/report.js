@@ -114,7 +114,10 @@ function drawSurface(spec) {
   return [plot, () => {}];
 }
 
-async function draw(place) {
+let queue = Promise.resolve(); // one plot after another, or a switch thrown meanwhile would leave two in one place
+const draw = (place) => (queue = queue.then(() => drawNow(place)));
+
+async function drawNow(place) {
   const key = place.dataset.plot;
   const spec = specs[key];
   figures.get(place)?.view.remove();
@@ -153,7 +156,7 @@ document.querySelectorAll(".key button").forEach((button) => button.addEventList
 }));
 
 document.getElementById("contents").open = innerWidth > 640;
-(async () => { // from the top, one after another, so that the page can be read meanwhile
+(async () => { // from the top, so that the page can be read meanwhile
   for (const place of places) await draw(place);
   document.documentElement.dataset.drawn = "all";
 })();
