@@ -75,9 +75,9 @@ def _answer(popular: Popular, output_dir: Path, found: dict[str, StudyRuns]) -> 
 
 def _study_words(popular: Popular, output_dir: Path, found: dict[str, StudyRuns]) -> list[str]:
     """The verdicts on the claims meant, by one's own runs, or else by the reference runs."""
-    for own in (True, False):
-        key = popular.study if own else f"{popular.study}, reference"
-        if key not in found and (runs := find_study(popular.study, output_dir, own=own)):
+    for only in (None, REFERENCE):
+        key = f"{popular.study}, {only}" if only else popular.study
+        if key not in found and (runs := find_study(popular.study, output_dir, only=only)):
             found[key] = runs
         verdicts = judge(found[key].study.claims, found[key].groups) if key in found else []
         words = [

@@ -100,10 +100,15 @@ class StudyRuns:
         return f"{whose} ({', '.join(machines)})."
 
 
-def find_study(name: str, output_dir: Path, config_dir: Path | None = None, *, own: bool = True) -> StudyRuns | None:
+def find_study(
+    name: str, output_dir: Path, config_dir: Path | None = None, *, only: str | None = None
+) -> StudyRuns | None:
     """The runs of a study in any seed; None if there are none. Raises UserError if there is no such study.
 
-    :param own: False: only the reference runs.
+    One's own, if they are all that the study asks for, or if there are no reference runs; else the reference runs:
+    two runs that another study shares with this one do not hide what is known of it.
+
+    :param only: ``RUNS`` or ``REFERENCE``: from there alone.
     """
     outline = config.outline_study(name, config_dir)
     datasets, reference = outline.datasets, output_dir / REFERENCE / outline.reference
@@ -113,10 +118,15 @@ def find_study(name: str, output_dir: Path, config_dir: Path | None = None, *, o
         return None
     study, jobs = config.load_study(name, config_dir=config_dir)
     cfgs = [cfg for _, cfg in jobs]
-    if own and (runs := runs_in(output_dir / RUNS, cfgs)):
-        return StudyRuns(study, group_runs(runs), reference=False)
-    theirs = runs_in(reference, cfgs)
-    return StudyRuns(study, group_runs(theirs), reference=True) if theirs else None
+    own = [] if only == REFERENCE else runs_in(output_dir / RUNS, cfgs)
+    seeds = {run.config["seed"] for run in own}
+    have = {run.path.name for run in own}
+    whole = all(any(dataclasses.replace(cfg, seed=seed).run_name in have for seed in seeds) for cfg in cfgs)
+    if own and (whole or only == RUNS):
+        return StudyRuns(study, group_runs(own), reference=False)
+    if theirs := [] if only == RUNS else runs_in(reference, cfgs):
+        return StudyRuns(study, group_runs(theirs), reference=True)
+    return StudyRuns(study, group_runs(own), reference=False) if own else None
 
 
 def runs_in(folder: Path, jobs: Sequence[Config]) -> list[Run]:

@@ -180,7 +180,7 @@ def test_variants_are_run_each_with_the_sweep() -> None:
     assert {cfg.model.connection for _, cfg in jobs} == set(catalog.CHOICES["connection"]) - {"concatenate", "none"}
 
 
-def test_a_studys_runs_are_found_in_any_seed_and_reference_runs_only_where_there_are_none(tmp_path: Path) -> None:
+def test_a_studys_runs_are_found_in_any_seed_and_reference_runs_until_ones_own_are_complete(tmp_path: Path) -> None:
     assert find_study("degradation", tmp_path) is None
     write_run(tmp_path / "reference" / "degradation", ["model=plain20", "model.width=8", "seed=5"])
     found = find_study("degradation", tmp_path)
@@ -188,7 +188,12 @@ def test_a_studys_runs_are_found_in_any_seed_and_reference_runs_only_where_there
     write_run(tmp_path / "runs", ["model=plain20", "model.width=8", "seed=3"])
     write_run(tmp_path / "runs", ["model=plain20", "model.width=16"])  # not the study's
     found = find_study("degradation", tmp_path)
-    assert found and not found.reference and [run.config["seed"] for run in found.runs] == [3]
+    assert found and found.reference  # one of four nets does not hide them
+    assert [run.config["seed"] for run in find_study("degradation", tmp_path, only="runs").runs] == [3]  # type: ignore[union-attr]
+    for net, seed in (("plain56", 0), ("resnet20", 1), ("resnet56", 2)):
+        write_run(tmp_path / "runs", [f"model={net}", "model.width=8", f"seed={seed}"])
+    found = find_study("degradation", tmp_path)
+    assert found and not found.reference and sorted(run.config["seed"] for run in found.runs) == [0, 1, 2, 3]
 
 
 def test_studies_may_share_a_folder_of_reference_runs(tmp_path: Path) -> None:

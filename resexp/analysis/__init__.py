@@ -12,7 +12,7 @@ from resexp import UserError, config, did_you_mean, runlog
 from resexp.analysis.labels import label_of
 from resexp.finding import Finding
 from resexp.runlog import Run, read_run
-from resexp.study import find_study
+from resexp.study import RUNS, find_study
 
 ANALYSES = {  # the file, and what it measures; its ``analyze`` takes ``nets``, ``runs`` or neither, and its settings
     "responses": "how strongly each layer responds (He et al. 2015, Fig. 7)",
@@ -90,8 +90,8 @@ def _find_runs(
     studies, runs = config.names("study", config_dir), []
     for word in words:
         if word in studies and not (Path(word) / runlog.CONFIG).is_file():
-            found = find_study(word, output_dir, config_dir)
-            if found is None or found.reference:
+            found = find_study(word, output_dir, config_dir, only=RUNS)
+            if found is None:
                 raise UserError(
                     f"analyze {name} {word}: no runs of it under {output_dir}; train them: resexp study {word}"
                 )
