@@ -616,6 +616,13 @@ def test_real_cifar10_trains_below_chance_in_forty_steps(images: Path) -> None:
     assert data.val is not None and (len(data.train), len(data.val), len(data.test)) == (45_000, 5_000, 10_000)
 
 
+def test_peak_memory_is_that_of_the_process_not_of_the_one_that_started_it() -> None:
+    child = "import torch; from resexp.train import peak_memory; print(peak_memory(torch.device('cpu')))"
+    parent = f"import subprocess, sys; x = b'1' * 3_000_000_000; subprocess.run([sys.executable, '-c', {child!r}])"
+    peak = int(subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True).stdout)
+    assert 50e6 < peak < 2e9
+
+
 @pytest.mark.images
 def test_resnet1202_takes_a_real_step_at_batch_128_in_under_4_gb(images: Path, resexp: Resexp) -> None:
     words = ["dataset=cifar10", f"dataset.root={images}", "model=resnet1202", "activation_checkpointing=true",
