@@ -57,7 +57,6 @@ class Section:
     title: str
     about: str
     plot: dict[str, Any]
-    colours: dict[str, str]
     table: list[list[str]]
     run_table: list[list[str]]
     distances: list[list[str]] = field(default_factory=list)
@@ -145,7 +144,7 @@ def _section(
 ) -> Section:  # fmt: skip
     return Section(
         key=key, title=title, about=f"{describe_runs(groups)} {about}",
-        plot=plots.curves(groups), colours=plots.colours(groups),
+        plot=plots.curves(groups),
         table=table_rows(groups, study), distances=distance_rows(groups), verdicts=list(verdicts),
         run_table=[_run_row(run, machines) for group in groups for run in group.runs],
     )  # fmt: skip
