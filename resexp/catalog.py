@@ -21,6 +21,7 @@ CHOICES = {  # the values of the knobs that are words
     "order": ("original", "bn-after-addition", "relu-before-addition", "relu-only", "full"),
     "connection": ("add", "none", "scaled", "exclusive-gate", "shortcut-gate", "dropout", "concatenate"),
     "stride_in": ("1x1", "3x3"),
+    "zero_padding": ("end", "both"),
     "form": ("grouped", "concatenated", "summed"),
     "variant": ("a", "a_lrn", "b", "b_5x5", "c", "d", "e"),
     "residual": ("both", "attention", "mlp", "none"),
@@ -74,7 +75,7 @@ _STAGED: dict[str, Any] = {"layout": None, "width": None, "stem": "auto", "trans
                            "reduction": None}  # fmt: skip
 _ADDED: dict[str, Any] = {
     **_STAGED, "shortcut": None, "connection": "add", "skip_scale": 0.5, "transform_scale": 1.0, "gate_bias": -6.0,
-    "skip_dropout": 0.5, "dropout": 0.0, "survival": 1.0,
+    "skip_dropout": 0.5, "dropout": 0.0, "survival": 1.0, "zero_padding": "end",
 }  # fmt: skip
 _RESNET: dict[str, Any] = {**_ADDED, "order": "original"}
 _MLP: dict[str, Any] = {"width": None}
@@ -239,6 +240,8 @@ def resolve(model: Mapping[str, Any]) -> dict[str, Any]:
             full["shortcut"] = full["shortcut"] or ("B" if kind == "bottleneck" else "A")
             if full["survival"] < 1 and full["connection"] != "add":
                 raise UserError(f"model.survival={full['survival']}: only with model.connection=add")
+            if full["zero_padding"] != "end" and full["shortcut"] != "A":
+                raise UserError(f"model.zero_padding={full['zero_padding']}: only with model.shortcut=A, which adds zeros")
         for key, (other, values) in ACTS_WITH.items():
             if other in knobs and key in knobs and full[other] not in values:
                 if given[key] is not None:
@@ -305,10 +308,14 @@ def layout_of(model: Mapping[str, Any]) -> str:
     return model.get("layout") or ("cifar" if family == "transformer" else "imagenet")
 
 
-def is_papers(model: Mapping[str, Any]) -> bool:
-    """Whether a net is the one that its name stands for, but for its width, which small studies change and say."""
+def is_papers(model: Mapping[str, Any], *, with_width: bool = False) -> bool:
+    """Whether a net is the one that its name stands for.
+
+    :param with_width: its width included, which small studies change and say.
+    """
     ours, named = resolve(model), resolve(parse_name(net_name(model)))
-    return all(ours[key] == named[key] for key in named if key not in ("width", "stem", "layout", "pools"))
+    free = ("stem", "layout", "pools", *(() if with_width else ("width",)))
+    return all(ours[key] == named[key] for key in named if key not in free)
 
 
 def stages(model: Mapping[str, Any]) -> tuple[int, ...]:

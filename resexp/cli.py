@@ -158,17 +158,15 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _result_line(cfg: "Config", summary: dict) -> str:
-    from resexp.catalog import is_papers
-    from resexp.published import published
+    from resexp.study import published_like
 
     reached = f"{summary['status']} at step {summary['step']:,} of {cfg.protocol.steps:,}"
     parts = [f"{cfg.model.name} on {cfg.dataset.name}: {reached}"]
     for key in ("train_error", "val_error", "test_error", "ten_crop_error", "multi_scale_error"):
         if summary.get(key) is not None:
             parts.append(f"{key.removesuffix('_error').replace('_', '-')} error {summary[key]:.2f}%")
-    known = published(cfg.model.name, "test_error") if is_papers(dataclasses.asdict(cfg.model)) else None
-    if known:
-        parts.append(f"published {known}% on {known.dataset} ({known.source})")
+    if known := published_like(dataclasses.asdict(cfg)):
+        parts.append(f"published {known}% ({known.source})")
     if summary["status"] == "interrupted":
         parts.append("the same command goes on")
     return "; ".join(parts)

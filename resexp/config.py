@@ -78,6 +78,10 @@ class ModelConfig:
     shortcut: str | None = setting(
         None, doc="A: identity, zero-padded; B: projection where the shape changes; C: always; null: A, or B by depth"
     )
+    zero_padding: str | None = setting(
+        None, doc="shortcut A: end: new channels of zeros after the old ones; both: half of them before, as some "
+        "published weights need"
+    )
     transform: str | None = setting(None, doc="basic, bottleneck, single (one convolution); null: by the depth")
     order: str | None = setting(None, doc="of batch norm and ReLU: " + ", ".join(catalog.CHOICES["order"]))
     connection: str | None = setting(None, doc=", ".join(catalog.CHOICES["connection"]))
@@ -209,9 +213,13 @@ class ProtocolConfig:
     momentum: float = setting(0.9, doc="SGD momentum")
     weight_decay: float = setting(0.0, doc="L2 penalty on all parameters; adamw: decoupled")
     warmup_depth: int | None = setting(None, doc="nets of at least this depth warm up; null: none does")
+    warmup_steps: int = setting(0, doc="every net warms up for so many steps; 0: only those of warmup_depth")
     warmup_lr: float = setting(0.01, doc="learning rate of the warm-up")
-    warmup_error: float = setting(80.0, doc="it ends when the mean error (%) of warmup_window batches is below this")
+    warmup_error: float = setting(
+        80.0, doc="that of warmup_depth ends when the mean error (%) of warmup_window batches is below this"
+    )
     warmup_window: int = setting(100, doc="batches in that mean")
+    warmup_limit: int = setting(4000, doc="and after so many steps at the latest")
     normalize: str = setting(
         "pixel-mean",
         doc="pixel-mean: subtract the training images' mean at each pixel; channel: their mean and standard deviation "
@@ -248,7 +256,7 @@ class ProtocolConfig:
             for key in keys:
                 check(getattr(self, key) >= bound, f"protocol.{key}", getattr(self, key), f"must be at least {bound}")
 
-        at_least(1, "steps", "eval_every", "log_every", "warmup_window")
+        at_least(1, "steps", "eval_every", "log_every", "warmup_window", "warmup_limit")
         at_least(2, "batch_size")  # batch norm has no variance of one image
         at_least(
             0,
@@ -261,6 +269,7 @@ class ProtocolConfig:
             "save_seconds",
             "lr",
             "warmup_lr",
+            "warmup_steps",
         )
         ordered = all(0 < a < b for a, b in zip([0.5, *self.lr_drops], self.lr_drops, strict=False))
         check(ordered, "protocol.lr_drops", self.lr_drops, "must be growing steps of at least 1")
@@ -365,15 +374,19 @@ METRICS = ("train_error", "val_error", "test_error", "ten_crop_error", "multi_sc
 class Claim:
     """A statement that can be false: ``at_least < metric(net) - metric(minus) < at_most``, in points.
 
-    ``net`` and ``minus`` are nets, and behind a net the settings that tell its runs apart: ``resnet110 order=full``.
+    ``net`` and ``minus`` are nets, and after a net the settings that tell its runs apart: ``resnet110 order=full``.
+    Where these leave several settings open, runs of like settings are compared; with ``best`` each side takes the one
+    whose mean training error is the lowest, whatever the other takes. ``id`` is what other files call the claim.
     """
 
+    id: str = ""
     text: str
     metric: str
     net: str
     minus: str
     at_least: float | None = None
     at_most: float | None = None
+    best: bool = False
 
     def __post_init__(self) -> None:
         check_choice(
@@ -390,8 +403,10 @@ class Study:
     """The runs behind one published figure or table, and its claims.
 
     ``variants`` are words that belong together, ``model.order=full model.dropout=0.1``: the sweep is run with each.
-    ``published`` gives the paper's number for a net, or a net and settings, where it is that of a larger experiment.
-    ``reference`` is the folder of its reference runs; empty: that of its name.
+    ``published`` gives the paper's number for a net, or a net and settings. ``published_on`` says what the paper's nets
+    were trained on where the study's are not: then its numbers stand beside none of ours, only its directions do.
+    ``reference`` is the folder of its reference runs; empty: that of its name. ``note`` is a caution that is printed
+    after the verdicts.
     """
 
     name: str
@@ -400,12 +415,21 @@ class Study:
     variants: list[str] = field(default_factory=list)
     figure: str = "curves"
     published: dict[str, str] = field(default_factory=dict)
+    published_on: str = ""
     source: str = ""
     reference: str = ""
+    note: str = ""
     claims: list[Claim] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        check_choice("figure", self.figure, ("curves", "depth", "parameters", "table"))
+        check_choice("figure", self.figure, ("curves", "curves-depth", "depth", "parameters", "table"))
+
+    @property
+    def datasets(self) -> set[str]:
+        """The data sets that its own words name."""
+        words = [word for line in (*self.sweep, *self.variants) for word in line.split()]
+        named = {value for word in words if word.startswith("dataset=") for value in word[8:].split(",")}
+        return named or {"digits"}
 
 
 def identity(settings: Any) -> dict[str, Any]:
@@ -423,6 +447,11 @@ def identity(settings: Any) -> dict[str, Any]:
         if value != implied.get(f.name, default):
             result[f.name] = value
     return result
+
+
+def deciding(settings: Any) -> dict[str, Any]:
+    """The settings of one group that can decide a result: without paths, workers and the like."""
+    return {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings) if f.metadata.get("decides", True)}
 
 
 def load(overrides: Sequence[str] = (), config_dir: Path | None = None) -> Config:
@@ -485,10 +514,9 @@ def outline_study(name: str, config_dir: Path | None = None) -> Outline:
     """Raises UserError if there is no such study, or if its file is none."""
     study = _read_study(name, config_dir)
     words = [word for line in (*study.sweep, *study.variants) for word in line.split()]
-    named = {value for word in words if word.startswith("dataset=") for value in word[8:].split(",")}
     renamed = config_dir is not None or any(word.startswith("dataset.name=") for word in words)
-    unknown = renamed or not named or named & set(NAMED_BY_FOLDER)
-    return Outline(None if unknown else named, study.reference or name)
+    unknown = renamed or study.datasets & set(NAMED_BY_FOLDER)
+    return Outline(None if unknown else study.datasets, study.reference or name)
 
 
 def _read_study(name: str, config_dir: Path | None) -> Study:

@@ -138,11 +138,13 @@ NO_PLATEAU = {"best": math.inf, "waited": 0, "drops": 0, "wrong": 0.0, "seen": 0
 
 @dataclass(kw_only=True)
 class Schedule:
-    """Step drops, and for very deep nets a warm-up that ends by the training error (He et al. 2015, Sec. 4.2).
+    """Step drops, and a warm-up: of very deep nets until they learn, or of all nets for a number of steps.
 
     :param drops: steps at which the rate is multiplied by ``drop_factor``, counted from step 0, warm-up included.
-    :param warmup: whether this net warms up: at ``warmup_lr`` until the mean error of the last ``warmup_window``
-        batches is below ``warmup_error`` (percent).
+    :param warmup_steps: steps at ``warmup_lr`` at the start (He et al. 2016, Sec. 3.1 and Appendix).
+    :param warmup: whether this net warms up by its error (He et al. 2015, Sec. 4.2): at ``warmup_lr`` until the mean
+        error of the last ``warmup_window`` batches is below ``warmup_error`` (percent), or ``warmup_limit`` steps are
+        done: a net that never learns shall meet the papers' rates all the same.
     :param plateau_window: steps whose mean training error (percent) is compared with the best window's since the last
         drop; after ``plateau_patience`` windows that were not better by ``plateau_points`` the rate drops, at most
         ``plateau_drops`` times. None: it does not wait for plateaus. (He et al. 2015, Sec. 3.4.)
@@ -152,9 +154,11 @@ class Schedule:
     drops: Sequence[int] = ()
     drop_factor: float = 0.1
     warmup: bool = False
+    warmup_steps: int = 0
     warmup_lr: float = 0.01
     warmup_error: float = 80.0
     warmup_window: int = 100
+    warmup_limit: int = 4000
     plateau_window: int | None = None
     plateau_points: float = 0.0
     plateau_patience: int = 1
@@ -168,17 +172,17 @@ class Schedule:
         return self.warmup and self.warmup_ended_at is None
 
     def lr(self, step: int) -> float:
-        """The rate of the update from ``step`` to ``step + 1``."""
-        if self.warming_up:
-            return self.warmup_lr
+        """The rate of the update from ``step`` to ``step + 1``; a warm-up never raises it."""
         drops = sum(step >= drop for drop in self.drops) + self.plateau["drops"]
-        return self.base_lr * self.drop_factor**drops
+        rate = self.base_lr * self.drop_factor**drops
+        return min(rate, self.warmup_lr) if self.warming_up or step < self.warmup_steps else rate
 
     def observe(self, step: int, error: float) -> None:
         """Tell the error (percent) of the batch whose update led to ``step``; needed only while ``warming_up``."""
         self.recent_errors = [*self.recent_errors, error][-self.warmup_window :]
         full = len(self.recent_errors) == self.warmup_window
-        if full and sum(self.recent_errors) / self.warmup_window < self.warmup_error:
+        learns = full and sum(self.recent_errors) / self.warmup_window < self.warmup_error
+        if learns or step >= self.warmup_limit:
             self.warmup_ended_at = step
 
     def observe_window(self, step: int, wrong: float, seen: float) -> None:

@@ -9,11 +9,22 @@ from resexp.config import read_yaml
 
 @dataclass(frozen=True)
 class Published:
-    """One number, as it was published (``8.75``, ``"> 60"``), of which data set and where."""
+    """One number, as it was published (``8.75``, ``"> 60"``), of which data set, after how many steps, and where.
+
+    :param steps: None where the source does not say, or where its nets differ in it.
+    """
 
     value: float | str
     dataset: str
     source: str
+    steps: int | None = None
+
+    def is_of(self, config: dict[str, Any]) -> bool:
+        """Whether a run trains on these images, all of them at their size, for as many steps."""
+        dataset = config["dataset"]
+        part = any(dataset.get(key) for key in ("image_size", "classes", "wnids", "images_per_class"))
+        same_data = dataset["source"] == self.dataset.lower().replace("-", "") and not part
+        return same_data and self.steps in (None, config["protocol"]["steps"])
 
     def __str__(self) -> str:
         return str(self.value)
@@ -29,16 +40,16 @@ def published(net: str, key: str) -> Published | None:
     for entry in _entries():
         value = entry["nets"].get(net, {}).get(key)
         if value is not None:
-            return Published(value, entry["dataset"], entry["source"])
+            return Published(value, entry["dataset"], entry["source"], entry.get("steps"))
     return None
 
 
-def published_pair(net: str, minus: str, key: str) -> tuple[float, float, str] | None:
-    """The numbers of both nets by the first source that has both, and the source; None if none has."""
+def published_pair(net: str, minus: str, key: str) -> tuple[float, float, Published] | None:
+    """The numbers of both nets by the first source that has both, and where the first stands; None if none has."""
     for entry in _entries():
         one, two = (entry["nets"].get(name, {}).get(key) for name in (net, minus))
         if isinstance(one, int | float) and isinstance(two, int | float):
-            return float(one), float(two), f"{entry['source']}, {entry['dataset']}"
+            return float(one), float(two), Published(one, entry["dataset"], entry["source"], entry.get("steps"))
     return None
 
 
@@ -46,14 +57,13 @@ def published_pair(net: str, minus: str, key: str) -> tuple[float, float, str] |
 class Spread:
     """Mean and standard deviation over a paper's own runs.
 
-    :param dataset: its name here, as ``protocol`` that of its training (or a variant's first words), of ``steps``.
+    :param dataset: its name here; ``protocol``: that of its training, which a run must share to the last setting.
     """
 
     mean: float
     std: float
     dataset: str
     protocol: str
-    steps: int
     source: str
 
 

@@ -58,26 +58,59 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Difference:
     return Difference(mean, mean - half, mean + half)
 
 
-def seeds_needed(first: Sequence[float], second: Sequence[float], margin: float, most: int = 1000) -> int | None:
-    """So many seeds on each side make the interval's half width less than ``margin``, at the spread seen so far.
+def paired(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """The mean of the differences pair by pair, with Student's 95 % interval; without one for a single pair.
 
-    None if ``most`` do not.
+    For two sides of which each pair shares a source of chance: runs with one seed see their images in one order.
     """
+    found = summarize([one - two for one, two in zip(first, second, strict=True)])
+    return Difference(found.mean, found.low, found.high)
+
+
+POWER = 0.8  # the chance to decide a claim that is meant by "needed"
+LEAST_SEEDS = 3  # two values say next to nothing about their spread
+
+
+def seeds_needed(
+    first: Sequence[float], second: Sequence[float], margin: float, *, power: float = POWER, most: int = 1000
+) -> int | None:
+    """So many seeds on each side give Welch's interval the chance ``power`` to stay clear of a bound.
+
+    :param margin: how far the true difference is from the bound.
+    :return: None if ``most`` are too few, or if a side has fewer than ``LEAST_SEEDS`` values to judge the spread by.
+    """
+    if min(len(first), len(second)) < LEAST_SEEDS or not margin > 0:
+        return None
     variances = [summarize(side).std ** 2 for side in (first, second)]
-    fits = (
-        count
-        for count in range(min(len(first), len(second)) + 1, most + 1)
-        if _half_width(variances[0], count, variances[1], count) < margin
-    )
-    return next(fits, None)
+    low, high = 2, most
+    if _power(variances, high, margin) < power:
+        return None
+    while low < high:  # the power grows with the number of seeds
+        middle = (low + high) // 2
+        low, high = (low, middle) if _power(variances, middle, margin) >= power else (middle + 1, high)
+    return low
+
+
+def _power(variances: Sequence[float], count: int, margin: float) -> float:
+    """The chance that the interval of ``count`` values a side ends before a bound that is ``margin`` away."""
+    from scipy.special import nctdtr
+
+    error, freedom = _welch_error(variances[0], count, variances[1], count)
+    return 1.0 if error == 0 else 1 - float(nctdtr(freedom, margin / error, _quantile(freedom)))
 
 
 def _half_width(variance: float, count: int, other_variance: float, other_count: int) -> float:
+    error, freedom = _welch_error(variance, count, other_variance, other_count)
+    return _quantile(freedom) * error if error else 0.0
+
+
+def _welch_error(variance: float, count: int, other_variance: float, other_count: int) -> tuple[float, float]:
+    """The standard error of a difference of means, and its degrees of freedom by Welch and Satterthwaite."""
     own, other = variance / count, other_variance / other_count
     if own + other == 0:
-        return 0.0
+        return 0.0, math.inf
     freedom = (own + other) ** 2 / (own**2 / (count - 1) + other**2 / (other_count - 1))
-    return _quantile(freedom) * math.sqrt(own + other)
+    return math.sqrt(own + other), freedom
 
 
 def _quantile(freedom: float) -> float:

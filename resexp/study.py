@@ -13,7 +13,7 @@ from typing import Any
 from resexp import UserError, catalog, config, runlog
 from resexp.config import Config, Study
 from resexp.console import message
-from resexp.published import published
+from resexp.published import Published, published
 from resexp.runlog import Run
 from resexp.stats import Summary, summarize
 
@@ -60,10 +60,16 @@ class Group:
         return next((count for count in counted if isinstance(count, int)), None)
 
     def error(self, metric: str) -> Summary | None:
-        """Mean over the finished runs; None if there are none, or if they have no such number."""
-        values = [number(run.summary.get(metric)) for run in self.runs if run.status == "finished"]
-        known = [value for value in values if value is not None]
+        """Mean over the runs that have ended; None if there are none, or if they have no such number.
+
+        A diverged run counts as guessing, here as in every verdict and figure.
+        """
+        known = [value for run in self.runs if (value := final_error(run, metric)) is not None]
         return summarize(known) if known else None
+
+    def measured(self, metric: str) -> bool:
+        """Whether any of its runs reports this number."""
+        return any(number(run.summary.get(metric)) is not None for run in self.runs)
 
     def curves(self, split: str) -> tuple[list[int], dict[int, list[float]]]:
         """The steps that all seeds have, and each seed's errors there.
@@ -298,24 +304,48 @@ def _published(group: Group, study: Study | None) -> tuple[str, str]:
     """The published number and its source: the study's own, else that of the net."""
     own = [words for words in (study.published if study else {}) if matches(group, words)]
     if study and own:
-        return study.published[max(own, key=len)], study.source
-    is_papers = catalog.is_papers(group.runs[0].config["model"])
-    known = published(group.net, "test_error") if is_papers and not (study and study.published) else None
-    return (f"{known} on {known.dataset}", known.source) if known else ("-", "-")
+        like = not study.published_on and on_its_images(study, group.runs[0].config)
+        return (study.published[max(own, key=len)], study.source) if like else ("-", "-")
+    known = published_like(group.runs[0].config) if not (study and study.published) else None
+    return (str(known), known.source) if known else ("-", "-")
+
+
+def on_its_images(study: Study, config: dict[str, Any]) -> bool:
+    """Whether a run is on a data set that the study names, and not on another one by an override."""
+    dataset = config["dataset"]
+    whole = dataset["source"] in study.datasets and not dataset.get("image_size")  # a tree of any name
+    return whole or dataset["name"] in study.datasets
+
+
+def published_like(config: dict[str, Any]) -> Published | None:
+    """The published test error of a run's net, if the run is of the same data, width and length; else None.
+
+    A number of other images or of a longer training would be read as what the run should have reached.
+    """
+    net = catalog.net_name(catalog.resolve(config["model"]))
+    known = published(net, "test_error")
+    papers = catalog.is_papers(config["model"], with_width=True)
+    return known if known and papers and known.is_of(config) else None
 
 
 def _cell(group: Group, metric: str) -> str:
     value = group.error(metric)
-    unfinished = [run.status for run in group.runs if run.status != "finished"]
+    ended = ("finished", "diverged")
+    others = [run.status for run in group.runs if run.status not in ended]
+    diverged = sum(run.status == "diverged" for run in group.runs)
     if value is None:
-        return unfinished[0] if unfinished else "-"
-    tens = group.error("ten_crop_error") if metric == "test_error" else None
+        return others[0] if others else "-"
+    tens = group.error("ten_crop_error") if metric == "test_error" and group.measured("ten_crop_error") else None
+    notes = [f"{diverged} diverged, as guessing"] * bool(diverged) + [f"{len(others)} unfinished"] * bool(others)
     text = f"{value}; ten crops {tens}" if tens else str(value)
-    return f"{text} ({len(unfinished)} unfinished)" if unfinished else text
+    return f"{text} ({', '.join(notes)})" if notes else text
 
 
 def final_error(run: Run, metric: str) -> float | None:
-    """A finished run's number; that of guessing for a diverged one, which ends with no better net; else None."""
+    """A finished run's number; that of guessing for a diverged one, which ends with no better net; else None.
+
+    The one rule for tables, figures, verdicts and distances.
+    """
     if run.status == "diverged":
         return 100 * (1 - 1 / run.summary.get("classes", 10))
     return number(run.summary.get(metric)) if run.status == "finished" else None

@@ -220,7 +220,7 @@ def make_connection(knobs: dict[str, Any], in_channels: int, out: int, stride: i
     """What joins x and F(x): the sum, nothing, or one of the variants of He et al. 2016, Table 1."""
     if knobs["connection"] == "none":
         return None
-    shortcut = make_shortcut(knobs["shortcut"], in_channels, out, stride, norm)
+    shortcut = make_shortcut(knobs["shortcut"], in_channels, out, stride, norm, knobs["zero_padding"])
     match knobs["connection"]:
         case "add":
             return Add(shortcut)

@@ -16,16 +16,22 @@ from resexp.models.norm_relu import BatchNorm
 
 
 class ZeroPad(nn.Module):
-    """Option A: every ``stride``-th pixel, with channels of zeros added behind. No parameters."""
+    """Option A: every ``stride``-th pixel, and new channels of zeros. No parameters.
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    :param padding: ``"end"``: the zeros follow the channels of x; ``"both"``: half of them come before. Up to an order
+        of the channels the two are one net.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, padding: str = "end") -> None:
         super().__init__()
         self.stride = stride
-        self.extra = out_channels - in_channels
+        extra = out_channels - in_channels
+        self.before = extra // 2 if padding == "both" else 0
+        self.after = extra - self.before
 
     def forward(self, x: Tensor) -> Tensor:
         x = x[:, :, :: self.stride, :: self.stride]  # (N, C, H, W) -> (N, C, H/stride, W/stride)
-        return F.pad(x, (0, 0, 0, 0, 0, self.extra))  # -> (N, C + extra, H/stride, W/stride)
+        return F.pad(x, (0, 0, 0, 0, self.before, self.after))  # -> (N, out, H/stride, W/stride)
 
 
 def projection(in_channels: int, out_channels: int, stride: int, norm: bool = True) -> nn.Module:
@@ -37,15 +43,18 @@ def projection(in_channels: int, out_channels: int, stride: int, norm: bool = Tr
     return nn.Sequential(conv, BatchNorm(out_channels)) if norm else conv
 
 
-def make_shortcut(option: str, in_channels: int, out_channels: int, stride: int, norm: bool = True) -> nn.Module:
+def make_shortcut(
+    option: str, in_channels: int, out_channels: int, stride: int, norm: bool = True, padding: str = "end"
+) -> nn.Module:
     """The shortcut of one block.
 
     :param option: ``"A"``, ``"B"`` or ``"C"``; raises ValueError for anything else.
+    :param padding: where option A puts its zeros, see ``ZeroPad``.
     """
     same_shape = stride == 1 and in_channels == out_channels
     match option:
         case "A":
-            return nn.Identity() if same_shape else ZeroPad(in_channels, out_channels, stride)
+            return nn.Identity() if same_shape else ZeroPad(in_channels, out_channels, stride, padding)
         case "B":
             return nn.Identity() if same_shape else projection(in_channels, out_channels, stride, norm)
         case "C":

@@ -1,5 +1,6 @@
 """VGG (Simonyan & Zisserman 2015, Table 1): stacks of 3x3 convolutions with max pooling between, and no connections."""
 
+import math
 from typing import Any
 
 import torch.nn.functional as F
@@ -50,6 +51,16 @@ class VGG(nn.Module):
         return self.classifier(self.stages(x))
 
 
+def lrn_alpha(in_channels: int) -> float:
+    """The alpha at which local response normalisation acts on our first layer as 1e-4 does on the papers'.
+
+    It acts on squared activations (Krizhevsky et al. 2012, Sec. 3.3). The papers' pixels go to 255 and their weights start
+    with the deviation 0.01; ours go to 1 and start as He et al. have it. torch divides alpha by the five channels.
+    """
+    he = math.sqrt(2 / (9 * in_channels))
+    return 5 * 1e-4 * (255 * 0.01 / he) ** 2
+
+
 def build_vgg(
     knobs: dict[str, Any], *, image_shape: tuple[int, int, int], classes: int, activation_checkpointing: bool
 ) -> VGG:
@@ -71,8 +82,7 @@ def build_vgg(
             )  # fmt: skip
             channels = out
             if variant == "a_lrn" and index == 0:
-                # Krizhevsky et al. 2012, Sec. 3.3: its pixels go to 255, ours to 1; torch divides alpha by the size.
-                layers.append(nn.LocalResponseNorm(5, alpha=5 * 1e-4 * 255**2, k=2))
+                layers.append(nn.LocalResponseNorm(5, alpha=lrn_alpha(image_shape[0]), k=2))
         stages.append(Stage(*layers, activation_checkpointing=activation_checkpointing))
         if index < pools:
             if side < 2:
