@@ -241,7 +241,9 @@ def resolve(model: Mapping[str, Any]) -> dict[str, Any]:
             if full["survival"] < 1 and full["connection"] != "add":
                 raise UserError(f"model.survival={full['survival']}: only with model.connection=add")
             if full["zero_padding"] != "end" and full["shortcut"] != "A":
-                raise UserError(f"model.zero_padding={full['zero_padding']}: only with model.shortcut=A, which adds zeros")
+                raise UserError(
+                    f"model.zero_padding={full['zero_padding']}: only with model.shortcut=A, which adds zeros"
+                )
         for key, (other, values) in ACTS_WITH.items():
             if other in knobs and key in knobs and full[other] not in values:
                 if given[key] is not None:

@@ -201,10 +201,11 @@ def _study(args: argparse.Namespace) -> int:
     if sweep is None:
         return 0
     groups = _show_sweep(sweep, title=study.title, stem=study.name, study=study)
-    from resexp.verdict import FAILS
+    from resexp.verdict import FAILS, in_words
 
-    fails = any(verdict.word == FAILS for verdict in _show_verdicts(study, groups))
-    return _sweep_exit_code(sweep) or int(fails)
+    verdicts = _show_verdicts(study, groups)
+    print(in_words(study, groups, verdicts))
+    return _sweep_exit_code(sweep) or int(any(verdict.word == FAILS for verdict in verdicts))
 
 
 def _launch(jobs: list, args: argparse.Namespace) -> "Sweep | None":
@@ -220,6 +221,7 @@ def _launch(jobs: list, args: argparse.Namespace) -> "Sweep | None":
         sweep = plan_sweep(jobs)
         slurm.refresh(sweep)
     elif not on_cluster:
+        _say_how_long(jobs)
         return run_sweep(jobs, config_dir=args.config_dir)
     else:
         sweep = slurm.submit_sweep(jobs, config_dir=args.config_dir)
@@ -228,6 +230,30 @@ def _launch(jobs: list, args: argparse.Namespace) -> "Sweep | None":
         return sweep
     stdout().print(live_table(sweep))
     return None
+
+
+MEASURED_STEPS = 4  # of a training, several times: about ten seconds for a net of 20 layers
+
+
+def _say_how_long(jobs: list) -> None:
+    """Before a sweep of hours: how many, from a measurement of its smallest net now."""
+    from resexp.console import message
+    from resexp.runlog import duration
+    from resexp.sweep import estimate_left, is_long, plan_sweep
+
+    todo = [job for job in plan_sweep(jobs).jobs if job.outcome != "finished"]
+    if not todo or not is_long(todo):
+        return
+    from resexp.bench import measure_together
+
+    cfg = min(todo, key=lambda job: job.cfg.model.depth).cfg
+    point = measure_together(cfg, 1, MEASURED_STEPS)
+    left = estimate_left(todo, {cfg.model.name: point["images_per_s"]}) if "images_per_s" in point else None
+    if left is not None:
+        message(
+            f"about {duration(left)} for {len(todo)} runs one after another, by {cfg.model.name}'s "
+            f"{point['images_per_s']:,.0f} images/s here now; it may be stopped and goes on"
+        )
 
 
 def _show_sweep(sweep: "Sweep", *, title: str, stem: str, study: "Study | None" = None) -> list:
@@ -248,8 +274,11 @@ def _show_sweep(sweep: "Sweep", *, title: str, stem: str, study: "Study | None" 
             f"about {duration(left / sweep.workers)} at the measured speed" if left is not None else "speed unknown"
         )
         steps = sum(job.cfg.protocol.steps - job.run.step for job in sweep.unfinished)
-        print(f"left: {len(sweep.unfinished)} of {len(sweep.jobs)} runs, {steps:,} steps, {time_left}; "
-              "the same command goes on", file=sys.stderr)  # fmt: skip
+        print(
+            f"left: {len(sweep.unfinished)} of {len(sweep.jobs)} runs, {steps:,} steps, {time_left}; "
+            "the same command goes on",
+            file=sys.stderr,
+        )
     return groups
 
 
@@ -344,7 +373,7 @@ def _figures(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    """Exit code 1 if a claim fails, or if an answer to a popular one has lost its ground."""
+    """Exit code 1 if a claim fails, or if evidence for an answer to a popular one is missing or speaks against it."""
     from resexp import config
 
     config.check_folder(args.config_dir)
@@ -379,7 +408,10 @@ def _verify_popular(args: argparse.Namespace) -> int:
         _print_json([dict(zip(COLUMNS, row, strict=True)) for row in answer_rows(answers)])
     else:
         print_table(COLUMNS, answer_rows(answers), f"{len(answers)} popular claims")
-    return int(not all(one.sound for one in answers))
+        outcomes = [one.agrees or "cannot be tested" for one in answers]
+        counts = ", ".join(f"{outcomes.count(word)} {word}" for word in dict.fromkeys(outcomes))
+        print(f"{len(answers)} answers; the evidence agrees: {counts}")
+    return int(not all(one.stands for one in answers))
 
 
 def _print_json(data: object) -> None:
@@ -503,8 +535,10 @@ def _bench(args: argparse.Namespace) -> int:
 def _print_bench(result: dict) -> None:
     from resexp.console import print_table
 
-    title = (f"{result['net']}, {result['dataset']}, batch {result['batch_size']}, {result['precision']}, "
-             f"{result['hardware']['device']}, threads {result['threads']}")  # fmt: skip
+    title = (
+        f"{result['net']}, {result['dataset']}, batch {result['batch_size']}, {result['precision']}, "
+        f"{result['hardware']['device']}, threads {result['threads']}"
+    )
     rows = []
     for name, rates in result["rounds"].items():
         counts = result["operations_per_step"].get(name, {})
@@ -517,15 +551,30 @@ def _print_bench(result: dict) -> None:
     print_table(("phase of a step", "ms", "share"), rows)
     seconds, limits = result["seconds_per_step"], result["limits"]
     rows = [
-        [name, f"{work / 1e9:,.2f} {unit}", f"{work / seconds / 1e9:,.1f} {unit}/s", f"{limit / 1e9:,.1f} {unit}/s",
-         f"{100 * share:.0f} %"]
+        [
+            name,
+            f"{work / 1e9:,.2f} {unit}",
+            f"{work / seconds / 1e9:,.1f} {unit}/s",
+            f"{limit / 1e9:,.1f} {unit}/s",
+            f"{100 * share:.0f} %",
+        ]
         for name, unit, work, limit, share in (
-            ("arithmetic (matrix product)", "GFLOP", result["flops_per_step"], limits["matmul_flops_per_s"],
-             result["share_of_matmul_rate"]),
-            ("memory (copy)", "GB", result["bytes_per_step"], limits["copy_bytes_per_s"],
-             result["share_of_copy_bandwidth"]),
+            (
+                "arithmetic (matrix product)",
+                "GFLOP",
+                result["flops_per_step"],
+                limits["matmul_flops_per_s"],
+                result["share_of_matmul_rate"],
+            ),
+            (
+                "memory (copy)",
+                "GB",
+                result["bytes_per_step"],
+                limits["copy_bytes_per_s"],
+                result["share_of_copy_bandwidth"],
+            ),
         )
-    ]  # fmt: skip
+    ]
     print_table(("limit", "a step needs", "reached", "this machine's, measured now", "share"), rows)
     print(f"peak memory {result['peak_memory_bytes'] / 1e9:.2f} GB")
     if "ratio" in result:
@@ -539,23 +588,30 @@ def _print_images(result: dict) -> None:
         [name, *(f"{value:,.0f}" for value in (statistics.median(rates), min(rates), max(rates)))]
         for name, rates in result["images_per_s"].items()
     ]
-    title = (f"{result['dataset']}, {result['images']:,} images, crops of {result['image_size']}, "
-             f"batch {result['batch_size']}, {result['hardware']['device']}")  # fmt: skip
+    title = (
+        f"{result['dataset']}, {result['images']:,} images, crops of {result['image_size']}, "
+        f"batch {result['batch_size']}, {result['hardware']['device']}"
+    )
     print_table(("path", "images/s, median", "least", "most"), rows, title)
     if "pack_bytes" in result:
         first, second = result["first_start_seconds"], result["second_start_seconds"]
-        print(f"pack: {result['pack_bytes'] / 1e6:,.0f} MB; first start {first:.1f} s, {result['images'] / first:,.0f} "
-              f"images/s; second start {second:.2f} s")  # fmt: skip
+        print(
+            f"pack: {result['pack_bytes'] / 1e6:,.0f} MB; first start {first:.1f} s, {result['images'] / first:,.0f} "
+            f"images/s; second start {second:.2f} s"
+        )
 
 
 def _growth_rows(points: list[dict]) -> list[list[str]]:
     return [
-        [f"{p['value']:,}", *(f"{p[key]:,.1f}" for key in ("images_per_s", "least", "most")),
-         f"{p['peak_memory_bytes'] / 1e9:.2f} GB"]
+        [
+            f"{p['value']:,}",
+            *(f"{p[key]:,.1f}" for key in ("images_per_s", "least", "most")),
+            f"{p['peak_memory_bytes'] / 1e9:.2f} GB",
+        ]
         if "images_per_s" in p
         else [f"{p['value']:,}", p["failed"], "-", "-", "-"]
         for p in points
-    ]  # fmt: skip
+    ]
 
 
 # --- what there is ----------------------------------------------------------------------------------------------------
@@ -665,10 +721,18 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("words", nargs="+", metavar="RUN | weights=FILE key=value ...",
-                        help="a run folder; or a state dict in a file and the settings of its net")  # fmt: skip
-    parser.add_argument("--view", choices=["centre", "ten-crop", "multi-scale"], default="centre",
-                        help="of larger images: the centre crop, ten crops, or whole at several scales")  # fmt: skip
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="RUN | weights=FILE key=value ...",
+        help="a run folder; or a state dict in a file and the settings of its net",
+    )
+    parser.add_argument(
+        "--view",
+        choices=["centre", "ten-crop", "multi-scale"],
+        default="centre",
+        help="of larger images: the centre crop, ten crops, or whole at several scales",
+    )
 
 
 def _log_arguments(parser: argparse.ArgumentParser) -> None:
@@ -689,8 +753,12 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _analyze_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", nargs="?", metavar="ANALYSIS", help="none lists them")
-    parser.add_argument("words", nargs="*", metavar="RUN | STUDY | weights=FILE | key=value",
-                        help="run folders, a study, or a state dict and its net; settings of the analysis")  # fmt: skip
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="RUN | STUDY | weights=FILE | key=value",
+        help="run folders, a study, or a state dict and its net; settings of the analysis",
+    )
     parser.add_argument("--nets", metavar="NET,NET", help="of a study only these")
     parser.add_argument("--name", help="of the figure and its numbers (default: the analysis')")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="holds runs/ (default: outputs)")

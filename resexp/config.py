@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -79,8 +79,9 @@ class ModelConfig:
         None, doc="A: identity, zero-padded; B: projection where the shape changes; C: always; null: A, or B by depth"
     )
     zero_padding: str | None = setting(
-        None, doc="shortcut A: end: new channels of zeros after the old ones; both: half of them before, as some "
-        "published weights need"
+        None,
+        doc="shortcut A: end: new channels of zeros after the old ones; both: half of them before, as some "
+        "published weights need",
     )
     transform: str | None = setting(None, doc="basic, bottleneck, single (one convolution); null: by the depth")
     order: str | None = setting(None, doc="of batch norm and ReLU: " + ", ".join(catalog.CHOICES["order"]))
@@ -452,6 +453,16 @@ def identity(settings: Any) -> dict[str, Any]:
 def deciding(settings: Any) -> dict[str, Any]:
     """The settings of one group that can decide a result: without paths, workers and the like."""
     return {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings) if f.metadata.get("decides", True)}
+
+
+def completed(group: type, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The deciding settings of a group as a run folder keeps them; what an older run did not know has its default."""
+    found: dict[str, Any] = {}
+    for f in dataclasses.fields(group):
+        if f.metadata.get("decides", True):
+            default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+            found[f.name] = settings.get(f.name, default)
+    return found
 
 
 def load(overrides: Sequence[str] = (), config_dir: Path | None = None) -> Config:

@@ -29,7 +29,10 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One pair of axes, with series, or with a ``grid`` of values over ``x`` and ``y``, drawn as level curves."""
+    """One pair of axes, with series, or with a ``grid`` of values over ``x`` and ``y``.
+
+    :param image: the grid as a picture, from -1 (blue) to 1 (red); False: as level curves.
+    """
 
     title: str
     x: str
@@ -39,15 +42,18 @@ class Panel:
     log_y: bool = False
     grid: Sequence[Sequence[float]] = ()
     side: Sequence[float] = ()  # the values of x, and of y, along the grid
+    image: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One number and what it is held against.
 
-    :param agrees: None where there is nothing to agree with.
+    :param agrees: None where there is nothing to agree with, or where the nets cannot say.
+    :param id: what other files call the row; several rows of one kind share it.
     """
 
+    id: str = ""
     what: str
     measured: str
     expected: str = ""

@@ -11,7 +11,7 @@ from resexp.config import Config
 
 PROCESS_BYTES = 600_000_000  # torch itself; on a GPU the context of a process and the libraries' workspaces
 PIXELS = {"digits": 1797 * 8 * 8, "cifar10": 60_000 * 3 * 32 * 32, "cifar100": 60_000 * 3 * 32 * 32}
-SIDES = {"digits": 8, "cifar10": 32, "cifar100": 32, "synthetic": 32, "imagefolder": 224}
+SIDES = {"digits": 8, "cifar10": 32, "cifar100": 32, "synthetic": 32, "imagefolder": 224, "imagenet": 224}
 SYNTHETIC_BYTES = 13  # a pixel, while random images are made
 SPARE = 1.3  # gradients of activations, buffers of the libraries, what an allocator cannot use
 WEIGHT_BYTES = 12  # weight, gradient and velocity

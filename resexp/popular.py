@@ -1,24 +1,28 @@
-"""What articles say about residual networks, each claim with an answer and what was measured for it."""
+"""What articles say about residual networks: each claim with an answer, its evidence, and whether the two agree."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from resexp import config, finding
+from resexp import config, explain, finding
 from resexp.golden import COUNTS
 from resexp.published import published
 from resexp.study import REFERENCE, StudyRuns, find_study
-from resexp.verdict import OPEN, judge
+from resexp.verdict import AGAINST, AS_CLAIMED, FAILS, HOLDS, OPEN, judge
 
 ANALYSIS = "analysis"  # the folder of findings, one's own and those committed with the project
+AGREES, DISAGREES, OPEN_YET, MISSING = "yes", "NO", "undecided", "not measured"
+IN_FAVOUR: Mapping[str, bool] = {HOLDS: True, AS_CLAIMED: True, FAILS: False, AGAINST: False}  # others decide nothing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Popular:
     """One claim, the answer, and one of the four grounds for it.
 
-    :param rows: how claims of the study, or rows of the analysis, begin, or a part of them.
+    :param needs: of claims of the study, or rows of the analysis, by id: whether they must be true for the answer to
+        stand, or false; None: they are shown and decide nothing.
+    :param analysis: the name of its finding.
     :param arithmetic: an expression that must be true.
     """
 
@@ -27,30 +31,49 @@ class Popular:
     because: str
     study: str = ""
     analysis: str = ""
-    rows: list[str] = field(default_factory=list)
+    needs: dict[str, bool | None] = field(default_factory=dict)
     arithmetic: str = ""
     cannot: str = ""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A claim with what it rests on here: verdicts of a study, rows of a finding, a calculation, or why none.
+class Evidence:
+    """One claim or row: what it says, and whether it came out true; None if it is undecided."""
 
-    :param sound: whether the ground is there and, for a calculation, true.
+    id: str
+    text: str
+    true: bool | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A claim with what it rests on here, and whether that agrees with the answer.
+
+    :param agrees: yes, if all that decides does as the answer needs; NO, if any does the opposite; undecided; not
+        measured, if evidence is missing; or empty for what cannot be tested.
     """
 
     popular: Popular
     ground: str
     measured: str
-    sound: bool
+    agrees: str
+
+    @property
+    def stands(self) -> bool:
+        """Whether nothing that was measured speaks against the answer, and nothing is missing."""
+        return self.agrees not in (DISAGREES, MISSING)
 
 
 def load_popular() -> list[Popular]:
-    return [Popular(**entry) for entry in config.read_yaml("popular")]
+    known = {"yes": True, "no": False, True: True, False: False, "any": None}
+    return [
+        Popular(**{**entry, "needs": {key: known[value] for key, value in entry.get("needs", {}).items()}})
+        for entry in config.read_yaml("popular")
+    ]
 
 
 def answer_all(output_dir: Path, studies: Sequence[StudyRuns] = ()) -> list[Answer]:
-    """The grounds looked up in one's own results, or in the reference results where there are none.
+    """The evidence looked up in one's own results, or in the reference results where there is none.
 
     :param studies: those whose runs have been found already.
     """
@@ -59,52 +82,73 @@ def answer_all(output_dir: Path, studies: Sequence[StudyRuns] = ()) -> list[Answ
 
 
 def _answer(popular: Popular, output_dir: Path, found: dict[str, StudyRuns]) -> Answer:
-    if popular.study:
-        words = _study_words(popular, output_dir, found)
-        missing = f"not measured: resexp study {popular.study}"
-        return Answer(popular, f"study {popular.study}", "\n".join(words) or missing, bool(words))
-    if popular.analysis:
-        words = _analysis_words(popular, output_dir)
-        missing = f"not measured: resexp analyze {popular.analysis}"
-        return Answer(popular, f"analysis {popular.analysis}", "\n".join(words) or missing, bool(words))
+    if popular.cannot:
+        return Answer(popular, "cannot be tested", f"because {popular.cannot}", "")
     if popular.arithmetic:
         true = calculate(popular.arithmetic)
-        return Answer(popular, "arithmetic", f"{popular.arithmetic}: {'true' if true else 'FALSE'}", true)
-    return Answer(popular, "cannot be tested", f"because {popular.cannot}", True)
+        words = f"{popular.arithmetic}: {'true' if true else 'FALSE'}"
+        return Answer(popular, "arithmetic", words, AGREES if true else DISAGREES)
+    if popular.study:
+        ground, evidence = f"study {popular.study}", _of_study(popular, output_dir, found)
+    else:
+        ground, evidence = f"analysis {popular.analysis}", _of_analysis(popular, output_dir)
+    return Answer(popular, ground, "\n".join(one.text for one in evidence) or MISSING, compare(popular.needs, evidence))
 
 
-def _study_words(popular: Popular, output_dir: Path, found: dict[str, StudyRuns]) -> list[str]:
+def compare(needs: Mapping[str, bool | None], evidence: Sequence[Evidence]) -> str:
+    """Whether the evidence is what the answer needs; rows that share an id must all be."""
+    if set(needs) - {one.id for one in evidence}:
+        return MISSING
+    outcomes = [
+        None if one.true is None else one.true == needs[one.id] for one in evidence if needs[one.id] is not None
+    ]
+    if False in outcomes:
+        return DISAGREES
+    return AGREES if outcomes and None not in outcomes else OPEN_YET
+
+
+def _of_study(popular: Popular, output_dir: Path, found: dict[str, StudyRuns]) -> list[Evidence]:
     """The verdicts on the claims meant, by one's own runs, or else by the reference runs."""
+    evidence: list[Evidence] = []
     for only in (None, REFERENCE):
         key = f"{popular.study}, {only}" if only else popular.study
         if key not in found and (runs := find_study(popular.study, output_dir, only=only)):
             found[key] = runs
         verdicts = judge(found[key].study.claims, found[key].groups) if key in found else []
-        words = [
-            f"{verdict.claim.text}: {verdict.word} ({', '.join(f'{effect:+.1f}' for effect in verdict.effects)})"
+        evidence = [
+            Evidence(
+                verdict.claim.id,
+                f"{verdict.claim.text}: {verdict.word} ({', '.join(f'{effect:+.1f}' for effect in verdict.effects)})",
+                IN_FAVOUR.get(verdict.word),
+            )
             for verdict in verdicts
-            if verdict.word != OPEN and any(part in verdict.claim.text for part in popular.rows)
+            if verdict.word != OPEN and verdict.claim.id in popular.needs
         ]
-        if words:
-            return words
-    return []
+        if set(popular.needs) == {one.id for one in evidence}:
+            break
+    return evidence
 
 
-def _analysis_words(popular: Popular, output_dir: Path) -> list[str]:
+def _of_analysis(popular: Popular, output_dir: Path) -> list[Evidence]:
     """The rows meant, of one's own finding, or else of the reference one."""
+    evidence: list[Evidence] = []
     for folder in (output_dir / ANALYSIS, output_dir / REFERENCE / ANALYSIS):
         path = folder / f"{popular.analysis}.json"
         rows = finding.read(path).rows if path.is_file() else ()
-        if words := [f"{row.what}: {row.measured}" for row in rows if any(part in row.what for part in popular.rows)]:
-            return words
-    return []
+        evidence = [
+            Evidence(row.id, f"{row.what}: {row.measured}", row.agrees) for row in rows if row.id in popular.needs
+        ]
+        if set(popular.needs) == {one.id for one in evidence}:
+            break
+    return evidence
 
 
 def calculate(expression: str) -> bool:
-    """The truth of an expression of the table above over the project's own counts and the published numbers."""
+    """The truth of an expression of the table over the project's own counts, formulas and the published numbers."""
     known: dict[str, Callable[..., Any]] = {
         "parameters": lambda net: COUNTS[net][0], "macs": lambda net: COUNTS[net][1], "published": _number,
-        "abs": abs, "len": len,
+        "conv_weights": explain.conv_weights, "basic_weights": explain.basic_weights,
+        "bottleneck_weights": explain.bottleneck_weights, "receptive_field": explain.receptive_field, "abs": abs,
     }  # fmt: skip
     return bool(eval(expression, {"__builtins__": {}}, known))
 
@@ -115,8 +159,10 @@ def _number(net: str, key: str) -> float:
     return float(found.value)
 
 
-COLUMNS = ("claim", "answer", "because", "by", "measured here")
+COLUMNS = ("claim", "answer", "because", "by", "measured here", "agrees")
 
 
-def answer_rows(answers: list[Answer]) -> list[list[str]]:
-    return [[a.popular.claim, a.popular.answer, a.popular.because, a.ground, a.measured] for a in answers]
+def answer_rows(answers: Sequence[Answer]) -> list[list[str]]:
+    return [
+        [a.popular.claim, a.popular.answer, a.popular.because, a.ground, a.measured, a.agrees or "-"] for a in answers
+    ]

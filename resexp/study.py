@@ -255,16 +255,16 @@ def rate_drops(groups: Sequence[Group]) -> list[int]:
 
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     """What decides a run's result but for net and seed, flat."""
-    settings = {**settings, "model": catalog.resolve(settings["model"])}  # an older run knows fewer knobs
-    flat = {
-        f"{group}.{key}": value for group in ("model", "dataset", "protocol") for key, value in settings[group].items()
+    groups = {"model": catalog.resolve(settings["model"])} | {
+        "dataset": config.completed(config.DatasetConfig, settings["dataset"]),
+        "protocol": config.completed(config.ProtocolConfig, settings["protocol"]),
     }
-    ignored = {"model.family", "model.depth", "dataset.root", "dataset.download", "dataset.sweep_width",
-               "dataset.source"}  # fmt: skip
+    ignored = {"model.family", "model.depth", "dataset.source"}
     return {
-        key: str(value).replace(" ", "")
-        for key, value in flat.items()
-        if key not in ignored and key != "protocol.save_seconds" and value is not None
+        f"{group}.{key}": str(value).replace(" ", "")
+        for group, its in groups.items()
+        for key, value in its.items()
+        if f"{group}.{key}" not in ignored and value is not None
     }
 
 

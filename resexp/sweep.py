@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -20,13 +20,14 @@ from rich.table import Table
 from resexp import UserError, catalog, runlog
 from resexp.config import Config
 from resexp.console import make_table, message
-from resexp.memory import available_bytes, needed_bytes
+from resexp.memory import SIDES, available_bytes, needed_bytes
 from resexp.runlog import Run, duration
 
 LOG = "log.txt"  # what a run's process printed
 POLL_SECONDS = 0.2
 REPORT_SECONDS = 15.0  # between plain lines where there is no terminal
 GPU_WORKERS = 4  # runs on one GPU: a small net leaves most of it idle
+LONG = 1e11  # steps times images, pixels and layers: from here on a sweep says beforehand how long it will take
 START_SECONDS = 5.0  # with less than this left of max_minutes a run is not started: it would only load
 
 
@@ -144,8 +145,10 @@ def run_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path | No
     took = time.monotonic() - began
     alone = sum(job.seconds for job in todo)
     if len(todo) > 1:
-        message(f"{len(todo)} runs in {duration(took)}; their own times add up to {duration(alone)}: "
-                f"{alone / took:.2f} at once")  # fmt: skip
+        message(
+            f"{len(todo)} runs in {duration(took)}; their own times add up to {duration(alone)}: "
+            f"{alone / took:.2f} at once"
+        )
     return sweep
 
 
@@ -195,7 +198,7 @@ def _start(job: Job, extra: Sequence[str], threads: int, minutes: float | None) 
         stdout=job.log,
         stderr=subprocess.STDOUT,
         env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        start_new_session=True,  # a terminal's Ctrl-C reaches us alone, and we pass it on once
+        process_group=0,  # a terminal's Ctrl-C reaches us alone, and we pass it on once; a new session would be nice 0
     )
     job.outcome, job.began = "running", time.monotonic()
 
@@ -256,15 +259,34 @@ def live_table(sweep: Sweep) -> Table:
     return make_table(columns, rows)
 
 
-def estimate_left(jobs: Sequence[Job]) -> float | None:
-    """Seconds of one worker that the unfinished jobs still need; None if nothing alike was measured in this folder.
+def is_long(jobs: Sequence[Job]) -> bool:
+    """Whether what is left takes hours rather than minutes on a few cores: by steps, images, pixels and layers."""
+    left = (job for job in jobs if job.outcome != "finished")
+    return (
+        sum(
+            (job.cfg.protocol.steps - job.run.step)
+            * job.cfg.protocol.batch_size
+            * job.cfg.model.depth
+            * (job.cfg.dataset.image_size or SIDES[job.cfg.dataset.source]) ** 2
+            for job in left
+        )
+        > LONG
+    )
 
-    The speed of a net is that of its runs here on such images; a net without any is scaled from the measured net
-    nearest in size by their multiply-adds.
+
+def estimate_left(jobs: Sequence[Job], now: Mapping[str, float] | None = None) -> float | None:
+    """Seconds of one worker that the unfinished jobs still need; None if nothing alike was measured.
+
+    The speed of a net is that of its runs in this folder on such images; a net without any is scaled from the measured
+    net nearest in size by their multiply-adds.
+
+    :param now: images/s of nets just measured on the first job's images; it takes the place of the folder's.
     """
     macs = {net.name: net.macs for net in catalog.NAMED}
     measured: dict[tuple, dict[str, float]] = {}
-    for run in runlog.find_runs(jobs[0].cfg.run_dir.parent):
+    if now:
+        measured[_cost_key(dataclasses.asdict(jobs[0].cfg))] = dict(now)
+    for run in () if now else runlog.find_runs(jobs[0].cfg.run_dir.parent):
         if run.images_per_s:
             measured.setdefault(_cost_key(run.config), {})[catalog.net_name(run.config["model"])] = run.images_per_s
     total = 0.0

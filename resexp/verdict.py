@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,14 @@ from resexp.study import Group, final_error, matches, on_its_images
 HOLDS, FAILS, UNDECIDED, OPEN = "holds", "does NOT hold", "undecided", "open"
 AS_CLAIMED, AGAINST = "as claimed (one seed)", "against (one seed)"  # one value on a side has no interval
 # What two runs of one seed must share to see the same images in the same order, cropped and mirrored alike.
-SHARED_DRAWS = ("dataset", "protocol.batch_size", "protocol.val_size", "protocol.pad", "protocol.flip",
-                "protocol.steps")  # fmt: skip
+SHARED_DRAWS = (
+    "dataset",
+    "protocol.batch_size",
+    "protocol.val_size",
+    "protocol.pad",
+    "protocol.flip",
+    "protocol.steps",
+)
 NO_EFFECT = ("name", "eval_every", "log_every")  # of a protocol: on what its nets learn
 
 
@@ -100,7 +107,9 @@ def _judge_best(claim: Claim, sides: Sequence[Sequence[Group]]) -> Verdict:
     one, two = (
         [value for run in group.runs if (value := final_error(run, claim.metric)) is not None] for group in chosen
     )
-    named = [" ".join([group.net, *sorted(_setting_words(group, side))]) for group, side in zip(chosen, sides, strict=True)]
+    named = [
+        " ".join([group.net, *sorted(_setting_words(group, side))]) for group, side in zip(chosen, sides, strict=True)
+    ]
     seeds = tuple(sorted({seed for group in chosen for seed in group.seeds}))
     found = Comparison(" against ".join(named) + ":", seeds, tuple(one), tuple(two), welch(one, two))
     word = _word(claim, found.effect)
@@ -127,8 +136,11 @@ def _most(counts: Iterable[int | None]) -> int | None:
 
 def _same_draws(sides: Sequence[Sequence[Group]]) -> bool:
     """Whether all runs of one seed see the same images in the same order."""
-    drawn = [frozenset(word for word in group.words if word.partition("=")[0].startswith(SHARED_DRAWS))
-             for side in sides for group in side]  # fmt: skip
+    drawn = [
+        frozenset(word for word in group.words if word.partition("=")[0].startswith(SHARED_DRAWS))
+        for side in sides
+        for group in side
+    ]
     return len(set(drawn)) == 1
 
 
@@ -310,6 +322,30 @@ def verdict_data(study: Study, verdicts: Sequence[Verdict], *, reference: bool) 
             }
         )
     return found
+
+
+def in_words(study: Study, groups: Sequence[Group], verdicts: Sequence[Verdict]) -> str:
+    """What was seen, in a few sentences: training errors by depth, how the claims came out, and the study's caution."""
+    sentences = []
+    for family in dict.fromkeys(group.family for group in groups):
+        known = [group for group in groups if group.family == family and group.error("train_error")]
+        ends = sorted(known, key=lambda group: group.depth)
+        alike = len({group.name.removeprefix(group.net) for group in known}) == 1
+        if alike and len({group.depth for group in ends}) > 1:
+            low, high = ends[0], ends[-1]
+            errors = " to ".join(f"{_mean(group, 'train_error'):.1f}" for group in (low, high))
+            sentences.append(
+                f"From {low.depth} to {high.depth} layers the training error of {catalog.FAMILIES[family].title} "
+                f"went from {errors} %."
+            )
+    words = [verdict.word for verdict in verdicts]
+    if words:
+        plural = {HOLDS: "hold", FAILS: "do NOT hold", UNDECIDED: "are undecided", OPEN: "have no runs yet"}
+        counts = ", ".join(f"{words.count(word)} {plural.get(word, word)}" for word in dict.fromkeys(words))
+        sentences.append(f"Of {len(words)} claims {counts}.")
+    if any(word in (AS_CLAIMED, AGAINST) for word in words):
+        sentences.append("One seed has no spread: more seeds, seed=0,1,2, give intervals and verdicts.")
+    return textwrap.fill(" ".join([*sentences, study.note]).strip(), 118)
 
 
 DISTANCE_COLUMNS = ("net", "measured", "published mean", "distance", "source")

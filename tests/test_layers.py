@@ -47,7 +47,7 @@ ALLOWED = {  # module: what of resexp it may import, besides the package's own U
     "study": {"config", "console", "published", "runlog", "stats", "catalog"},
     "finding": set(),
     "verdict": {"catalog", "config", "published", "stats", "study"},
-    "popular": {"config", "finding", "golden", "published", "study", "verdict"},
+    "popular": {"config", "explain", "finding", "golden", "published", "study", "verdict"},
     "report": {"report", "config", "finding", "popular", "runlog", "study", "verdict"},
     "figures": {"figures", "config", "finding", "runlog", "stats", "study", "catalog"},
     "analysis": {

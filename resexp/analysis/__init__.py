@@ -25,10 +25,12 @@ ANALYSES = {  # the file, and what it measures; its ``analyze`` takes ``nets``, 
     "relu-collapse": "what ReLU leaves of a spiral in n dimensions (Sandler et al. 2018, Fig. 1)",
     "landscape": "the loss around the weights, along filter-normalised directions (Li et al. 2018)",
     "convergence": "steps to a given training loss at equal depth (He et al. 2015, Sec. 4.1)",
-    "ensemble": "stochastic depth or dropout under lesions, and the members that lesions leave, averaged",
+    "ensemble": "nets with stochastic depth or dropout under lesions, and the members that lesions leave, averaged",
+    "sparsity": "zeros after each ReLU, and channels that no image activates, in trained nets",
+    "recurrent": "gates as a highway in time: an RNN and a GRU that must remember over 50, 100, 200 steps",
 }
 
-LEAST = {"seed": 0, "deletions": 0, "swaps": 0, "train_steps": 0, "side": 0, "distances": 0,
+LEAST = {"seed": 0, "deletions": 0, "swaps": 0, "train_steps": 0, "side": 0, "distances": 0, "curvature": 0,
          "layers": 2, "dims": 2, "points": 3}  # fmt: skip
 GREATEST = {"share": 1, "most": 1}  # of settings; for others the least is 1 if they are counts, above 0 if not
 
@@ -38,7 +40,8 @@ def run_analysis(
 ) -> Finding:
     """One analysis, as the command line asks for it.
 
-    :param words: run folders, or a study; settings of the analysis; or ``weights=FILE`` with the settings of a net.
+    :param words: run folders, or a study; settings of the analysis; or ``weights=FILE`` with the settings of its net,
+        and run folders beside it.
     :param nets: of a study only these, by name.
     :raises UserError: for what does not exist or does not fit.
     """
@@ -46,7 +49,7 @@ def run_analysis(
     keys = settings_of(analyze)
     own = [word for word in words if word.partition("=")[0] in keys]
     rest = [word for word in words if word not in own]
-    weights = [word.partition("=")[2] for word in rest if word.startswith("weights=")]
+    weights = [file for word in rest if word.startswith("weights=") for file in _files(word.partition("=")[2])]
     if not weights and (unknown := [word for word in rest if "=" in word and not Path(word).exists()]):
         parse_settings(name, analyze, unknown)  # raises: none of them is one
     settings = parse_settings(name, analyze, own)
@@ -56,14 +59,15 @@ def run_analysis(
             raise UserError(f"analyze {name} {rest[0]}: it builds its own nets; drop {rest[0]}")
         found = analyze(**settings)
     elif weights:
-        if wants == "runs" or len(weights) > 1:
-            raise UserError(
-                f"analyze {name} weights={weights[-1]}: takes {'run folders' if wants == 'runs' else 'one file'}"
-            )
-        from resexp.analysis.subject import read_weights
+        if wants == "runs":
+            raise UserError(f"analyze {name} weights={weights[0]}: takes run folders")
+        from resexp.analysis.subject import read_subject, read_weights
 
-        cfg = config.load([word for word in rest if not word.startswith("weights=")], config_dir)
-        found = analyze([read_weights(cfg, Path(weights[0]))], **settings)
+        runs = [word for word in rest if Path(word).is_dir()]
+        words = [word for word in rest if word not in runs and not word.startswith("weights=")]
+        cfgs = _configs_of(name, weights, words, config_dir)
+        subjects = [read_weights(cfg, Path(file)) for cfg, file in zip(cfgs, weights, strict=True)]
+        found = analyze([*subjects, *(read_subject(read_run(Path(run))) for run in runs)], **settings)
     else:
         runs = _find_runs(name, rest, nets, output_dir, config_dir, keys)
         if wants == "nets":
@@ -73,6 +77,24 @@ def run_analysis(
         else:
             found = analyze(runs, **settings)
     return dataclasses.replace(found, versions=runlog.versions())
+
+
+def _files(text: str) -> list[str]:
+    """The files of ``weights=``: one, or several with commas between."""
+    return [text] if Path(text).exists() else text.split(",")
+
+
+def _configs_of(
+    name: str, weights: Sequence[str], words: Sequence[str], config_dir: Path | None
+) -> list[config.Config]:
+    """The net of each file: of ``model=resnet20,resnet56`` one a file, in their order; other settings are shared."""
+    models = [model for word in words if word.startswith("model=") for model in word[6:].split(",")]
+    shared = [word for word in words if not word.startswith("model=")]
+    if len(weights) > 1 and len(models) != len(weights):
+        raise UserError(f"analyze {name}: {len(weights)} files of weights and {len(models)} nets; name one net a file, "
+                        "as in model=resnet20,resnet56")  # fmt: skip
+    nets = [[f"model={model}"] for model in models] or [[]]
+    return [config.load([*net, *shared], config_dir) for net in nets]
 
 
 def _find_runs(

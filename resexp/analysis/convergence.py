@@ -1,6 +1,7 @@
 """Steps to a given training loss at equal depth, from the logs alone (He et al. 2015, Sec. 4.1: faster convergence)."""
 
 import math
+import statistics
 from collections.abc import Sequence
 
 from resexp import UserError
@@ -17,7 +18,7 @@ def analyze(runs: Sequence[Run], *, losses: tuple[float, ...] = (1.0, 0.5, 0.1))
     curves = [run.curve("train", "loss") for run in runs]
     reached = {label: [steps_to(loss, *curve) for loss in losses] for label, curve in zip(labels, curves, strict=True)}
     rows = [
-        Row(what=f"{label}: steps to a training loss of {loss}", measured=_words(steps))
+        Row(id="steps", what=f"{label}: steps to a training loss of {loss}", measured=_words(steps))
         for label, found in reached.items() for loss, steps in zip(losses, found, strict=True)
     ]  # fmt: skip
     for depth in sorted({run.config["model"]["depth"] for run in runs}):
@@ -28,8 +29,10 @@ def analyze(runs: Sequence[Run], *, losses: tuple[float, ...] = (1.0, 0.5, 0.1))
                 for family in ("plain", "resnet")
             }  # fmt: skip
             if all(of.values()) and not all(math.isinf(min(found)) for found in of.values()):
-                plain, residual = (min(found) for found in of.values())
-                rows.append(Row(what=f"{depth} layers, loss {loss}: residual before plain", expected="before",
+                plain, residual = (statistics.median_high(found) for found in of.values())
+                several = ", medians" if max(map(len, of.values())) > 1 else ""
+                rows.append(Row(id=f"residual-first-{depth}",
+                                what=f"{depth} layers, loss {loss}: residual before plain{several}", expected="before",
                                 measured=f"{_words(residual)} against {_words(plain)}", agrees=residual < plain,
                                 source="He et al. 2015, Sec. 4.1"))  # fmt: skip
     series = [Series(label=label, x=steps, y=values) for label, (steps, values) in zip(labels, curves, strict=True)]

@@ -32,30 +32,47 @@ def analyze(nets: Sequence[Trained], *, images: int = 64) -> Finding:
         for number, (stage, x) in enumerate(_stages(double, inputs.double()), start=1):
             found = two_terms(double, stage, x, labels)
             layers = range(1, len(found["whole"]) + 1)
-            panels.append(Panel(
-                title=f"{net.label}, stage {number}", x="block", y="norm of the gradient", log_y=True, series=[
-                    Series(label="dE/dx_l", x=layers, y=found["whole"]),
-                    Series(label="first term, dE/dx_L", x=layers, y=found["direct"], style="thin"),
-                    Series(label="second term, through F", x=layers, y=found["through"]),
-                ]))  # fmt: skip
+            panels.append(
+                Panel(
+                    title=f"{net.label}, stage {number}",
+                    x="block",
+                    y="norm of the gradient",
+                    log_y=True,
+                    series=[
+                        Series(label="dE/dx_l", x=layers, y=found["whole"]),
+                        Series(label="first term, dE/dx_L", x=layers, y=found["direct"], style="thin"),
+                        Series(label="second term, through F", x=layers, y=found["through"]),
+                    ],
+                )
+            )
             for what, key in (("x_L - (x_l + sum F)", "forward"), ("dE/dx_l - the two terms", "backward")):
-                rows.append(Row(what=f"{net.label}, stage {number}: {what}, relative",
-                                measured=f"{max(found[key]):.1e}", expected=f"0, to {TOLERANCE:.0e}",
-                                source="He et al. 2016, Eq. 4" if key == "forward" else "He et al. 2016, Eq. 5",
-                                agrees=max(found[key]) < TOLERANCE))  # fmt: skip
+                rows.append(
+                    Row(
+                        id="sum" if key == "forward" else "two-terms",
+                        what=f"{net.label}, stage {number}: {what}, relative",
+                        measured=f"{max(found[key]):.1e}",
+                        expected=f"0, to {TOLERANCE:.0e}",
+                        source="He et al. 2016, Eq. 4" if key == "forward" else "He et al. 2016, Eq. 5",
+                        agrees=max(found[key]) < TOLERANCE,
+                    )
+                )
     return Finding(
-        analysis="forward", title="Pre-activation: the gradient and its two terms",
+        analysis="forward",
+        title="Pre-activation: the gradient and its two terms",
         about=about(nets) + f"; {images} test images, float64, evaluation mode.",
-        panels=panels, rows=rows, settings={"images": images},
-    )  # fmt: skip
+        panels=panels,
+        rows=rows,
+        settings={"images": images},
+    )
 
 
 def check_fits(net: Trained) -> None:
     """Raise UserError unless all blocks are sums with nothing behind them."""
     blocks = [stage[index] for stage, index in blocks_of(net)]
     if not all(is_sum(block) and not block.joined.words for block in blocks):
-        raise UserError(f"forward: {net.label} has more than x + F(x) in its blocks; take a pre-activation net, as "
-                        "preresnet110")  # fmt: skip
+        raise UserError(
+            f"forward: {net.label} has more than x + F(x) in its blocks; take a pre-activation net, as preresnet110"
+        )
 
 
 def _stages(net: Any, x: Tensor) -> list[tuple[list[Any], Tensor]]:

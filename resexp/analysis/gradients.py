@@ -1,8 +1,9 @@
-"""The norm of each layer's gradient, through training, and what makes it vanish.
+"""The norm of each layer's gradient, through training: where it vanishes, and where it explodes.
 
 He et al. 2015, Sec. 1 and 4.1, hold vanishing gradients an unlikely cause of the degradation: with batch norm the
-signals of their plain nets keep healthy norms in both directions. Both halves are measured: stacks whose gradient
-vanishes, and the plain nets that degrade although theirs does not.
+signals of their plain nets keep healthy norms in both directions. Yang et al. 2019 show that with batch norm the
+gradient of a fresh plain net grows by a factor a layer towards the input: it explodes, and its first update throws the
+first layers off. So the question has two sides here: a gradient may be too small or too large.
 """
 
 import copy
@@ -16,16 +17,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resexp.analysis.subject import Trained, about
+from resexp.analysis.subject import Trained, about, judged
 from resexp.console import message
 from resexp.finding import Finding, Panel, Row, Series
 from resexp.models.initialise import he_init
+from resexp.models.norm_relu import BatchNorm
 
 NAIVE = 0.01  # the standard deviation of the weights before Glorot & Bengio 2010
 SIGMOID_SLOPE = 0.25  # at most
 TINY = 1e-300  # where a gradient has vanished altogether
 ENDS = 3  # layers at both ends that are compared
-VANISHED = 0.01  # of the gradient at the other end
+HEALTHY = 0.01, 100.0  # of the gradient at the other end: below it has vanished, above it has exploded
+YANG = "Yang et al. 2019, Sec. 1"
 # A layer's factor with batch norm, fresh: a ReLU that is centred keeps 1 - 1/pi of the variance that it is scaled to.
 NORM_FACTOR = math.sqrt(math.pi / (math.pi - 1))
 
@@ -80,9 +83,15 @@ class Stack(nn.Module):
 
 
 def analyze(
-    nets: Sequence[Trained], *, layers: int = 20, width: int = 64, steps: int = 300, rate: float = 0.01,
-    images: int = 256, seed: int = 0,
-) -> Finding:  # fmt: skip
+    nets: Sequence[Trained],
+    *,
+    layers: int = 20,
+    width: int = 64,
+    steps: int = 300,
+    rate: float = 0.01,
+    images: int = 256,
+    seed: int = 0,
+) -> Finding:
     """The convolutions' gradients of the given nets, fresh and trained; then stacks of each kind, through training.
 
     :param layers: of the stacks, with ``width`` units.
@@ -95,22 +104,61 @@ def analyze(
         fresh = copy.deepcopy(net.net)
         he_init(fresh, torch.Generator().manual_seed(seed))
         for state, model in (("fresh", fresh), ("trained", copy.deepcopy(net.net))):
-            norms = layer_gradients(model, inputs, labels)
-            lines.append(Series(label=f"{net.label}, {state}", x=range(1, len(norms) + 1), y=norms,
-                                style="thin" if state == "fresh" else "line"))  # fmt: skip
-            ratio = sum(norms[:ENDS]) / max(sum(norms[-ENDS:]), TINY)
-            rows.append(
-                Row(
-                    what=f"{net.label}, {state}: gradient of the first {ENDS} layers over that of the last {ENDS}",
-                    measured=f"{ratio:.3g}",
-                    expected=f"above {VANISHED}: it does not vanish",
-                    source="He et al. 2015, Sec. 4.1",
-                    agrees=ratio > VANISHED,
+            weights, norms = layer_gradients(model, inputs, labels)
+            # A layer before batch norm does the same at any length of its weights, and its gradient shrinks with them:
+            # trained weights are compared by the product, which that length does not touch.
+            sizes = norms if state == "fresh" else [a * b for a, b in zip(weights, norms, strict=True)]
+            lines.append(
+                Series(
+                    label=f"{net.label}, {state}",
+                    x=range(1, len(sizes) + 1),
+                    y=sizes,
+                    style="thin" if state == "fresh" else "line",
                 )
             )
+            ratio = sum(sizes[:ENDS]) / max(sum(sizes[-ENDS:]), TINY)
+            healthy = HEALTHY[0] < ratio < HEALTHY[1]
+            what = "gradient" if state == "fresh" else "gradient times weight"
+            rows.append(
+                Row(
+                    id=f"{state}-{net.label}",
+                    what=f"{net.label}, {state}: {what} of the first {ENDS} layers over that of the last {ENDS}",
+                    measured=f"{ratio:.3g}",
+                    expected=f"{HEALTHY[0]} to {HEALTHY[1]:g}: it neither vanishes nor explodes",
+                    source="He et al. 2015, Sec. 4.1",
+                    agrees=healthy if state == "fresh" else judged(healthy, net),
+                )
+            )
+            if state == "fresh":
+                moves = [net.cfg.protocol.lr * g / max(w, TINY) for w, g in zip(weights, norms, strict=True)]
+                rows.append(
+                    Row(
+                        id=f"first-update-{net.label}",
+                        what=f"{net.label}: length of the first update of layer 1, in that of its weights (last layer)",
+                        measured=f"{moves[0]:.3g} ({moves[-1]:.3g})",
+                        expected="below 1: the layer keeps its start",
+                        source=YANG,
+                        agrees=moves[0] < 1,
+                    )
+                )
+            else:
+                rows.append(
+                    Row(
+                        id=f"scales-{net.label}",
+                        what=f"{net.label}, trained: largest batch-norm scale and norm of the weights in layers 1 to 5",
+                        measured=f"{largest_scale(model):.1f}; {max(weights[:5]):.1f}",
+                        expected="the scale starts at 1",
+                    )
+                )
         message(f"gradients: {net.label}")
     panels.append(
-        Panel(title="convolutions of the nets", x="layer", y="norm of the gradient", series=lines, log_y=True)
+        Panel(
+            title="convolutions of the nets",
+            x="layer",
+            y="norm of the gradient (trained: times that of the weights)",
+            series=lines,
+            log_y=True,
+        )
     )
     images_flat, labels = nets[0].images("train")
     data = images_flat.flatten(1).cpu().double(), labels.cpu()  # in float64, where a vanishing gradient has a size
@@ -122,11 +170,17 @@ def analyze(
         end.append(Series(label=kind.name, x=x, y=found["last"]))
         losses.append(Series(label=kind.name, x=range(1, steps + 1), y=found["loss"]))
         factor = (found["signal"][0] / max(found["signal"][-1], TINY)) ** (1 / (layers - 1))
-        rows.append(Row(what=f"{kind.name}: factor a layer of the gradient at the start; loss after {steps} steps",
-                        measured=f"{factor:.2f}; {found['loss'][-1]:.2f}"))  # fmt: skip
+        rows.append(
+            Row(
+                id="stack",
+                what=f"{kind.name}: factor a layer of the gradient at the start; loss after {steps} steps",
+                measured=f"{factor:.2f}; {found['loss'][-1]:.2f}",
+            )
+        )
         if kind.activation == "relu" and kind.norm:
             rows.append(
                 Row(
+                    id="batch-norm-grows",
                     what=f"{kind.name}: factor a layer at the start: it grows towards the first layer",
                     measured=f"{factor:.3f}",
                     expected=f"{NORM_FACTOR:.3f}, infinite width and batch",
@@ -136,9 +190,16 @@ def analyze(
             )
         if kind.activation == "sigmoid" and not kind.norm:
             worst = max(found["bound"])
-            rows.append(Row(what=f"{kind.name}: factor a layer over its bound, {SIGMOID_SLOPE} |W|, at most",
-                            measured=f"{worst:.3f}", expected="at most 1: a bound, with the weights in it",
-                            source="chain rule", agrees=worst <= 1 + 1e-6))  # fmt: skip
+            rows.append(
+                Row(
+                    id="sigmoid-bound",
+                    what=f"{kind.name}: factor a layer over its bound, {SIGMOID_SLOPE} |W|, at most",
+                    measured=f"{worst:.3f}",
+                    expected="at most 1: a bound, with the weights in it",
+                    source="chain rule",
+                    agrees=worst <= 1 + 1e-6,
+                )
+            )
         message(f"gradients: {kind.name}: {steps} steps")
     panels += [
         Panel(title="stacks at the start", x="layer", y="norm of the gradient", series=start, log_y=True),
@@ -148,22 +209,34 @@ def analyze(
         Panel(title="stacks in training", x="step", y="training loss", series=losses),
     ]
     return Finding(
-        analysis="gradients", title="Gradients of each layer",
+        analysis="gradients",
+        title="Gradients of each layer",
         about=about(nets) + f"; {images} training images, training mode. Stacks: {layers} "
         f"fully connected layers of {width}, SGD at {rate}, seed {seed}. He et al. 2015 hold vanishing gradients an "
-        "unlikely cause of the degradation: with batch norm they do not vanish; they grow.",
-        panels=panels, rows=rows,
+        "unlikely cause of the degradation: with batch norm they do not vanish; in a deep plain net they explode.",
+        panels=panels,
+        rows=rows,
         settings={"layers": layers, "width": width, "steps": steps, "rate": rate, "images": images, "seed": seed},
-    )  # fmt: skip
+    )
 
 
-def layer_gradients(net: nn.Module, inputs: Tensor, labels: Tensor) -> list[float]:
-    """The norm of the loss' gradient for the weights of each convolution but those of shortcuts, in training mode."""
+def layer_gradients(net: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[list[float], list[float]]:
+    """The norms of the weights of each convolution but those of shortcuts, and of the loss' gradient for them.
+
+    In training mode.
+    """
     named = [(name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d)]
     weights = [module.weight for name, module in named if "shortcut" not in name]
     loss = F.cross_entropy(net.train()(inputs), labels)
     gradients = torch.autograd.grad(loss, weights, allow_unused=True)  # stochastic depth may leave blocks out
-    return [float(gradient.norm()) for gradient in gradients if gradient is not None]
+    known = [(weight, gradient) for weight, gradient in zip(weights, gradients, strict=True) if gradient is not None]
+    return [float(weight.norm()) for weight, _ in known], [float(gradient.norm()) for _, gradient in known]
+
+
+def largest_scale(net: nn.Module, layers: int = 5) -> float:
+    """Of the first batch norms' scales, the largest in size."""
+    norms = [module for name, module in net.named_modules() if isinstance(module, BatchNorm) and "shortcut" not in name]
+    return max((float(norm.weight.detach().abs().max()) for norm in norms[:layers]), default=math.nan)
 
 
 def train_stack(
@@ -192,10 +265,11 @@ def train_stack(
                 found["first"] = norms
                 found["signal"] = [float(one.grad.norm()) for one in kept if one.grad is not None]
                 found["bound"] = [
-                    found["signal"][i] / max(found["signal"][i + 1], TINY)
+                    found["signal"][i]
+                    / max(found["signal"][i + 1], TINY)
                     / (SIGMOID_SLOPE * float(torch.linalg.matrix_norm(stack.linears[i + 1].weight.detach(), ord=2)))
                     for i in range(layers - 1)
-                ]  # fmt: skip
+                ]
             if step >= steps - late:
                 tail = [a + b / late for a, b in zip(tail, norms, strict=True)]
             optimizer.step()

@@ -1,65 +1,186 @@
 """The loss around a trained net's weights, along random directions as long as they, filter by filter (Li et al. 2018).
 
-Without the normalisation a net with small weights would look sharp, as the same step changes it more.
+Without the normalisation a net with small weights would look sharp, as the same step changes it more. The paper's
+measure of how convex the surface is are the extreme eigenvalues of the Hessian over the plane (Sec. 6, Fig. 7): where
+the most negative one is small beside the most positive one, the surface is convex there, in all directions and not in
+two.
 """
 
 import copy
+import math
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
 
-from resexp.analysis.subject import Trained, about, loss_of
+from resexp.analysis.subject import Trained, about, judged, loss_of
 from resexp.console import message
 from resexp.finding import Finding, Panel, Row, Series
 
-SOURCE = "Li et al. 2018, Fig. 5"
+SOURCE = "Li et al. 2018, Sec. 6"
+TOLERANCE = 0.05  # of an eigenvalue
+PRODUCTS = 40  # of the Hessian with a vector, about: for both ends of its spectrum
 
 
 def analyze(
-    nets: Sequence[Trained], *, points: int = 41, side: int = 17, radius: float = 1.0, images: int = 256, seed: int = 0
+    nets: Sequence[Trained],
+    *,
+    points: int = 41,
+    side: int = 17,
+    radius: float = 1.0,
+    directions: int = 3,
+    curvature: int = 3,
+    images: int = 256,
+    seed: int = 0,
 ) -> Finding:
-    """The loss along one direction and in the plane of two.
+    """The loss along lines, in a plane, and the curvature over the plane.
 
-    :param points: along the line; ``side``: along each edge of the square, 0 leaves it out.
+    :param points: along a line; ``side``: along each edge of the plane, 0 leaves it out.
     :param radius: of both, in lengths of the weights.
+    :param directions: random lines; the first two span the plane.
+    :param curvature: points along each edge of the plane at which the Hessian's extreme eigenvalues are taken; 0: none.
     :param images: the first so many training images.
     """
     lines, panels, rows = [], [], []
-    rises: dict[str, float] = {}
+    convex: dict[str, list[float]] = {}
+    worst: dict[str, float] = {}
     for net in nets:
         inputs, labels = net.images("train", images)
-        copied = copy.deepcopy(net.net)  # the stored net is never changed
-        first, second = (direction(copied, seed + number) for number in (0, 1))
+        copied = slow(copy.deepcopy(net.net))  # the stored net is never changed
+        along = [direction(copied, seed + number) for number in range(max(2, directions))]
         steps = torch.linspace(-radius, radius, points).tolist()
-        values = [loss_at(copied, [(a, first)], inputs, labels) for a in steps]
-        lines.append(Series(label=net.label, x=steps, y=values))
+        curves = [[loss_at(copied, [(a, one)], inputs, labels) for a in steps] for one in along[:directions]]
+        lines += [
+            Series(label=net.label if number == 0 else "", x=steps, y=values, style="line" if number == 0 else "thin")
+            for number, values in enumerate(curves)
+        ]
         edge = torch.linspace(-radius, radius, side).tolist() if side else []
-        grid = [[loss_at(copied, [(a, first), (b, second)], inputs, labels) for a in edge] for b in edge]
-        message(f"landscape: {net.label}: {len(steps) + len(edge) ** 2} losses")
+        grid = [[loss_at(copied, [(a, along[0]), (b, along[1])], inputs, labels) for a in edge] for b in edge]
+        message(f"landscape: {net.label}: {len(curves) * len(steps) + len(edge) ** 2} losses")
         if edge:
             panels.append(Panel(title=net.label, x="first direction", y="second direction", grid=grid, side=edge))
         centre = loss_at(copied, [], inputs, labels)
-        rise, convex = max(values) - centre, convexity(values)
-        rows.append(Row(what=f"{net.label}: loss at the weights, highest rise, share of the line that bends upwards",
-                        measured=f"{centre:.3f}, {rise:.2f}, {100 * convex:.0f} %", source=SOURCE,
-                        expected="shortcuts: smooth and convex; deep plain: chaotic"))  # fmt: skip
-        rises[net.label] = rise
-    for deep in {label.removeprefix("plain") for label in rises if label.startswith("plain")}:
-        if f"resnet{deep}" in rises:
-            smooth, rough = rises[f"resnet{deep}"], rises[f"plain{deep}"]
-            rows.append(Row(what=f"highest rise: resnet{deep} below plain{deep}", expected="below",
-                            measured=f"{smooth:.3g} against {rough:.3g}", source=SOURCE,
-                            agrees=smooth < rough))  # fmt: skip
-    panels.insert(0, Panel(title="along one direction", x="distance, in lengths of the weights", y="training loss",
-                           series=lines, log_y=True))  # fmt: skip
+        convex[net.label] = [100 * convexity(values) for values in curves]
+        rises = ", ".join(f"{max(values) - centre:.3g}" for values in curves)
+        rows.append(
+            Row(
+                id="line",
+                what=f"{net.label}: loss at the weights; highest rise along each of {directions} lines",
+                measured=f"{centre:.3f}; {rises}",
+                source=SOURCE,
+            )
+        )
+        rows.append(
+            Row(
+                id="bends",
+                what=f"{net.label}: share of each line that bends upwards",
+                source=SOURCE,
+                measured=", ".join(f"{share:.0f} %" for share in convex[net.label]),
+            )
+        )
+        if curvature:
+            found = [
+                extremes(copied, [(a, along[0]), (b, along[1])], inputs, labels) for a, b in places(curvature, radius)
+            ]
+            ratios = [abs(low / high) for low, high in found]
+            low, high = found[len(found) // 2]
+            worst[net.label] = max(ratios)
+            rows.append(
+                Row(
+                    id="curvature",
+                    what=f"{net.label}: least and greatest eigenvalue of the Hessian at the weights; their ratio "
+                    f"there, and the greatest at {len(found)} points of the plane",
+                    measured=f"{low:.3g}, {high:.3g}; {abs(low / high):.2f}, {max(ratios):.2f}",
+                    source=f"{SOURCE}, Fig. 7",
+                    expected="near 0 where the surface is convex",
+                )
+            )
+            message(f"landscape: {net.label}: curvature at {len(found)} points")
+    rows += [row for plain, residual in _pairs(nets) for row in _compare(plain, residual, convex, worst)]
+    panels.insert(
+        0,
+        Panel(
+            title="along random directions",
+            x="distance, in lengths of the weights",
+            y="training loss",
+            series=lines,
+            log_y=True,
+        ),
+    )
     return Finding(
-        analysis="landscape", title="The loss around the trained weights, filter-normalised directions",
-        about=about(nets) + f"; {images} training images, evaluation mode, batch norm "
-        f"kept; seed {seed}.",
-        panels=panels, rows=rows,
-        settings={"points": points, "side": side, "radius": radius, "images": images, "seed": seed},
-    )  # fmt: skip
+        analysis="landscape",
+        title="The loss around the trained weights, filter-normalised directions",
+        about=about(nets) + f"; {images} training images, evaluation mode, batch norm kept; seed {seed}.",
+        panels=panels,
+        rows=rows,
+        settings={
+            "points": points,
+            "side": side,
+            "radius": radius,
+            "directions": directions,
+            "curvature": curvature,
+            "images": images,
+            "seed": seed,
+        },
+    )
+
+
+def _pairs(nets: Sequence[Trained]) -> list[tuple[Trained, Trained]]:
+    """The plain and the residual net of each depth that has both."""
+    return [
+        (plain, residual)
+        for plain in nets
+        for residual in nets
+        if (plain.cfg.model.family, residual.cfg.model.family) == ("plain", "resnet")
+        and plain.cfg.model.depth == residual.cfg.model.depth
+    ]
+
+
+def _compare(plain: Trained, residual: Trained, convex: dict[str, list[float]], worst: dict[str, float]) -> list[Row]:
+    """By lines and by the Hessian, which need not agree."""
+    smooth, rough = (float(np.median(convex[net.label])) for net in (residual, plain))
+    rows = [
+        Row(
+            id="line-more-convex",
+            what=f"share of a line that bends upwards: {residual.label} above {plain.label}",
+            measured=f"{smooth:.0f} % against {rough:.0f} %, medians",
+            expected="above",
+            source=SOURCE,
+            agrees=judged(smooth > rough, plain, residual),
+        )
+    ]
+    if worst:
+        smooth, rough = worst[residual.label], worst[plain.label]
+        rows.append(
+            Row(
+                id="hessian-more-convex",
+                what=f"largest ratio of eigenvalues: {residual.label} below {plain.label}",
+                measured=f"{smooth:.2f} against {rough:.2f}",
+                expected="below",
+                source=f"{SOURCE}, Fig. 7",
+                agrees=judged(smooth < rough, plain, residual),
+            )
+        )
+    return rows
+
+
+def slow(net: nn.Module) -> nn.Module:
+    """By torch's own operations, which can be differentiated twice."""
+    module: Any
+    for module in net.modules():
+        if hasattr(module, "fast"):
+            module.fast = False
+    return net
+
+
+def places(count: int, radius: float) -> list[tuple[float, float]]:
+    """``count`` times ``count`` points of the square; a single one is its centre."""
+    edge = np.linspace(-radius, radius, count).tolist() if count > 1 else [0.0]
+    return [(a, b) for b in edge for a in edge]
 
 
 def direction(net: nn.Module, seed: int) -> list[Tensor]:
@@ -77,17 +198,67 @@ def direction(net: nn.Module, seed: int) -> list[Tensor]:
     return found
 
 
+class Moved:
+    """A ``with`` in which a net's weights are moved by the sum of distance times direction; then they are put back."""
+
+    def __init__(self, net: nn.Module, moves: Sequence[tuple[float, list[Tensor]]]) -> None:
+        self.net, self.moves = net, moves
+
+    @torch.no_grad()
+    def __enter__(self) -> None:
+        self.before = [weight.clone() for weight in self.net.parameters()]
+        for distance, along in self.moves:
+            for weight, step in zip(self.net.parameters(), along, strict=True):
+                weight.add_(distance * step)
+
+    @torch.no_grad()
+    def __exit__(self, *_error: object) -> None:
+        for weight, old in zip(self.net.parameters(), self.before, strict=True):
+            weight.copy_(old)
+
+
 @torch.no_grad()
 def loss_at(net: nn.Module, moves: Sequence[tuple[float, list[Tensor]]], inputs: Tensor, labels: Tensor) -> float:
-    """The loss at the weights plus the sum of distance times direction; the weights are then put back."""
-    before = [weight.clone() for weight in net.parameters()]
-    for distance, along in moves:
-        for weight, step in zip(net.parameters(), along, strict=True):
-            weight.add_(distance * step)
-    loss = loss_of(net, inputs, labels)
-    for weight, old in zip(net.parameters(), before, strict=True):
-        weight.copy_(old)
-    return loss
+    """The loss at the moved weights."""
+    with Moved(net, moves):
+        return loss_of(net, inputs, labels)
+
+
+def extremes(
+    net: nn.Module, moves: Sequence[tuple[float, list[Tensor]]], inputs: Tensor, labels: Tensor
+) -> tuple[float, float]:
+    """The least and the greatest eigenvalue of the loss' Hessian at the moved weights, by Lanczos' method.
+
+    In evaluation mode: batch norm's statistics are constants. NaN where the loss is not finite.
+    """
+    weights = list(net.parameters())
+    sizes = [weight.numel() for weight in weights]
+    with Moved(net, moves):
+        gradient = torch.autograd.grad(F.cross_entropy(net.eval()(inputs), labels), weights, create_graph=True)
+
+        def product(vector: np.ndarray) -> np.ndarray:
+            parts = torch.from_numpy(vector.astype(np.float32)).to(inputs.device).split(sizes)
+            shaped = [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]
+            found = torch.autograd.grad(gradient, weights, shaped, retain_graph=True)
+            return torch.cat([one.reshape(-1) for one in found]).double().cpu().numpy()
+
+        operator = LinearOperator((sum(sizes), sum(sizes)), matvec=product, dtype=np.float64)
+        start = np.random.default_rng(0).standard_normal(sum(sizes))
+        try:
+            values = eigsh(
+                operator,
+                k=2,
+                which="BE",
+                ncv=PRODUCTS // 2,
+                maxiter=3,
+                tol=TOLERANCE,
+                v0=start,
+                return_eigenvectors=False,
+            )
+        except ArpackNoConvergence as error:  # what has converged so far: in most cases the greatest
+            values = error.eigenvalues
+    low, high = (float(values.min()), float(values.max())) if len(values) > 1 else (math.nan, math.nan)
+    return low, high
 
 
 def convexity(values: Sequence[float]) -> float:

@@ -1,19 +1,21 @@
 """The error of a trained net without one block, without k of them, with blocks swapped (Veit et al. 2016, Sec. 4).
 
 If a residual net behaves like an ensemble of paths, a lost block costs little, and the error grows smoothly with more.
-A plain net has one path.
+A plain net has one path. It loses single layers, as VGG does in the paper, and not pairs of them.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, spearmanr
 from torch import Tensor, nn
 
 from resexp import UserError
-from resexp.analysis.subject import Trained, about, blocks_of, error_of, replaced
+from resexp.analysis.subject import Trained, about, blocks_of, error_of, judged, replaced
 from resexp.console import message
 from resexp.finding import Finding, Panel, Row, Series
 from resexp.models.shortcuts import make_shortcut
@@ -22,6 +24,7 @@ from resexp.models.vgg import Layer
 SOURCE = "Veit et al. 2016, Fig. 3"
 MOST = 20  # blocks dropped together: about where the published curve reaches chance
 SMALL, CHANCE = 5.0, 0.75  # points of error that are little; the part of chance's error that counts as chance
+MONOTONE, JUMP = 0.9, 0.25  # smooth: Spearman's correlation is at least this, no step is more of the whole rise
 
 
 class Dropped(nn.Module):
@@ -44,6 +47,62 @@ class Dropped(nn.Module):
             x = block.before(x)
         height, width = (-(-side // self.stride) for side in x.shape[2:])
         return block.joined(block.connection(x, x.new_zeros(len(x), self.out, height, width)))
+
+
+class LayersDropped(nn.Module):
+    """A plain block without some of its layers (from 1): x passes them by, by option A where the shape changes."""
+
+    def __init__(self, block: Any, layers: Collection[int]) -> None:
+        super().__init__()
+        transform = block.transform
+        self.steps = nn.ModuleList()
+        for number in range(1, transform.count + 1):
+            conv = getattr(transform, f"conv{number}")
+            if number in layers:
+                self.steps.append(make_shortcut("A", conv.in_channels, conv.out_channels, conv.stride[0]))
+            else:
+                self.steps.append(_PlainLayer(conv, getattr(transform, f"bn{number}")))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for step in self.steps:
+            x = step(x)
+        return x
+
+
+class _PlainLayer(nn.Module):
+    def __init__(self, conv: nn.Module, norm: Any) -> None:
+        super().__init__()
+        self.conv, self.norm = conv, norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm.relu(self.conv(x))
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is dropped at once: a block that has a connection or is one layer, or one layer of a plain block."""
+
+    stage: Any
+    index: int
+    layer: int | None = None
+
+
+def units_of(net: Trained) -> list[Unit]:
+    """In the order in which the net applies them."""
+    units = []
+    for stage, index in blocks_of(net):
+        block = stage[index]
+        layers = _layers_of(block)
+        units += [Unit(stage, index, number) for number in layers] if layers else [Unit(stage, index)]
+    return units
+
+
+def _layers_of(block: Any) -> range | None:
+    """The numbers of a plain block's layers; None for what is dropped as a whole."""
+    if connection_of(block) is not None or isinstance(block, Layer):
+        return None
+    usual = block.fuses and block.transform.count > 1 and block.before is None
+    return range(1, block.transform.count + 1) if usual else None
 
 
 def connection_of(block: Any) -> Any:
@@ -71,50 +130,64 @@ def analyze(
 ) -> Finding:
     """The three lesions on each net; ``repeats`` draws for each number of deletions and of swaps.
 
-    :param deletions: most blocks dropped together; 0: 20, or all of a net that has fewer.
+    :param deletions: most blocks, or layers of a plain net, dropped together; 0: 20, or all of a net that has fewer.
     :param swaps: most exchanges of two blocks of one shape.
     :param images: the first so many test images.
     """
     for net in nets:
-        if deletions > len(blocks_of(net)):
-            raise UserError(f"lesion deletions={deletions}: {net.label} has {len(blocks_of(net))} blocks; drop no more")
+        if deletions > len(units_of(net)):
+            raise UserError(
+                f"lesion deletions={deletions}: {net.label} has {len(units_of(net))} {_kind(net)}; drop no more"
+            )
     singles, several, swapped, rows = [], [], [], []
     for net in nets:
         inputs, labels = net.images("test", images)
-        count = len(blocks_of(net))
+        count = len(units_of(net))
         whole = error_of(net.net, inputs, labels)
         one = [_error_without(net, [index], inputs, labels) for index in range(count)]
-        message(f"lesion: {net.label}: {count} single blocks dropped")
+        message(f"lesion: {net.label}: {count} single {_kind(net)} dropped")
         singles.append(Series(label=net.label, x=range(1, count + 1), y=one))
         random = np.random.default_rng(seed)
         ks = range(1, (deletions or min(MOST, count)) + 1)
-        several.append(_quartiles(net.label, ks, [
+        found = [
             [_error_without(net, random.choice(count, k, replace=False), inputs, labels) for _ in range(repeats)]
             for k in ks
-        ]))  # fmt: skip
+        ]
+        several.append(_quartiles(net.label, ks, found))
         message(f"lesion: {net.label}: up to {ks[-1]} dropped together")
         swapped.append(_swap(net, swaps, repeats, random, inputs, labels))
         message(f"lesion: {net.label}: up to {swaps} swaps")
         rows += _judge(net, whole, one)
+        if not _is_plain(net):
+            rows += _judge_smooth(net, whole, found)
     return Finding(
-        analysis="lesion", title="Lesions: blocks dropped and swapped after training",
-        about=about(nets) + f"; {len(labels)} test images; {repeats} draws each, median and "
-        f"quartiles, seed {seed}.",
+        analysis="lesion",
+        title="Lesions: blocks dropped and swapped after training",
+        about=about(nets) + f"; {len(labels)} test images; {repeats} draws each, median and quartiles, seed {seed}.",
         panels=[
-            Panel(title="one block dropped", x="block", y="test error (%)", series=singles),
-            Panel(title="k random blocks dropped", x="k", y="test error (%)", series=several),
-            Panel(title="blocks of one shape swapped", x="Kendall's tau of the order", y="test error (%)",
-                  series=swapped),
+            Panel(title="one block, or plain layer, dropped", x="block or layer", y="test error (%)", series=singles),
+            Panel(title="k random ones dropped", x="k", y="test error (%)", series=several),
+            Panel(
+                title="blocks of one shape swapped", x="Kendall's tau of the order", y="test error (%)", series=swapped
+            ),
         ],
         rows=rows,
         settings={"deletions": deletions, "repeats": repeats, "swaps": swaps, "images": images, "seed": seed},
-    )  # fmt: skip
+    )
 
 
 def _error_without(net: Trained, indices: Sequence[int] | np.ndarray, inputs: Tensor, labels: Tensor) -> float:
-    places = blocks_of(net)
-    chosen = [places[index] for index in indices]
-    with replaced(chosen, [Dropped(stage[index]) for stage, index in chosen]):
+    units = units_of(net)
+    dropped: dict[tuple[int, int], list[Unit]] = {}
+    for unit in (units[index] for index in indices):
+        dropped.setdefault((id(unit.stage), unit.index), []).append(unit)
+    places, parts = [], []
+    for members in dropped.values():
+        stage, index = members[0].stage, members[0].index
+        layers = [unit.layer for unit in members if unit.layer is not None]
+        places.append((stage, index))
+        parts.append(LayersDropped(stage[index], layers) if layers else Dropped(stage[index]))
+    with replaced(places, [part.eval() for part in parts]):
         return error_of(net.net, inputs, labels)
 
 
@@ -154,17 +227,49 @@ def _quartiles(label: str, x: Sequence[float], values: list[list[float]]) -> Ser
     return Series(label=label, x=list(x), y=middle, low=low, high=high)
 
 
+def _is_plain(net: Trained) -> bool:
+    return all(connection_of(stage[index]) is None for stage, index in blocks_of(net))
+
+
+def _kind(net: Trained) -> str:
+    return "layers" if _is_plain(net) else "blocks"
+
+
 def _judge(net: Trained, whole: float, one: list[float]) -> list[Row]:
-    classes = len(net.data.classes)
-    chance = 100 * (1 - 1 / classes)
     median, worst = float(np.median(one)), max(one)
-    first = one.index(worst) + 1
-    plain = all(connection_of(stage[index]) is None for stage, index in blocks_of(net))
-    measured = f"{whole:.1f} % whole, {median:.1f} % in the median, {worst:.1f} % at most (block {first})"
-    if plain:
-        return [Row(what=f"{net.label}: one block dropped", measured=measured, source=SOURCE,
-                    expected="chance: VGG-15 on CIFAR-10 from 8.6 to 89 or more",
-                    agrees=median >= CHANCE * chance if whole < CHANCE * chance else None)]  # fmt: skip
-    return [Row(what=f"{net.label}: one block dropped", measured=measured, source=SOURCE,
-                expected="little: 110 layers on CIFAR-10 from 6.1 to 6 or 7, the first block to 42",
-                agrees=median <= whole + SMALL)]  # fmt: skip
+    kind, plain = _kind(net).removesuffix("s"), _is_plain(net)
+    number = one.index(worst) + 1
+    measured = f"{whole:.1f} % whole, {median:.1f} % in the median, {worst:.1f} % at most ({kind} {number})"
+    expected = "near chance" if plain else f"little: at most {SMALL:g} points in the median"
+    agrees = median >= CHANCE * net.chance if plain else median <= whole + SMALL
+    return [
+        Row(
+            id="plain-layer" if plain else "residual-block",
+            what=f"{net.label}: one {kind} dropped",
+            measured=measured,
+            expected=expected,
+            source=SOURCE,
+            agrees=judged(agrees, net),
+        )
+    ]
+
+
+def _judge_smooth(net: Trained, whole: float, found: list[list[float]]) -> list[Row]:
+    """Whether the error rises smoothly with the number of blocks dropped: in order, and without a jump."""
+    if len(found) < 3:
+        return []
+    medians = [whole, *(float(np.median(errors)) for errors in found)]
+    rank = float(spearmanr(range(len(medians)), medians).statistic)
+    rise = max(medians) - medians[0]
+    jump = max(after - before for before, after in itertools.pairwise(medians)) / rise if rise > 0 else 0.0
+    return [
+        Row(
+            id="smooth",
+            what=f"{net.label}: k blocks dropped: Spearman's correlation of k with the median error; largest step, "
+            "of the whole rise",
+            measured=f"{rank:.2f}; {100 * jump:.0f} %",
+            expected=f"smooth: at least {MONOTONE}, at most {100 * JUMP:.0f} %",
+            source="Veit et al. 2016, Fig. 5a",
+            agrees=judged(rank >= MONOTONE and jump <= JUMP, net),
+        )
+    ]

@@ -3,6 +3,10 @@
 In few dimensions ReLU folds the curve onto itself and loses it; in many a copy survives. Hence linear bottlenecks.
 """
 
+import functools
+import itertools
+import math
+
 import numpy as np
 
 from resexp.finding import Finding, Panel, Row, Series
@@ -10,6 +14,9 @@ from resexp.finding import Finding, Panel, Row, Series
 SOURCE = "Sandler et al. 2018, Fig. 1"
 POINTS = 1000
 DEAD_LAYERS = 5
+ZERO_DIMS = (1, 2, 4, 8)
+LINEAR, LINEAR_LAYERS = 16, 20  # units and layers of a stack without activations
+NARROW, NARROW_LAYERS, STEPS = 8, 6, 300  # of a net in which units are dead at the start
 
 
 def analyze(*, dims: tuple[int, ...] = (2, 3, 5, 15, 30), draws: int = 200, seed: int = 0) -> Finding:
@@ -26,41 +33,114 @@ def analyze(*, dims: tuple[int, ...] = (2, 3, 5, 15, 30), draws: int = 200, seed
     pictures = []
     for dim in dims:
         back = there_and_back(curve, random.standard_normal((dim, 2)))
-        pictures.append(Panel(title=f"n = {dim}", x="", y="", series=[
-            Series(label="", x=curve[:, 0].tolist(), y=curve[:, 1].tolist(), style="thin"),
-            Series(label="", x=back[:, 0].tolist(), y=back[:, 1].tolist()),
-        ]))  # fmt: skip
+        pictures.append(
+            Panel(
+                title=f"n = {dim}",
+                x="",
+                y="",
+                series=[
+                    Series(label="", x=curve[:, 0].tolist(), y=curve[:, 1].tolist(), style="thin"),
+                    Series(label="", x=back[:, 0].tolist(), y=back[:, 1].tolist()),
+                ],
+            )
+        )
     median = {dim: float(np.median(values)) for dim, values in lost.items()}
     quartiles = {dim: np.percentile(values, (25, 75)).tolist() for dim, values in lost.items()}
-    summary = Panel(title="what is lost", x="n", y="share of the variance", series=[
-        Series(label="with ReLU", x=list(dims), y=list(median.values()), low=[q[0] for q in quartiles.values()],
-               high=[q[1] for q in quartiles.values()]),
-        Series(label="linear", x=list(dims), y=list(linear.values()), style="thin"),
-        Series(label="dead units, n wide", x=list(dims), y=list(dead.values()), style="dots"),
-    ])  # fmt: skip
+    summary = Panel(
+        title="what is lost",
+        x="n",
+        y="share of the variance",
+        series=[
+            Series(
+                label="with ReLU",
+                x=list(dims),
+                y=list(median.values()),
+                low=[q[0] for q in quartiles.values()],
+                high=[q[1] for q in quartiles.values()],
+            ),
+            Series(label="linear", x=list(dims), y=list(linear.values()), style="thin"),
+            Series(label="dead units, n wide", x=list(dims), y=list(dead.values()), style="dots"),
+        ],
+    )
     few, many = dims[0], dims[-1]
     rows = [
-        Row(what=f"lost with ReLU in {dim} dimensions, median", measured=f"{100 * median[dim]:.1f} %",
-            expected="points collapse" if dim <= 3 else "kept" if dim >= 15 else "", source=SOURCE,
-            agrees=median[dim] > 0.1 if dim <= 3 else median[dim] < 0.1 if dim >= 15 else None)
+        Row(
+            id=f"lost-{dim}",
+            what=f"lost with ReLU in {dim} dimensions, median",
+            measured=f"{100 * median[dim]:.1f} %",
+            expected="points collapse" if dim <= 3 else "kept" if dim >= 15 else "",
+            source=SOURCE,
+            agrees=median[dim] > 0.1 if dim <= 3 else median[dim] < 0.1 if dim >= 15 else None,
+        )
         for dim in dims
-    ]  # fmt: skip
+    ]
+    zero = {dim: all_zero(random, dim, draws * 100) for dim in ZERO_DIMS}
+    stack = [random.standard_normal((LINEAR, LINEAR)) / math.sqrt(LINEAR) for _ in range(LINEAR_LAYERS)]
+    cloud = random.standard_normal((256, LINEAR))
+    through = functools.reduce(np.matmul, stack, cloud)
+    at_once = cloud @ functools.reduce(np.matmul, stack)
+    apart = float(np.abs(through - at_once).max() / np.abs(through).max())
+    dead_at_start, revived = revived_units(seed)
     rows += [
-        Row(what="lost by a linear bottleneck, at most", measured=f"{100 * max(linear.values()):.1e} %",
-            expected="nothing", source="linear algebra: n >= 2", agrees=max(linear.values()) < 1e-9),
-        Row(what=f"less is lost in {many} dimensions than in {few}", expected="less", source=SOURCE,
-            measured=f"{median[many]:.3f} against {median[few]:.3f}", agrees=median[many] < median[few]),
-        Row(what=f"units that nothing activates in layer {DEAD_LAYERS}, at widths {', '.join(map(str, dims))}",
-            measured=", ".join(f"{100 * value:.1f} %" for value in dead.values()), expected="the fewer the wider",
-            agrees=dead[many] < dead[few]),
-    ]  # fmt: skip
+        Row(
+            id="all-zero",
+            what=f"inputs that ReLU maps to 0 in all of n = {', '.join(map(str, ZERO_DIMS))} dimensions",
+            measured=", ".join(f"{100 * one:.2f} %" for one in zero.values()),
+            source="each sign with probability 1/2",
+            expected="2^-n: " + ", ".join(f"{100 * 2.0**-dim:.2f} %" for dim in ZERO_DIMS),
+            agrees=all(abs(one - 2.0**-dim) < 4 * math.sqrt(2.0**-dim / (draws * 100)) for dim, one in zero.items()),
+        ),
+        Row(
+            id="linear-collapses",
+            what=f"{LINEAR_LAYERS} linear layers against one matrix, largest difference",
+            measured=f"{apart:.1e}",
+            expected="0, to 1e-12: without an activation they are one layer",
+            source="linear algebra",
+            agrees=apart < 1e-12,
+        ),
+        Row(
+            id="revived",
+            what=f"of units that no image activates at the start, those that are active after training "
+            f"({NARROW_LAYERS} layers of {NARROW} units on digits, no batch norm)",
+            measured=f"{revived} of {dead_at_start}",
+            expected="0, if a unit that gives 0 can never recover",
+            source="popular articles",
+            agrees=revived == 0,
+        ),
+        Row(
+            id="linear-bottleneck",
+            what="lost by a linear bottleneck, at most",
+            measured=f"{100 * max(linear.values()):.1e} %",
+            expected="nothing",
+            source="linear algebra: n >= 2",
+            agrees=max(linear.values()) < 1e-9,
+        ),
+        Row(
+            id="less-lost-in-many",
+            what=f"less is lost in {many} dimensions than in {few}",
+            expected="less",
+            source=SOURCE,
+            measured=f"{median[many]:.3f} against {median[few]:.3f}",
+            agrees=median[many] < median[few],
+        ),
+        Row(
+            id="dead-units",
+            what=f"units that nothing activates in layer {DEAD_LAYERS}, at widths {', '.join(map(str, dims))}",
+            measured=", ".join(f"{100 * value:.1f} %" for value in dead.values()),
+            expected="the fewer the wider",
+            agrees=dead[many] < dead[few],
+        ),
+    ]
     return Finding(
-        analysis="relu-collapse", title="A spiral through a random map, ReLU, and back",
+        analysis="relu-collapse",
+        title="A spiral through a random map, ReLU, and back",
         about=f"{POINTS} points; back by least squares; {draws} random normal maps for each n, medians and quartiles; "
         f"the pictures are single draws; dead: units that no point of a normal cloud activates, in layer {DEAD_LAYERS} "
         f"of nets of that width; seed {seed}.",
-        panels=[summary, *pictures], rows=rows, settings={"dims": dims, "draws": draws, "seed": seed},
-    )  # fmt: skip
+        panels=[summary, *pictures],
+        rows=rows,
+        settings={"dims": dims, "draws": draws, "seed": seed},
+    )
 
 
 def spiral() -> np.ndarray:
@@ -93,3 +173,53 @@ def dead_units(random: np.random.Generator, width: int) -> float:
     for _ in range(DEAD_LAYERS):
         x = np.maximum(x @ random.standard_normal((width, width)) * np.sqrt(2 / width), 0)
     return float((x == 0).all(axis=0).mean())
+
+
+def all_zero(random: np.random.Generator, dim: int, count: int) -> float:
+    """The share of inputs that a random layer of ``dim`` units and ReLU maps to zero altogether; each with its own."""
+    return float(
+        (random.standard_normal((count, dim, 8)) @ random.standard_normal((count, 8, 1)) <= 0).all(axis=(1, 2)).mean()
+    )
+
+
+def revived_units(seed: int, nets: int = 20) -> tuple[int, int]:
+    """Over so many narrow nets on the digits: units that no image activates at the start, and how many of them are
+    active after training. The layers before a dead unit still learn, and may bring it back.
+    """
+    import torch
+
+    from resexp.data import build_data
+
+    data = build_data(source="digits").train
+    images, labels = data.images.flatten(1).float() / 255 - 0.5, data.labels
+    dead_at_start = revived = 0
+    for number in range(nets):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed + number)
+            sizes = [images.shape[1], *[NARROW] * NARROW_LAYERS]
+            layers = torch.nn.ModuleList([torch.nn.Linear(a, b) for a, b in itertools.pairwise(sizes)])
+            head = torch.nn.Linear(NARROW, 10)
+
+            def activations(x: torch.Tensor, layers: torch.nn.ModuleList = layers) -> list[torch.Tensor]:
+                found = []
+                for layer in layers:
+                    x = layer(x).relu()
+                    found.append(x)
+                return found
+
+            def dead() -> torch.Tensor:
+                with torch.no_grad():
+                    return torch.stack([(x == 0).all(dim=0) for x in activations(images)])
+
+            before = dead()
+            weights = [*layers.parameters(), *head.parameters()]
+            optimizer = torch.optim.SGD(weights, lr=0.1, momentum=0.9)
+            for _ in range(STEPS):
+                chosen = torch.randint(len(images), (64,))
+                loss = torch.nn.functional.cross_entropy(head(activations(images[chosen])[-1]), labels[chosen])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            dead_at_start += int(before.sum())
+            revived += int((before & ~dead()).sum())
+    return dead_at_start, revived

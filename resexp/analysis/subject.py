@@ -1,6 +1,7 @@
 """What is analysed: a net with its weights and its images, read from a run or from a file of weights."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from resexp.runlog import Run
 from resexp.train import choose_threads, load_trained, load_with_weights
 
 BATCH = 500  # images evaluated at once
+JUDGED_ON = 1000  # training images that decide whether a net has learned
+LEARNED = 0.5  # of the error of guessing: a net above it says nothing of what trained nets do
 BESIDE = {"steps", "eval_every", "log_every", "save_seconds"}  # of a protocol: said elsewhere, or of no effect
 
 
@@ -34,6 +37,7 @@ class Trained:
     """A net in evaluation mode, on its device.
 
     :param label: the net's name, with the settings that are not its paper's.
+    :param weights: the file that they come from; empty: a run.
     """
 
     label: str
@@ -41,6 +45,22 @@ class Trained:
     net: Any
     data: Dataset
     mean: Tensor | None
+    weights: str = ""
+
+    @property
+    def chance(self) -> float:
+        """The error of guessing, in percent."""
+        return 100 * (1 - 1 / len(self.data.classes))
+
+    @functools.cached_property
+    def train_error(self) -> float:
+        """On the first training images, in evaluation mode, in percent."""
+        return error_of(self.net, *self.images("train", JUDGED_ON))
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether its training error is at most half of that of guessing: the one rule for all verdicts on nets."""
+        return self.train_error <= LEARNED * self.chance
 
     @property
     def origin(self) -> str:
@@ -49,6 +69,8 @@ class Trained:
         width = f"width {self.cfg.model.width}, " if self.cfg.model.width else ""
         changed = ", ".join(_changed(p))
         protocol = f"{p.name} with {changed}" if changed else p.name
+        if self.weights:
+            return f"weights {self.weights}, {width}data set {d.name}, normalisation {p.normalize}"
         return f"{width}data set {d.name}, protocol {protocol}, {p.steps:,} steps, seed {self.cfg.seed}"
 
     def images(self, part: str, count: int | None = None) -> tuple[Tensor, Tensor]:
@@ -80,19 +102,26 @@ def read_subject(run: Run) -> Trained:
 
 def read_weights(cfg: Config, weights: Path) -> Trained:
     """The configured net with somebody's weights. Raises UserError."""
-    return _trained(cfg, *load_with_weights(cfg, weights))
+    return _trained(cfg, *load_with_weights(cfg, weights), weights.name)
 
 
-def _trained(cfg: Config, net: nn.Module, data: Dataset) -> Trained:
+def _trained(cfg: Config, net: nn.Module, data: Dataset, weights: str = "") -> Trained:
     torch.set_num_threads(choose_threads(count_macs(net, data.image_shape) * BATCH))  # not those of the training
     mean = mean_image(data.train, cfg.protocol.normalize)
-    return Trained(label_of(dataclasses.asdict(cfg.model)), cfg, net.eval(), data, mean)
+    return Trained(label_of(dataclasses.asdict(cfg.model)), cfg, net.eval(), data, mean, weights)
 
 
 def about(nets: Sequence[Trained]) -> str:
-    """The nets with what they were trained on, which is said once for all that share it."""
+    """The nets with what they were trained on, which is said once for all that share it, and those not judged."""
     origins = dict.fromkeys(net.origin for net in nets)
-    return "; ".join(f"{', '.join(n.label for n in nets if n.origin == origin)}: {origin}" for origin in origins)
+    text = "; ".join(f"{', '.join(n.label for n in nets if n.origin == origin)}: {origin}" for origin in origins)
+    idle = [f"{net.label} ({net.train_error:.0f} % training error)" for net in nets if not net.has_learned]
+    return f"{text}; no verdict on what has not learned: {', '.join(idle)}" if idle else text
+
+
+def judged(agrees: bool, *nets: Trained) -> bool | None:
+    """The verdict on nets that have all learned; None, no verdict, if one has not."""
+    return agrees if all(net.has_learned for net in nets) else None
 
 
 def blocks_of(subject: Trained) -> list[tuple[Any, int]]:

@@ -4,13 +4,19 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from resexp.figures.curves import draw_curves
+from resexp.figures.curves import draw_curves, draw_curves_depth
 from resexp.figures.summary import draw_depth, draw_parameters, draw_table
 from resexp.study import Group
 
 __all__ = ["draw_curves", "draw_study", "slug"]
 
-KINDS = {"curves": draw_curves, "depth": draw_depth, "parameters": draw_parameters, "table": draw_table}
+KINDS = {
+    "curves": draw_curves,
+    "curves-depth": draw_curves_depth,
+    "depth": draw_depth,
+    "parameters": draw_parameters,
+    "table": draw_table,
+}
 
 
 def draw_study(groups: Sequence[Group], path: Path, *, kind: str, title: str, note: str = "") -> list[Path]:

@@ -12,10 +12,18 @@ from matplotlib.lines import Line2D
 
 from resexp import catalog
 from resexp.figures.style import DASHED, STYLE, error_floor, shades, short_label, write
+from resexp.figures.summary import depth_panel
 from resexp.study import Group, describe_runs, rate_drops
 
 
-def draw_curves(groups: Sequence[Group], path: Path, *, title: str, note: str = "") -> list[Path]:
+def draw_curves_depth(groups: Sequence[Group], path: Path, *, title: str, note: str = "") -> list[Path]:
+    """As ``draw_curves``, with a panel more at the right: the errors at the end against depth."""
+    return draw_curves(groups, path, title=title, note=note, with_depth=True)
+
+
+def draw_curves(
+    groups: Sequence[Group], path: Path, *, title: str, note: str = "", with_depth: bool = False
+) -> list[Path]:
     """Training and test error against steps, a panel a family, plain nets left, as PNG and SVG.
 
     :param groups: of ``study.group_runs``; with several seeds a curve is their mean, with a band from least to most.
@@ -25,18 +33,24 @@ def draw_curves(groups: Sequence[Group], path: Path, *, title: str, note: str = 
     """
     families = list(dict.fromkeys(group.family for group in groups))
     text = describe_runs(groups, seeds_as="mean, and least to most") + (f" {note}" if note else "")
-    lines = textwrap.wrap(text, 82 * len(families))
+    count = len(families) + with_depth
+    lines = textwrap.wrap(text, 82 * count)
     below = 0.50 + 0.13 * len(lines)  # inches for the key and the caption
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.6 * len(families), 3.5 + below))
-        panels = figure.subplots(1, len(families), sharey=True, squeeze=False)[0]
+        figure = Figure(figsize=(4.6 * count - 0.8 * with_depth, 3.5 + below))
+        panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
         lowest, highest = 100.0, 0.0
-        for axes, family in zip(panels, families, strict=True):
+        for axes, family in zip(panels, families, strict=False):
             members = [group for group in groups if group.family == family]
             least, most = _draw_panel(axes, members, _colours(groups))
             lowest, highest = min(lowest, least), max(highest, most)
             axes.set_title(catalog.FAMILIES[family].title)
         panels[0].set_ylim(error_floor(lowest, highest), min(100.0, highest * 1.08 + 1) if highest else 100.0)
+        if with_depth:
+            depth_panel(panels[-1], groups)
+            panels[-1].set_title("at the end, by depth")
+            panels[-1].grid(linewidth=0.4, alpha=0.5)
+            panels[-1].spines[["top", "right"]].set_visible(False)
         panels[0].set_ylabel("error (%)")
         for axes in panels[1:]:
             axes.tick_params(labelleft=True)
@@ -70,7 +84,8 @@ def _draw_panel(axes: Axes, groups: Sequence[Group], colours: dict[str, str]) ->
     axes.set_xlim(0, max((run.config["protocol"]["steps"] for group in groups for run in group.runs), default=1))
     handles = [Line2D([], [], color=colours[group.label], linewidth=2, label=_key(group)) for group in groups]
     title = "at the end: train / test error" if any(group.error("test_error") for group in groups) else None
-    axes.legend(handles=handles, loc="best", handlelength=1.4, borderaxespad=0.1, title=title, title_fontsize=8)
+    axes.legend(handles=handles, loc="best", handlelength=1.4, borderaxespad=0.1, title=title, title_fontsize=8,
+                frameon=True, framealpha=0.8, edgecolor="none")  # fmt: skip
     return lowest, highest
 
 

@@ -46,6 +46,10 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.set_ylabel(panel.y)
     if panel.grid:
         values = np.array(panel.grid, dtype=float)
+        if panel.image:
+            ends = (panel.side[0], panel.side[-1])
+            axes.imshow(values, vmin=-1, vmax=1, cmap="RdBu_r", origin="lower", extent=(*ends, *ends))
+            return
         levels = np.geomspace(max(values[np.isfinite(values)].min(), 1e-4), np.nanmax(values) * 1.001, 14)
         lines = axes.contour(panel.side, panel.side, values, levels=levels, cmap="viridis", linewidths=0.9)
         axes.clabel(lines, fontsize=6, fmt="%.2g")

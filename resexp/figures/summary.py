@@ -23,37 +23,42 @@ METRICS = ("train_error", "test_error")
 
 def draw_depth(groups: Sequence[Group], path: Path, *, title: str, note: str = "") -> list[Path]:
     """Final error against depth, a line for the nets that differ in nothing else; bars from least to most."""
+
+    def draw(axes: Axes) -> None:
+        depth_panel(axes, groups)
+        lowest, highest = axes.get_ylim()
+        axes.set_ylim(error_floor(lowest, highest), min(100, 1.08 * highest))
+
+    return _summary(groups, draw, path, title=title, note=note, height=3.6)
+
+
+def depth_panel(axes: Axes, groups: Sequence[Group]) -> None:
+    """Final training error (dashed, open marks) and test error against depth, a line for nets alike but for it."""
     series: dict[str, list[Group]] = {}
     for group in _finished(groups):
         series.setdefault(_series(group, groups), []).append(group)
-
-    def draw(axes: Axes) -> None:
-        for members, colour, marker in zip(series.values(), shades(len(series)), cycle(MARKERS), strict=False):
-            members = sorted(members, key=lambda group: group.depth)
-            depths = [group.depth for group in members]
-            for metric in METRICS:
-                means, bars = _means(members, metric)
-                thin = metric == "train_error"
-                axes.errorbar(
-                    depths, means, yerr=bars, color=colour, marker=marker, capsize=2,
-                    linewidth=0.9 if thin else 2, linestyle=DASHED if thin else "solid", elinewidth=0.8,
-                    markerfacecolor="white" if thin else colour, markersize=4.5,
-                )  # fmt: skip
-        axes.set_xscale("log")
-        ticks = sorted({group.depth for group in groups})
-        axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
-        axes.minorticks_off()
-        axes.set_xlabel("layers")
-        axes.set_ylabel("error at the end (%)")
-        lowest, highest = axes.get_ylim()
-        axes.set_ylim(error_floor(lowest, highest), min(100, 1.08 * highest))
-        keys = zip(series, shades(len(series)), cycle(MARKERS), strict=False)
-        axes.legend(
-            handles=[Line2D([], [], color=colour, marker=marker, linewidth=2, markersize=4.5, label=name)
-                     for name, colour, marker in keys], loc="best"
-        )  # fmt: skip
-
-    return _summary(groups, draw, path, title=title, note=note, height=3.6)
+    styles = list(zip(series, shades(len(series)), cycle(MARKERS), strict=False))
+    for name, colour, marker in styles:
+        members = sorted(series[name], key=lambda group: group.depth)
+        depths = [group.depth for group in members]
+        for metric in METRICS:
+            means, bars = _means(members, metric)
+            thin = metric == "train_error"
+            axes.errorbar(
+                depths, means, yerr=bars, color=colour, marker=marker, capsize=2,
+                linewidth=0.9 if thin else 2, linestyle=DASHED if thin else "solid", elinewidth=0.8,
+                markerfacecolor="white" if thin else colour, markersize=4.5,
+            )  # fmt: skip
+    axes.set_xscale("log")
+    ticks = sorted({group.depth for group in groups})
+    axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+    axes.minorticks_off()
+    axes.set_xlabel("layers")
+    axes.set_ylabel("error at the end (%)")
+    axes.legend(
+        handles=[Line2D([], [], color=colour, marker=marker, linewidth=2, markersize=4.5, label=name)
+                 for name, colour, marker in styles], loc="best"
+    )  # fmt: skip
 
 
 def draw_parameters(groups: Sequence[Group], path: Path, *, title: str, note: str = "") -> list[Path]:

@@ -54,8 +54,9 @@ class VGG(nn.Module):
 def lrn_alpha(in_channels: int) -> float:
     """The alpha at which local response normalisation acts on our first layer as 1e-4 does on the papers'.
 
-    It acts on squared activations (Krizhevsky et al. 2012, Sec. 3.3). The papers' pixels go to 255 and their weights start
-    with the deviation 0.01; ours go to 1 and start as He et al. have it. torch divides alpha by the five channels.
+    It acts on squared activations (Krizhevsky et al. 2012, Sec. 3.3). The papers' pixels go to 255 and their weights
+    start with the deviation 0.01; ours go to 1 and start as He et al. have it. torch divides alpha by the five
+    channels.
     """
     he = math.sqrt(2 / (9 * in_channels))
     return 5 * 1e-4 * (255 * 0.01 / he) ** 2

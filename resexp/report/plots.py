@@ -44,7 +44,8 @@ def panel(panel: Panel) -> dict[str, Any]:
     """A panel of an analysis: lines, points with their bands, or a surface."""
     axes = {"title": panel.title, "x": panel.x, "y": panel.y}
     if panel.grid:
-        return {"kind": "surface", **axes, "side": _short(panel.side), "grid": [_short(row) for row in panel.grid]}
+        return {"kind": "surface", **axes, "side": _short(panel.side), "grid": [_short(row) for row in panel.grid],
+                "image": panel.image}  # fmt: skip
     series = []
     for one in panel.series:
         kept = _kept(len(one.x))

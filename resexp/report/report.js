@@ -101,16 +101,20 @@ function drawPanel(spec) {
 }
 
 function drawSurface(spec) {
-  const plot = makeFigure(spec.x, spec.y, { title: `${spec.title} (log10 of the loss)` });
+  const what = spec.image ? "correlation" : "log10 of the loss";
+  const plot = makeFigure(spec.x, spec.y, { title: spec.image ? spec.title : `${spec.title} (${what})` });
   const size = spec.side[1] - spec.side[0];
   const cells = spec.grid.flatMap((row, j) => row.map((value, i) => [spec.side[i], spec.side[j], value]))
-    .filter(([, , value]) => value !== null).map(([x, y, value]) => [x, y, Math.log10(Math.max(value, 1e-9))]);
+    .filter(([, , value]) => value !== null).map(([x, y, value]) => [x, y, spec.image ? value : Math.log10(Math.max(value, 1e-9))]);
   const [x, y, v] = [0, 1, 2].map((index) => cells.map((cell) => cell[index]));
-  const palette = ["#440154", "#472c7a", "#3b518b", "#2c718e", "#21908d", "#27ad81", "#5cc863", "#aadc32", "#fde725"];
-  const color = { field: "v", transform: new Bokeh.LinearColorMapper({ palette, low: Math.min(...v), high: Math.max(...v) }) };
+  const palette = spec.image
+    ? ["#053061", "#2166ac", "#4393c3", "#92c5de", "#f7f7f7", "#f4a582", "#d6604d", "#b2182b", "#67001f"]
+    : ["#440154", "#472c7a", "#3b518b", "#2c718e", "#21908d", "#27ad81", "#5cc863", "#aadc32", "#fde725"];
+  const [low, high] = spec.image ? [-1, 1] : [Math.min(...v), Math.max(...v)];
+  const color = { field: "v", transform: new Bokeh.LinearColorMapper({ palette, low, high }) };
   const drawn = plot.rect({ field: "x" }, { field: "y" }, size, size,
     { source: new Bokeh.ColumnDataSource({ data: { x, y, v } }), fill_color: color, line_color: color });
-  addHover(plot, [drawn], [["log10 of the loss", "@v{0.00}"]]);
+  addHover(plot, [drawn], [[what, "@v{0.00}"]]);
   return [plot, () => {}];
 }
 
