@@ -16,13 +16,34 @@ from conftest import TINY
 from test_sweep import write_run
 
 from resexp import UserError, config, finding
-from resexp.analysis import ANALYSES, convergence, ensemble, gradients, identity, landscape, lesion, paths
+from resexp.analysis import (
+    ANALYSES,
+    convergence,
+    ensemble,
+    gradients,
+    identity,
+    landscape,
+    lesion,
+    paths,
+    recurrent,
+    responses,
+    sparsity,
+)
 from resexp.analysis import forward as forward_terms
 from resexp.analysis import relu_collapse as collapse
 from resexp.analysis import shattering as shatter
 from resexp.analysis.labels import label_of
 from resexp.analysis.responses import layer_responses
-from resexp.analysis.subject import Trained, blocks_of, error_of, log_probabilities, read_weights, replaced
+from resexp.analysis.subject import (
+    Trained,
+    about,
+    blocks_of,
+    error_of,
+    judged,
+    log_probabilities,
+    read_weights,
+    replaced,
+)
 from resexp.cli import main
 from resexp.finding import Finding, Panel, Row, Series
 from resexp.train import build_net, load_data
@@ -75,6 +96,36 @@ def test_what_a_net_was_trained_on_says_what_is_not_its_protocols(subject: Subje
 def test_a_label_names_what_is_not_the_papers() -> None:
     assert label_of({"family": "resnet", "depth": 56, "width": 8}) == "resnet56"
     assert label_of({"family": "resnet", "depth": 56, "survival": 0.5}) == "resnet56 survival=0.5"
+    assert label_of({"family": "resnet", "depth": 56, "zero_padding": "both"}) == "resnet56"  # an order of channels
+
+
+def test_no_analysis_judges_a_net_that_knows_nothing(subject: Subject) -> None:
+    """All weights zero: every answer is one class, and no lesion, path or response of it says anything."""
+    nets = [subject("model=preresnet8"), subject("model=resnet8"), subject("model=plain8")]
+    for net in nets:
+        with torch.no_grad():
+            for weight in net.net.parameters():
+                weight.zero_()
+        assert not net.has_learned and judged(True, net) is None and "no verdict on" in about([net])
+    small: dict[str, dict[str, Any]] = {"images": {"images": 32}}
+    pre, residual, plain = nets
+    found = [
+        lesion.analyze(nets, repeats=1, swaps=1, **small["images"]),
+        ensemble.analyze([residual], members=2, **small["images"]),
+        paths.analyze([pre], samples=1, images=4, train_steps=0),
+        responses.analyze([residual, plain], **small["images"]),
+        sparsity.analyze([residual, plain], **small["images"]),
+        landscape.analyze([residual, plain], points=3, side=0, curvature=0, directions=1, **small["images"]),
+    ]
+    on_nets = [row for one in found for row in one.rows if row.id not in ("exact-share",)]
+    assert on_nets and all(row.agrees is None for row in on_nets)
+
+
+def test_a_net_has_learned_below_half_of_the_error_of_guessing(subject: Subject) -> None:
+    net = subject()
+    for error, learned in ((net.chance / 2, True), (net.chance / 2 + 0.1, False)):
+        object.__getattribute__(net, "__dict__")["train_error"] = error
+        assert net.has_learned is learned and judged(False, net) is (False if learned else None)
 
 
 def test_replaced_blocks_come_back_even_after_an_error(subject: Subject) -> None:
@@ -86,15 +137,20 @@ def test_replaced_blocks_come_back_even_after_an_error(subject: Subject) -> None
     assert list(net.net.stages[0]) == before
 
 
-@pytest.mark.parametrize("analysis", ["lesion", "landscape", "responses", "ensemble", "gradients", "forward", "paths"])
+@pytest.mark.parametrize(
+    "analysis", ["lesion", "landscape", "responses", "ensemble", "gradients", "forward", "paths", "sparsity"]
+)
 def test_no_analysis_changes_the_net(analysis: str, subject: Subject) -> None:
     net = subject("model=preresnet8")
     inputs, _ = net.images("test", 32)
     before, answer = bits(net.net), log_probabilities(net.net, inputs)
     small: dict[str, dict[str, Any]] = {
-        "lesion": {"repeats": 1, "swaps": 2}, "landscape": {"points": 3, "side": 2}, "ensemble": {"members": 2},
-        "gradients": {"layers": 2, "steps": 10}, "paths": {"samples": 1, "train_steps": 2},
-    }  # fmt: skip
+        "lesion": {"repeats": 1, "swaps": 2},
+        "landscape": {"points": 3, "side": 2, "curvature": 1},
+        "ensemble": {"members": 2},
+        "gradients": {"layers": 2, "steps": 10},
+        "paths": {"samples": 1, "train_steps": 2},
+    }
     module = __import__(f"resexp.analysis.{analysis}", fromlist=["analyze"])
     module.analyze([net], **{"images": 32, **small.get(analysis, {})})
     assert same(before, net.net) and torch.equal(answer, log_probabilities(net.net, inputs))
@@ -144,8 +200,34 @@ def test_layer_gradients_are_those_of_backward(subject: Subject) -> None:
     copied = copy.deepcopy(net.net).train()
     F.cross_entropy(copied(inputs), labels).backward()
     slow = [float(m.weight.grad.norm()) for m in copied.modules() if isinstance(m, torch.nn.Conv2d)]
-    assert gradients.layer_gradients(copy.deepcopy(net.net), inputs, labels) == pytest.approx(slow, rel=1e-5)
-    assert len(slow) == 7
+    weights, found = gradients.layer_gradients(copy.deepcopy(net.net), inputs, labels)
+    assert found == pytest.approx(slow, rel=1e-5) and len(slow) == 7
+    assert weights[0] == pytest.approx(float(net.net.stem.conv.weight.detach().norm()))
+
+
+@pytest.mark.parametrize(("factor", "healthy"), [(1.0, True), (1e3, False), (1e-3, False)])
+def test_a_gradient_is_unhealthy_if_it_is_too_small_or_too_large(
+    factor: float, healthy: bool, subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms = [factor] * 3 + [1.0] * 4
+    monkeypatch.setattr(gradients, "layer_gradients", lambda *_: ([1.0] * 7, norms))
+    net = subject("model=plain8")
+    rows = {row.id: row for row in gradients.analyze([net], layers=2, steps=5).rows}
+    assert rows["fresh-plain8"].agrees is healthy
+    assert rows["first-update-plain8"].agrees is (net.cfg.protocol.lr * factor < 1)
+
+
+def test_the_gradient_of_a_deep_plain_net_explodes_at_the_start_and_a_residual_ones_does_not() -> None:
+    """The embedded study's nets: its gap is of another kind than the paper describes, and the page says so."""
+    ratio = {}
+    for name in ("plain20", "plain56", "resnet56"):
+        cfg = config.load([f"model={name}", "model.width=8", "dataset=digits"])
+        data = load_data(cfg)
+        net = build_net(cfg, data)
+        inputs, labels = data.train.images[:128].permute(0, 3, 1, 2).float() / 255, data.train.labels[:128]
+        _, norms = gradients.layer_gradients(net, inputs, labels)
+        ratio[name] = sum(norms[:3]) / sum(norms[-3:])
+    assert ratio["plain56"] > 100 > 10 > max(ratio["plain20"], ratio["resnet56"])
 
 
 def test_sigmoid_gradients_keep_below_a_quarter_of_the_weights_norm() -> None:
@@ -221,7 +303,43 @@ def test_a_fit_finds_the_law_and_its_interval_covers_it() -> None:
     assert shatter.fit(depths, power, "power", skip=2)[0] == pytest.approx(-0.5)
 
 
+def test_the_covariance_picture_is_that_of_numpy() -> None:
+    random = np.random.default_rng(0)
+    many = [random.standard_normal(5) for _ in range(400)]
+    found = shatter.covariance(many)
+    assert np.diag(found) == pytest.approx(1) and found == pytest.approx(np.corrcoef(np.array(many).T), abs=0.02)
+    line = [value * np.ones(5) for value in random.standard_normal(4)]  # one gradient for all inputs
+    assert shatter.covariance(line) == pytest.approx(1)
+
+
 # lesion
+
+
+def test_a_plain_net_loses_single_layers(subject: Subject) -> None:
+    net = subject("model=plain14")
+    inputs, labels = net.images("test", 64)
+    units = lesion.units_of(net)
+    assert len(units) == 12 and len(lesion.units_of(subject("model=resnet14"))) == 6
+    block = net.net.stages[0][0]
+    x = torch.randn(2, 4, 8, 8).relu()
+    second = block.transform.bn2.relu(block.transform.conv2(x))  # without the first layer
+    assert torch.equal(lesion.LayersDropped(block, [1])(x), second)
+    assert torch.equal(lesion.LayersDropped(block, [])(x), block(x))
+    assert torch.equal(lesion.LayersDropped(block, [1, 2])(x), lesion.Dropped(block)(x))
+    both = lesion._error_without(net, [0, 1], inputs, labels)
+    with replaced([(net.net.stages[0], 0)], [lesion.Dropped(block)]):
+        assert both == error_of(net.net, inputs, labels)
+
+
+@pytest.mark.parametrize(
+    ("errors", "smooth"),
+    [([1, 10, 20, 30, 40, 50], True), ([1, 2, 3, 80, 81, 82], False), ([50, 10, 60, 5, 70, 1], False)],
+)
+def test_smooth_is_a_rise_in_order_without_a_jump(errors: list[float], smooth: bool, subject: Subject) -> None:
+    net = subject()
+    object.__getattribute__(net, "__dict__")["train_error"] = 0.0
+    row = lesion._judge_smooth(net, errors[0], [[error] for error in errors[1:]])[0]
+    assert row.agrees is smooth
 
 
 def test_a_dropped_block_leaves_its_shortcut(subject: Subject) -> None:
@@ -292,6 +410,20 @@ def test_effective_lengths_leave_out_both_tails() -> None:
     assert paths.effective_lengths(np.array([0.0, 1.0, 0.0])) == (1, 1)
 
 
+def test_the_interval_of_the_effective_lengths_covers_the_true_ones() -> None:
+    """Gradients of a known mean, of which a bootstrap sees 24 each: how often does its interval cover the truth?"""
+    random = np.random.default_rng(0)
+    numbers = [math.comb(20, k) for k in range(21)]
+    true = [0.6**k for k in range(21)]
+    low, high = paths.effective_lengths(paths.share_carried(numbers, true))
+    covered = 0
+    for _ in range(20):
+        sampled = [(size * random.lognormal(0, 0.7, 24) / math.exp(0.7**2 / 2)).tolist() for size in true]
+        lows, highs = paths.bootstrap_lengths(numbers, sampled, random)
+        covered += lows[0] <= low <= lows[1] and highs[0] <= high <= highs[1]
+    assert covered >= 16
+
+
 def test_short_training_uses_only_the_drawn_blocks(subject: Subject) -> None:
     net = subject("model=preresnet8")
     x, _ = net.images("train", 4)
@@ -305,11 +437,12 @@ def test_short_training_uses_only_the_drawn_blocks(subject: Subject) -> None:
 # identity
 
 
+@pytest.mark.parametrize("at", ["end", "middle"])
 @pytest.mark.parametrize("family", ["plain", "resnet"])
-def test_identity_blocks_change_no_prediction(family: str, subject: Subject) -> None:
-    shallow, deep = subject(f"model={family}8"), subject(f"model={family}20")
+def test_identity_blocks_change_no_prediction(family: str, at: str, subject: Subject) -> None:
+    shallow, deep = subject(f"model={family}14"), subject(f"model={family}20")
     inputs, _ = shallow.images("test", 64)
-    made = identity.deepened(shallow.net, deep.net)
+    made = identity.deepened(shallow.net, deep.net, at=at)
     assert sum(len(stage) for stage in made.stages) == 9
     with torch.no_grad():
         assert torch.allclose(made(inputs), shallow.net(inputs), atol=1e-5)
@@ -318,6 +451,11 @@ def test_identity_blocks_change_no_prediction(family: str, subject: Subject) -> 
 def test_a_residual_stack_starts_nearer_to_the_identity_and_learns_it() -> None:
     plain, residual = (identity.fit_stack(kind, 6, 16, 150, 0.0, 0) for kind in (False, True))
     assert residual[-1] < residual[0] and residual[-1] < plain[-1]
+
+
+def test_the_trivial_loss_is_the_variance_of_the_target() -> None:
+    """Of |x| with x normal: 1 - 2 / pi."""
+    assert identity.trivial_loss(0.0, 16) == pytest.approx(1 - 2 / math.pi, rel=0.02)
 
 
 def test_identity_needs_two_depths_of_a_family(subject: Subject) -> None:
@@ -371,6 +509,48 @@ def test_relu_in_one_quadrant_loses_what_is_outside() -> None:
     assert collapse.lost_variance(curve, matrix) > 0.2
 
 
+def test_in_n_dimensions_everything_is_zero_with_probability_one_in_two_to_the_n() -> None:
+    random = np.random.default_rng(0)
+    assert [collapse.all_zero(random, n, 20_000) for n in (1, 3)] == pytest.approx([0.5, 0.125], abs=0.01)
+
+
+def test_units_that_are_dead_at_the_start_come_back() -> None:
+    dead, revived = collapse.revived_units(0, nets=6)
+    assert dead > revived > 0
+
+
+# sparsity
+
+
+def test_zeros_are_those_of_the_activations(subject: Subject) -> None:
+    net = subject("model=plain8")
+    inputs, _ = net.images("test", 16)
+    found = sparsity.count_zeros(net.net, inputs)
+    with torch.no_grad():
+        first = F.relu(net.net.stem.bn(net.net.stem.conv(inputs)))
+        net.net.stages[0][0].transform.bn1.weight[:2] = 0
+        net.net.stages[0][0].transform.bn1.bias[:2] = -1
+    assert len(found) == 7 and found[0][0] == pytest.approx(float((first == 0).float().mean()))
+    assert sparsity.count_zeros(net.net, inputs)[1][1] == pytest.approx(0.5)  # two of four channels are dead
+    with pytest.raises(UserError, match="no ReLU after a batch norm"):
+        sparsity.count_zeros(torch.nn.Linear(3, 3), torch.zeros(1, 3))
+
+
+# recurrent
+
+
+def test_a_gate_that_carries_keeps_the_gradient_that_an_rnn_loses() -> None:
+    plain, half, carries = (recurrent.gradient_by_age(kind, 40, 16, 0)[-1] for kind in recurrent.KINDS)
+    assert plain < 1e-3 and half < 1e-3 < 0.1 < carries
+
+
+def test_the_task_can_be_told_by_its_first_number_alone() -> None:
+    inputs, labels = recurrent.sequences(500, 20, torch.Generator().manual_seed(0))
+    assert torch.equal(inputs[:, 0, 0] > 0, labels == 1) and 0.4 < float(labels.float().mean()) < 0.6
+    assert abs(float(np.corrcoef(inputs[:, 1:, 0].sum(dim=1), labels)[0, 1])) < 0.15
+    assert np.mean(recurrent.train_memory("RNN", 3, 8, 60, 0.02, 0)[-10:]) < 10  # a short memory an RNN has
+
+
 # landscape
 
 
@@ -391,6 +571,24 @@ def test_the_surface_of_a_linear_net_is_the_formula() -> None:
     found = landscape.loss_at(net, [(0.7, along), (-0.2, along)], x, labels)
     slow = F.cross_entropy(x @ (before + 0.5 * along[0]).T, labels)
     assert found == pytest.approx(float(slow), rel=1e-5) and torch.equal(net.weight, before)
+
+
+def test_the_extreme_eigenvalues_are_those_of_the_whole_hessian(subject: Subject) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3))
+    x, labels = torch.randn(20, 4), torch.arange(20) % 3
+    weights = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
+
+    def loss(vector: torch.Tensor) -> torch.Tensor:
+        sizes = [weight.numel() for weight in net.parameters()]
+        parts = [p.view_as(w) for p, w in zip(vector.split(sizes), net.parameters(), strict=True)]
+        return F.cross_entropy(torch.tanh(x @ parts[0].T + parts[1]) @ parts[2].T + parts[3], labels)
+
+    whole = torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, weights))
+    low, high = landscape.extremes(net, [], x, labels)
+    assert high == pytest.approx(float(whole[-1]), rel=0.1) and low == pytest.approx(float(whole[0]), rel=0.1)
+    net = subject().net  # convolutions, batch norm, shortcuts: the second derivative is there
+    assert all(map(math.isfinite, landscape.extremes(landscape.slow(net), [], torch.randn(8, 3, 8, 8), labels[:8])))
 
 
 def test_convexity_counts_what_bends_upwards() -> None:
@@ -418,6 +616,18 @@ def test_one_member_averaged_is_itself_and_equal_members_too(subject: Subject) -
     assert mean == pytest.approx(averaged)
     mean, averaged = ensemble.member_errors(net, 3, 4, np.random.default_rng(0), inputs, labels)
     assert mean == pytest.approx(averaged)  # without all three blocks there is one member
+
+
+def test_dropouts_masks_are_members_and_leave_the_net_as_it_was(subject: Subject) -> None:
+    net = subject("model=resnet8", "model.dropout=0.5")
+    inputs, labels = net.images("test", 64)
+    before = log_probabilities(net.net, inputs)
+    mean, averaged = ensemble.mask_errors(net, 5, 0, inputs, labels)
+    assert 0 <= averaged <= 100 and 0 <= mean <= 100
+    assert torch.equal(before, log_probabilities(net.net, inputs))
+    net = subject("model=resnet8")  # without dropout all masks are the net
+    mean, averaged = ensemble.mask_errors(net, 3, 0, inputs, labels)
+    assert mean == averaged == pytest.approx(error_of(net.net, inputs, labels))
 
 
 # The finding
@@ -454,13 +664,15 @@ SMALL = {
     "lesion": ["repeats=1", "swaps=2", "images=50"],
     "ensemble": ["members=2", "images=50"],
     "paths": ["samples=1", "images=8", "train_steps=4"],
-    "landscape": ["points=5", "side=3", "images=50"],
+    "landscape": ["points=5", "side=3", "images=50", "curvature=1"],
     "gradients": ["steps=20", "layers=3", "width=8"],
     "shattering": ["width=16", "draws=5", "points=64", "depths=1,2,4,6,8"],
     "relu-collapse": ["draws=5"],
     "forward": ["images=8"],
     "responses": ["images=50"],
     "convergence": ["losses=2.0,1.0"],
+    "sparsity": ["images=50"],
+    "recurrent": ["lengths=4,6", "steps=20", "seeds=1", "width=4"],
 }
 NETS = {"forward": ["preresnet8"], "paths": ["preresnet8"], "convergence": ["plain8", "resnet8"]}
 
@@ -469,7 +681,7 @@ NETS = {"forward": ["preresnet8"], "paths": ["preresnet8"], "convergence": ["pla
 def test_every_analysis_leaves_a_figure_a_table_and_numbers(
     analysis: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    alone = analysis in ("shattering", "relu-collapse")
+    alone = analysis in ("shattering", "relu-collapse", "recurrent")
     words = [] if alone else [run_of(runs, net) for net in NETS.get(analysis, ["plain8", "preresnet8"])]
     if analysis == "ensemble":
         words = [run_of(runs, "resnet8")]
@@ -513,6 +725,9 @@ def test_somebodys_weights_are_analysed_by_the_same_command(runs: Path, capsys: 
     theirs, ours = (finding.read(Path(name) / "analysis/lesion.json") for name in ("theirs", "ours"))
     assert theirs.rows == ours.rows and theirs.panels == ours.panels
     assert Path("resnet8.th").read_bytes() == stored
+    several = ["weights=resnet8.th,resnet8.th", "model=resnet8,resnet8", *net[::2], "images=20"]
+    assert main(["analyze", "responses", *several, run_of(runs, "plain8"), "--output-dir", "several"]) == 0
+    assert "plain8" in Path("several/analysis/responses.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -526,7 +741,7 @@ def test_somebodys_weights_are_analysed_by_the_same_command(runs: Path, capsys: 
         (["lesion", "{plain8}", "repeats=-1"], "repeats=-1: must be at least 1"),
         (["lesion", "{plain8}", "repeats=0"], "repeats=0: must be at least 1"),
         (["lesion", "{plain8}", "repeats=1,2"], "one value, as in repeats=10"),
-        (["lesion", "{plain8}", "deletions=4"], "lesion deletions=4: plain8 has 3 blocks; drop no more"),
+        (["lesion", "{plain8}", "deletions=7"], "lesion deletions=7: plain8 has 6 layers; drop no more"),
         (["lesion", "{mlp10}"], "mlp10: has no blocks to take out"),
         (["forward", "{resnet8}"], "forward: resnet8 has more than x + F(x) in its blocks; take a pre-activation net"),
         (["forward", "{plain8}"], "forward: plain8 has more than x + F(x)"),
@@ -535,6 +750,7 @@ def test_somebodys_weights_are_analysed_by_the_same_command(runs: Path, capsys: 
         (["shattering", "{plain8}"], "it builds its own nets; drop"),
         (["convergence", "weights=some.pt", "model=plain8"], "takes run folders"),
         (["responses", "weights=nowhere.pt", "model=plain8", "dataset=synthetic"], "weights=nowhere.pt: No such file"),
+        (["responses", "weights=a.th,b.th", "model=resnet8"], "2 files of weights and 1 nets; name one net a file"),
         (["identity", "{plain8}"], "takes a shallow and a deep net of one family"),
         (["shattering", "depths=5"], "depths=5: name at least two"),
     ],

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from resexp import UserError, catalog
+from resexp import UserError, catalog, config
 from resexp.models import BUILDERS, build_model, count_macs, count_parameters
 from resexp.models.blocks import ORDERS, Paths
 from resexp.models.connections import Add, Gated
@@ -533,3 +534,55 @@ def test_a_name_that_is_none_is_answered_with_one(name: str) -> None:
         return
     with pytest.raises(UserError, match=r"did you mean|drop se_|model="):
         catalog.parse_name(name)
+
+
+def test_zeros_on_both_sides_are_the_same_net_up_to_the_order_of_its_channels() -> None:
+    """Weights of the one, their channels permuted, give the outputs of the other."""
+    ours, theirs = (
+        build_model(family="resnet", depth=8, width=4, zero_padding=padding, image_shape=(3, 8, 8)).eval()
+        for padding in ("end", "both")
+    )
+    state = ours.state_dict()
+    # Where a stage doubles its channels from c to 2c, the first c of "end" are the middle ones of "both".
+    order = {1: list(range(4))}
+    for stage, channels in ((2, 4), (3, 8)):
+        quarter = channels // 2
+        before = order[stage - 1]
+        new = [channels + i for i in range(channels)]
+        order[stage] = new[:quarter] + before + new[quarter:]
+    moved = {}
+    for name, value in state.items():
+        if not name.startswith("stages"):
+            moved[name] = value[:, order[3]] if name == "head.weight" else value
+            continue
+        stage = int(name.split(".")[1]) + 1
+        value = value[order[stage]] if value.dim() else value
+        if value.dim() == 4:
+            into = order[stage - 1] if "conv1" in name and name.split(".")[2] == "0" and stage > 1 else order[stage]
+            value = value[:, into]
+        moved[name] = value
+    theirs.load_state_dict(moved)
+    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(ours(x), theirs(x), atol=1e-5)
+        theirs.load_state_dict(state)
+        assert not torch.allclose(ours(x), theirs(x), atol=1e-2)  # weights of the other placement give another net
+
+
+def test_zero_padding_is_for_option_a_and_changes_no_name_of_a_run() -> None:
+    with pytest.raises(UserError, match=r"model.zero_padding=both: only with model.shortcut=A"):
+        config.load(["model=resnet20", "model.shortcut=B", "model.zero_padding=both"])
+    names = {config.load(["model=resnet20", *words]).run_name for words in ([], ["model.zero_padding=end"])}
+    assert len(names) == 1 and config.load(["model=resnet20", "model.zero_padding=both"]).run_name not in names
+
+
+def test_lrn_acts_on_our_activations_as_on_the_papers() -> None:
+    """Krizhevsky's alpha for pixels to 255 and weights of deviation 0.01; ours for pixels to 1 and He's weights."""
+    x = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    net = build_model(family="vgg", depth=11, variant="a_lrn", width=64, pools=4, image_shape=(3, 16, 16))
+    conv, lrn = net.stages[0][0].conv, net.stages[0][1]
+    papers = torch.nn.LocalResponseNorm(5, alpha=5 * 1e-4, k=2)
+    with torch.no_grad():
+        ours = F.relu(F.conv2d(x, conv.weight, padding=1))
+        theirs = F.relu(F.conv2d(255 * x, conv.weight * 0.01 / (2 / 27) ** 0.5, padding=1))
+        assert torch.allclose(lrn(ours) / ours.clamp(min=1e-9), papers(theirs) / theirs.clamp(min=1e-9), atol=1e-5)

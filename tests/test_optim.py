@@ -34,11 +34,28 @@ def test_a_good_first_batch_does_not_end_the_warm_up() -> None:
     assert not schedule.warming_up
 
 
-def test_a_net_that_never_learns_stays_in_the_warm_up_past_the_drops() -> None:
-    schedule = Schedule(base_lr=0.1, drops=[10], warmup=True)
-    for step in range(1, 200):
-        schedule.observe(step, 90.0)
-    assert schedule.lr(200) == 0.01
+def test_a_net_that_never_learns_leaves_the_warm_up_at_its_limit() -> None:
+    schedule = Schedule(base_lr=0.1, drops=[200], warmup=True, warmup_limit=150)
+    rates = []
+    for step in range(1, 300):
+        rates.append(schedule.lr(step - 1))
+        if schedule.warming_up:
+            schedule.observe(step, 90.0)
+    assert schedule.warmup_ended_at == 150
+    assert rates[:150] == [0.01] * 150 and rates[150:200] == [0.1] * 50
+    assert rates[200:] == pytest.approx([0.01] * 99)
+
+
+def test_a_fixed_warm_up_is_that_of_the_papers_of_2016_for_every_net() -> None:
+    schedule = Schedule(base_lr=0.1, drops=[32_000, 48_000], warmup_steps=400)
+    assert [schedule.lr(step) for step in (0, 399, 400, 31_999)] == [0.01, 0.01, 0.1, 0.1]
+    assert not schedule.warming_up  # it waits for no error
+
+
+def test_a_warm_up_never_raises_the_rate() -> None:
+    for schedule in (Schedule(base_lr=0.003, warmup_steps=10), Schedule(base_lr=0.003, warmup=True),
+                     Schedule(base_lr=0.1, drops=[2, 4], warmup=True)):  # fmt: skip
+        assert schedule.lr(5) <= 0.003
 
 
 def test_a_restored_schedule_remembers_the_warm_up() -> None:

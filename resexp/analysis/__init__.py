@@ -63,11 +63,11 @@ def run_analysis(
             raise UserError(f"analyze {name} weights={weights[0]}: takes run folders")
         from resexp.analysis.subject import read_subject, read_weights
 
-        runs = [word for word in rest if Path(word).is_dir()]
-        words = [word for word in rest if word not in runs and not word.startswith("weights=")]
+        folders = [word for word in rest if Path(word).is_dir()]
+        words = [word for word in rest if word not in folders and not word.startswith("weights=")]
         cfgs = _configs_of(name, weights, words, config_dir)
         subjects = [read_weights(cfg, Path(file)) for cfg, file in zip(cfgs, weights, strict=True)]
-        found = analyze([*subjects, *(read_subject(read_run(Path(run))) for run in runs)], **settings)
+        found = analyze([*subjects, *(read_subject(read_run(Path(folder))) for folder in folders)], **settings)
     else:
         runs = _find_runs(name, rest, nets, output_dir, config_dir, keys)
         if wants == "nets":
