@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from resexp import UserError
 
+SAFETENSORS = ".safetensors"
+
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` beside ``path``, force it to the disk, move it into place: ``path`` is old or new, never half.
@@ -56,10 +58,14 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
 def load_weights(net: nn.Module, path: Path) -> None:
     """Copy somebody's weights into ``net``: a state dict, alone or as ``state_dict``, ``model`` or ``net`` of a file.
 
-    Its tensors must be those of ``net`` in order and shape; names do not matter, nor do counters of batches.
+    Its tensors must be those of ``net`` in order and shape; names do not matter, nor do counters of batches. A
+    safetensors file keeps its tensors sorted by name, so that their order says nothing: there the names must be ours.
 
     :raises UserError: if the file is none, or at the first tensor that does not fit.
     """
+    if path.suffix == SAFETENSORS:
+        _load_by_name(net, path)
+        return
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -86,6 +92,26 @@ def load_weights(net: nn.Module, path: Path) -> None:
     with torch.no_grad():
         for (_, tensor), (_, mine) in zip(tensors, ours, strict=True):
             mine.copy_(tensor)
+
+
+def _load_by_name(net: nn.Module, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        saved = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"weights={path}: cannot be read as safetensors ({str(error).splitlines()[0]})") from None
+    ours = dict(_comparable(net.state_dict()))
+    if other := sorted(saved.keys() ^ ours.keys()):
+        where = "the net" if other[0] in saved else "the file"
+        raise UserError(f"weights={path}: {other[0]} is not in {where}; take the net of these weights")
+    with torch.no_grad():
+        for name, mine in ours.items():
+            if saved[name].shape != mine.shape:
+                raise UserError(f"weights={path}: {name} {tuple(saved[name].shape)} does not fit {tuple(mine.shape)}; "
+                                "take the net, classes and images of these weights")  # fmt: skip
+            mine.copy_(saved[name])
 
 
 def _comparable(state: dict[str, Any]) -> list[tuple[str, Tensor]]:

@@ -285,17 +285,24 @@ def _show_sweep(sweep: "Sweep", *, title: str, stem: str, study: "Study | None" 
 def _draw(groups: list, path: Path, *, title: str, note: str, study: "Study | None") -> None:
     """The figure as PNG and SVG, and the table as Markdown beside it and on stdout."""
     from resexp.console import markdown_table, print_table
-    from resexp.figures import draw_study
-    from resexp.study import TABLE_COLUMNS, table_rows
+    from resexp.figures import draw_gaps, draw_study
+    from resexp.study import TABLE_COLUMNS, other_rows, table_rows
 
     rows = table_rows(groups, study)
     try:
         written = draw_study(groups, path, kind=study.figure if study else "curves", title=title, note=note)
+        if study and study.gaps:
+            gap = path.with_name(f"{path.name}-gap")
+            written += draw_gaps(study.gaps, groups, gap, title=f"{title}: gaps over the steps", note=note)
         table_file = path.with_name(path.name + ".md")
         table_file.write_text(f"{title}. {note}\n\n{markdown_table(TABLE_COLUMNS, rows)}")
     except OSError as error:
         raise UserError(f"cannot write into {path.parent}: {error.strerror}; set another output folder") from None
     print_table(TABLE_COLUMNS, rows, title)
+    if study and study.others:
+        print_table(
+            ("source", "length", *study.others[0].nets), other_rows(study), "Published, test error %, by length"
+        )
     print("figure: " + ", ".join(map(str, written)))
 
 

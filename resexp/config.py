@@ -400,6 +400,23 @@ class Claim:
 
 
 @dataclass(kw_only=True, slots=True)
+class Gap:
+    """Two nets, as in a claim, whose difference in error is followed over the steps."""
+
+    net: str
+    minus: str
+
+
+@dataclass(kw_only=True, slots=True)
+class Other:
+    """A published run of another length: who, after how long, and the test error of each net, in percent."""
+
+    source: str
+    length: str
+    nets: dict[str, str]
+
+
+@dataclass(kw_only=True, slots=True)
 class Study:
     """The runs behind one published figure or table, and its claims.
 
@@ -407,7 +424,8 @@ class Study:
     ``published`` gives the paper's number for a net, or a net and settings. ``published_on`` says what the paper's nets
     were trained on where the study's are not: then its numbers stand beside none of ours, only its directions do.
     ``reference`` is the folder of its reference runs; empty: that of its name. ``note`` is a caution that is printed
-    after the verdicts.
+    after the verdicts. ``gaps`` are pairs of nets whose difference is drawn over the steps; ``others`` are published
+    runs of other lengths, with their test errors by net, for a table of their own.
     """
 
     name: str
@@ -420,6 +438,8 @@ class Study:
     source: str = ""
     reference: str = ""
     note: str = ""
+    gaps: list[Gap] = field(default_factory=list)
+    others: list[Other] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -310,6 +310,12 @@ def _published(group: Group, study: Study | None) -> tuple[str, str]:
     return (str(known), known.source) if known else ("-", "-")
 
 
+def other_rows(study: Study) -> list[list[str]]:
+    """Published runs of other lengths: source, length, and the test error of each net that the first of them names."""
+    nets = study.others[0].nets if study.others else {}
+    return [[other.source, other.length, *(other.nets.get(net, "-") for net in nets)] for other in study.others]
+
+
 def on_its_images(study: Study, config: dict[str, Any]) -> bool:
     """Whether a run is on a data set that the study names, and not on another one by an override."""
     dataset = config["dataset"]

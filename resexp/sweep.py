@@ -27,7 +27,7 @@ LOG = "log.txt"  # what a run's process printed
 POLL_SECONDS = 0.2
 REPORT_SECONDS = 15.0  # between plain lines where there is no terminal
 GPU_WORKERS = 4  # runs on one GPU: a small net leaves most of it idle
-LONG = 1e11  # steps times images, pixels and layers: from here on a sweep says beforehand how long it will take
+LONG = 2e10  # steps times images, pixels and layers: from here on a sweep says beforehand how long it will take
 START_SECONDS = 5.0  # with less than this left of max_minutes a run is not started: it would only load
 
 

@@ -4,11 +4,13 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 from resexp import UserError, config
 from resexp.data import build_data, cifar
@@ -16,6 +18,7 @@ from resexp.data.augment import augment, channel_statistics, draw, normalize, pi
 from resexp.data.dataset import canonical, shrink
 from resexp.data.imagefolder import cache_dir
 from resexp.data.loader import Loader
+from resexp.train import evaluate_weights
 
 Tree = Callable[..., Path]
 
@@ -297,3 +300,29 @@ def test_the_real_imagenet_subset_is_read_grey_images_too(images: Path) -> None:
     data = build_data(source="imagefolder", root=str(images / "tiny-imagenet50"))
     assert (len(data.train), len(data.test), data.image_shape) == (25_000, 2_500, (3, 64, 64))
     assert len(data.classes) == 50
+
+
+@pytest.mark.images
+def test_published_weights_give_their_published_errors(images: Path) -> None:
+    """akamaster/pytorch_resnet_cifar10: zeros of option A on both sides, ImageNet's mean and deviation."""
+    folder = os.environ.get("RESEXP_WEIGHTS")
+    if not folder:
+        pytest.skip("RESEXP_WEIGHTS does not name the folder of the published weights")
+    words = ["dataset=cifar10", f"dataset.root={images}", "protocol.normalize=imagenet", "model.zero_padding=both"]
+    for depth, error in ((20, "8.27"), (32, "7.37"), (44, "6.90"), (56, "6.61")):
+        (file,) = Path(folder).glob(f"resnet{depth}-*.th")
+        assert f"{evaluate_weights(config.load([*words, f'model=resnet{depth}']), file).error:.2f}" == error
+
+
+WEIGHTS = sorted((Path(__file__).parent.parent / "outputs" / "reference" / "weights").glob("*.safetensors"))
+
+
+@pytest.mark.images
+def test_our_published_weights_give_their_stated_errors(images: Path, resexp: Callable[..., CompletedProcess]) -> None:
+    """By the command that the README names; the files hold half precision."""
+    assert WEIGHTS
+    for file in WEIGHTS:
+        told = safe_open(file, "pt").metadata()
+        result = resexp("eval", f"weights={file}", f"model={told['net']}", "dataset=cifar10", f"dataset.root={images}")
+        assert result.returncode == 0 and told["test_error"] in result.stdout, result.stderr
+        assert file.stat().st_size <= 2_000_000

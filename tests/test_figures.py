@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from matplotlib.figure import Figure
 from test_sweep import write_run
 
 from resexp import config, runlog
-from resexp.figures import draw_study
+from resexp.figures import draw_gaps, draw_study
 from resexp.figures.curves import _draw_split, draw_curves
+from resexp.figures.gap import gap_curve
 from resexp.figures.style import error_floor
 from resexp.figures.summary import _series
 from resexp.study import group_runs, rate_drops
@@ -156,3 +158,63 @@ def test_every_series_of_a_depth_figure_is_drawn_and_joined_over_depth(tmp_path:
     assert len(series) == 8 and len(groups) == 16  # the four kinds of residual over three depths; four of one depth
     text = svg_text(draw_study(groups, tmp_path / "t", kind="depth", title="t")[1])
     assert all(name in text for name in series)
+
+
+def test_curves_with_depth_have_a_panel_for_the_errors_at_the_end(tmp_path: Path) -> None:
+    runs = [
+        write_run(
+            tmp_path, [f"model={family}{depth}", "model.width=8"], train_error=float(depth), test_error=depth + 1.0
+        )
+        for family in ("plain", "resnet")
+        for depth in (8, 20, 56)
+    ]
+    written = draw_study(group_runs(runs), tmp_path / "figure", kind="curves-depth", title="A title")
+    words = svg_text(written[1])
+    assert all(text in words for text in ("plain nets", "residual nets", "at the end, by depth", "layers", "steps"))
+
+
+GAP = config.Gap(net="plain56", minus="plain20")
+
+
+def write_curves(root: Path, errors: dict[str, list[float]], split: str = "train") -> list:
+    """Runs of 1,280 steps with an error every 40, for each seed of each net."""
+    runs = []
+    for net, seeds in errors.items():
+        for seed, error in enumerate(seeds):
+            run = write_run(root, [f"model={net}", f"seed={seed}"])
+            lines = [{"step": step, "epoch": 0, "split": split, "loss": 1, "error": error + step / 40, "lr": 0.1,
+                      "images_per_s": 1} for step in range(40, 1281, 40)]  # fmt: skip
+            (run.path / runlog.METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+            runs.append(runlog.Run(run.path))
+    return runs
+
+
+def test_a_gap_is_the_difference_of_each_seed_at_eight_points(tmp_path: Path) -> None:
+    groups = group_runs(write_curves(tmp_path, {"plain56": [40.0, 44.0], "plain20": [10.0, 11.0, 12.0]}))
+    steps, values = gap_curve(GAP, groups, "train")
+    assert steps == [160 * part for part in range(1, 9)]
+    assert values == [pytest.approx([30.0, 33.0])] * 8  # of the seeds that both have
+    assert gap_curve(GAP, groups, "test") == ([], [])
+
+
+def test_a_gap_without_one_of_its_nets_draws_nothing(tmp_path: Path) -> None:
+    groups = group_runs(write_curves(tmp_path, {"plain56": [40.0]}))
+    assert draw_gaps([GAP], groups, tmp_path / "gap", title="t") == [] and not (tmp_path / "gap.png").exists()
+
+
+def test_the_published_gap_stands_at_its_own_number_of_steps(tmp_path: Path) -> None:
+    groups = group_runs(write_curves(tmp_path, {"plain56": [40.0], "plain20": [10.0]}))
+    written = draw_gaps([GAP], groups, tmp_path / "gap", title="t")
+    words = svg_text(written[1])
+    assert "64,000" in words and "plain56 - plain20" in words and "Open marks: published" in words
+
+
+def test_an_older_run_that_knows_fewer_settings_is_of_the_same_group(tmp_path: Path) -> None:
+    """Settings that came later have their defaults, and are no difference."""
+    runs = [write_run(tmp_path, ["model=plain20", "model.width=8", f"seed={seed}"]) for seed in (0, 1)]
+    kept = yaml.safe_load((runs[0].path / runlog.CONFIG).read_text())
+    for key in ("warmup_steps", "warmup_limit", "plateau_drops", "test_scales"):
+        del kept["protocol"][key]
+    del kept["dataset"]["wnids"], kept["dataset"]["pack_gb"], kept["model"]["reduction"]
+    (runs[0].path / runlog.CONFIG).write_text(yaml.safe_dump(kept))
+    assert [group.label for group in group_runs([runlog.Run(run.path) for run in runs])] == ["plain20"]

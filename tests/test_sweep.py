@@ -14,9 +14,10 @@ import pytest
 from conftest import TINY
 
 from resexp import catalog, config, runlog
+from resexp.cli import main
 from resexp.runlog import Run
 from resexp.study import find_study, group_runs, table_rows
-from resexp.sweep import Job, choose_workers, estimate_left, plan_sweep
+from resexp.sweep import Job, choose_workers, estimate_left, is_long, plan_sweep
 from resexp.verdict import HOLDS, judge
 
 Resexp = Callable[..., subprocess.CompletedProcess]
@@ -218,6 +219,50 @@ def test_what_is_left_is_estimated_from_measured_speed_and_scaled_by_multiply_ad
     write_run(Path("outputs/runs"), ["model=plain20", "dataset=cifar10", "seed=7"], images_per_s=1000.0)
     seconds = 64_000 * 128 / 1000
     assert estimate_left(jobs) == pytest.approx(seconds * (1 + 252_887_680 / 40_551_040))
+
+
+def test_only_a_sweep_of_hours_says_beforehand_how_long_it_takes() -> None:
+    def jobs(name: str) -> list[Job]:
+        return [Job(overrides, cfg) for overrides, cfg in config.load_study(name)[1]]
+
+    assert is_long(jobs("he2015-fig6-eighth")) and not is_long(jobs("degradation"))
+    done = jobs("he2015-fig6-eighth")
+    for job in done:
+        job.outcome = "finished"
+    assert not is_long(done)
+
+
+def test_a_measurement_now_takes_the_place_of_what_the_folder_says() -> None:
+    jobs = [Job(overrides, cfg) for overrides, cfg in config.expand(["model=plain20,plain110", "dataset=cifar10"])]
+    write_run(Path("outputs/runs"), ["model=plain20", "dataset=cifar10", "seed=7"], images_per_s=1000.0)
+    slow = estimate_left(jobs, {"plain20": 100.0})
+    usual = estimate_left(jobs)
+    assert slow is not None and usual is not None and slow == pytest.approx(10 * usual)
+
+
+def test_a_long_study_begins_with_its_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("resexp.bench.measure_together", lambda *_: {"images_per_s": 400.0})
+    monkeypatch.setattr("resexp.sweep.run_sweep", lambda *_args, **_: pytest.fail("as far as here"))
+    with pytest.raises(pytest.fail.Exception):
+        main(["study", "he2015-fig6-eighth", "model=plain20", "dataset.root=/none", "seed=0"])
+    seconds = 2 * 8000 * 128 / 400  # at both rates
+    assert f"about {runlog.duration(seconds)} for 2 runs" in capsys.readouterr().err
+
+
+def test_runs_share_their_sweeps_session_and_so_its_nice_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux schedules by session: a child in a session of its own would not be nice, whatever its sweep was told."""
+    seen = []
+    started = subprocess.Popen
+
+    def record(*args: object, **options: object) -> subprocess.Popen:
+        process = started(*args, **options)  # type: ignore[call-overload]
+        seen.append((os.getsid(process.pid), os.getpgid(process.pid)))
+        return process
+
+    monkeypatch.setattr("resexp.sweep.subprocess.Popen", record)
+    assert main(["sweep", *TINY, "seed=0"]) == 0
+    assert [session for session, _ in seen] == [os.getsid(0)]
+    assert seen[0][1] != os.getpgid(0)  # and a terminal's Ctrl-C does not reach it
 
 
 def test_workers_are_chosen_from_the_cores_or_the_gpu() -> None:

@@ -18,6 +18,7 @@ import pytest
 import torch
 from conftest import TINY
 from kill_and_resume import differences, end_state
+from safetensors.torch import save_file
 
 from resexp import UserError, checkpoint, config, runlog
 from resexp.batches import make_batch
@@ -359,6 +360,28 @@ def test_a_file_that_is_none_of_weights_is_refused() -> None:
     for name, answer in (("text.pt", "no file of tensors"), ("nowhere.pt", "No such file")):
         with pytest.raises(UserError, match=answer):
             checkpoint.load_weights(net, Path(name))
+
+
+def test_safetensors_are_read_by_name_because_their_order_says_nothing() -> None:
+    net, other = (build_model(family="resnet", depth=8, width=4, seed=seed) for seed in (0, 1))
+    whole = {name: value for name, value in net.state_dict().items() if not name.endswith("num_batches_tracked")}
+    save_file(whole, "ours.safetensors")
+    checkpoint.load_weights(other, Path("ours.safetensors"))
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in whole.items())
+    first = next(iter(whole))
+    for change, answer in (
+        ({"other.weight": torch.zeros(1)}, "other.weight is not in the net"),
+        ({first: torch.zeros(1)}, rf"{first} \(1,\) does not fit"),
+    ):
+        save_file(whole | change, "theirs.safetensors")
+        with pytest.raises(UserError, match=answer):
+            checkpoint.load_weights(other, Path("theirs.safetensors"))
+    save_file({name: value for name, value in whole.items() if name != first}, "fewer.safetensors")
+    Path("text.safetensors").write_text("no tensors")
+    for name, answer in (("fewer", f"{first} is not in the file"), ("text", "cannot be read as safetensors"),
+                         ("nowhere", "cannot be read as safetensors")):  # fmt: skip
+        with pytest.raises(UserError, match=answer):
+            checkpoint.load_weights(other, Path(f"{name}.safetensors"))
 
 
 def test_a_finished_run_is_not_run_again(resexp: Resexp) -> None:

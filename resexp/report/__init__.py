@@ -133,7 +133,8 @@ def write_report(output_dir: Path, path: Path, config_dir: Path | None = None) -
 
 def _study_section(found: StudyRuns, machines: Machines) -> Section:
     study, groups = found.study, found.groups
-    source = f"Held against {study.source}. " if study.source else ""
+    how = "After" if study.published_on else "Held against"
+    source = f"{how} {study.source}. " if study.source else ""
     verdicts = verdict_rows(judge(study.claims, groups), study)
     return _section(study.name, study.title, source + found.note, groups, machines, study=study, verdicts=verdicts)
 

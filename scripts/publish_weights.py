@@ -1,0 +1,62 @@
+#!/usr/bin/env python
+"""The trained weights of finished runs as safetensors in half precision, with the test error that they then have.
+
+    scripts/publish_weights.py outputs/runs/RUN [RUN ...] --to outputs/reference/weights
+
+A file is named after its run, without the hash; its metadata name net, data set, protocol, seed, run and test error.
+
+    resexp eval weights=FILE model=plain20 dataset=cifar10
+"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from resexp import UserError, config, runlog
+from resexp.checkpoint import SAFETENSORS
+from resexp.train import evaluate_net, load_trained
+
+
+def publish(folder: Path, target: Path) -> Path:
+    """Raises UserError for a run that has not finished, or has no checkpoint."""
+    run = runlog.read_run(folder)
+    if run.status != "finished":
+        raise UserError(f"{folder}: {run.status}; only finished runs are published")
+    cfg = dataclasses.replace(config.load_file(folder / runlog.CONFIG), device="cpu")
+    _, net, data = load_trained(folder, cfg)
+    state = {name: value for name, value in net.state_dict().items() if not name.endswith("num_batches_tracked")}
+    half = {name: value.half().contiguous() for name, value in state.items()}
+    with torch.no_grad():
+        for name, value in state.items():
+            value.copy_(half[name])  # the error that is stated is that of the rounded weights
+    error = evaluate_net(cfg, net, data, "centre").error
+    told = {"net": cfg.model.name, "dataset": cfg.dataset.name, "protocol": cfg.protocol.name, "seed": cfg.seed,
+            "run": folder.name, "steps": cfg.protocol.steps, "test_error": f"{error:.2f}",
+            "git_commit": run.env.get("git_commit")}  # fmt: skip
+    path = target / (folder.name.rpartition("-")[0] + SAFETENSORS)
+    target.mkdir(parents=True, exist_ok=True)
+    save_file(half, path, metadata={key: str(value) for key, value in told.items()})
+    return path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--to", type=Path, default=Path("outputs/reference/weights"), metavar="FOLDER")
+    args = parser.parse_args()
+    try:
+        for run in args.runs:
+            path = publish(run, args.to)
+            print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
+    except (UserError, OSError) as error:
+        print(f"publish_weights: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
