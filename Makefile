@@ -14,7 +14,7 @@ $(INSTALLED): pyproject.toml constraints.txt $(wildcard resexp/models/*.[ch])
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: install ## plain nets degrade, residual nets do not: trains, draws and judges in two minutes
+demo: install ## plain nets degrade, residual nets do not: trains, draws and judges in minutes
 	$(BIN)/resexp study degradation
 
 test: install ## all tests but those on real image files, on a real SLURM and in a browser

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """
 first steps:
-  resexp study degradation      plain nets get worse with depth, residual nets do not: a minute
+  resexp study degradation      plain nets get worse with depth, residual nets do not: minutes
   resexp train model=plain56    one net
   resexp sweep depth=18,34      plain and residual nets of both depths, side by side
   resexp train --help           every setting with its default

@@ -1,6 +1,7 @@
 """Each analysis against a closed form or a slow reference, and what the command does with good and bad input."""
 
 import copy
+import dataclasses
 import itertools
 import json
 import math
@@ -90,7 +91,9 @@ def test_images_are_the_first_of_a_part_ready_for_the_net(subject: Subject) -> N
 
 
 def test_what_a_net_was_trained_on_says_what_is_not_its_protocols(subject: Subject) -> None:
-    assert "lr_drops=[6], weight_decay=0.5, 12 steps" in subject("model=resnet8", "protocol.weight_decay=0.5").origin
+    net = subject("model=resnet8", "protocol.weight_decay=0.5")
+    assert net.origin.startswith("weights weights.pt, width 4, data set synthetic")
+    assert "lr_drops=[6], weight_decay=0.5, 12 steps" in dataclasses.replace(net, weights="").origin  # as of a run
 
 
 def test_a_label_names_what_is_not_the_papers() -> None:
@@ -224,7 +227,7 @@ def test_the_gradient_of_a_deep_plain_net_explodes_at_the_start_and_a_residual_o
         cfg = config.load([f"model={name}", "model.width=8", "dataset=digits"])
         data = load_data(cfg)
         net = build_net(cfg, data)
-        inputs, labels = data.train.images[:128].permute(0, 3, 1, 2).float() / 255, data.train.labels[:128]
+        inputs, labels = data.train.images[:128].float() / 255, data.train.labels[:128]
         _, norms = gradients.layer_gradients(net, inputs, labels)
         ratio[name] = sum(norms[:3]) / sum(norms[-3:])
     assert ratio["plain56"] > 100 > 10 > max(ratio["plain20"], ratio["resnet56"])

@@ -9,7 +9,7 @@ import pytest
 from conftest import TINY
 
 from resexp import __version__, config
-from resexp.cli import COMMANDS, main
+from resexp.cli import COMMANDS, _result_line, main
 
 Resexp = Callable[..., subprocess.CompletedProcess]
 
@@ -84,9 +84,14 @@ def test_results_go_to_stdout_and_progress_to_stderr(resexp: Resexp) -> None:
     assert "starting at step 0 of 12" in result.stderr and "\x1b" not in result.stderr + result.stdout
 
 
-def test_the_published_number_stands_beside_the_measured_one(resexp: Resexp) -> None:
-    words = ["train", "dataset=synthetic", "model=resnet20", "model.width=2", "protocol.steps=2", "tensorboard=false"]
-    assert "published 8.75% on CIFAR-10 (He et al. 2015, Table 6)" in resexp(*words).stdout
+@pytest.mark.parametrize(
+    ("words", "stands"),
+    [(["dataset=cifar10"], True), (["dataset=cifar10", "protocol.steps=8000"], False), (["dataset=digits"], False)],
+)
+def test_the_published_number_stands_beside_a_run_of_its_images_and_length(words: list[str], stands: bool) -> None:
+    cfg = config.load(["model=resnet20", *words])
+    line = _result_line(cfg, {"status": "finished", "step": cfg.protocol.steps, "test_error": 9.0})
+    assert ("published 8.75% (He et al. 2015, Table 6)" in line) is stands
 
 
 def test_eval_prints_the_test_error_of_a_run(resexp: Resexp, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,7 @@ ALLOWED = {  # module: what of resexp it may import, besides the package's own U
     "verdict": {"catalog", "config", "published", "stats", "study"},
     "popular": {"config", "explain", "finding", "golden", "published", "study", "verdict"},
     "report": {"report", "config", "finding", "popular", "runlog", "study", "verdict"},
-    "figures": {"figures", "config", "finding", "runlog", "stats", "study", "catalog"},
+    "figures": {"figures", "config", "finding", "published", "runlog", "stats", "study", "catalog"},
     "analysis": {
         "analysis",
         "batches",

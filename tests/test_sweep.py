@@ -18,7 +18,7 @@ from resexp.cli import main
 from resexp.runlog import Run
 from resexp.study import find_study, group_runs, table_rows
 from resexp.sweep import Job, choose_workers, estimate_left, is_long, plan_sweep
-from resexp.verdict import HOLDS, judge
+from resexp.verdict import HOLDS, UNDECIDED, judge
 
 Resexp = Callable[..., subprocess.CompletedProcess]
 MANY = [word for word in TINY if not word.startswith("model=")] + ["model=plain8,resnet8"]
@@ -149,13 +149,13 @@ def test_runs_of_different_protocols_or_data_are_labelled_though_their_nets_diff
 def test_the_published_number_stands_beside_the_measured_one(tmp_path: Path) -> None:
     groups = group_runs([write_run(tmp_path, ["model=resnet110", "dataset=cifar10"], test_error=6.5)])
     row = table_rows(groups)[0]
-    assert "6.50" in row and "6.43 on CIFAR-10" in row and "He et al. 2015, Table 6" in row
+    assert "6.50" in row and "6.43" in row and "He et al. 2015, Table 6" in row
 
 
 def test_a_net_with_a_changed_block_has_no_published_number_beside_it(tmp_path: Path) -> None:
     runs = [write_run(tmp_path, ["model=resnet110", "dataset=cifar10", *words]) for words in ([], ["model.order=full"])]
     published_cells = {row[0]: row[-2] for row in table_rows(group_runs(runs))}
-    assert published_cells == {"resnet110 order=full": "-", "resnet110 order=original": "6.43 on CIFAR-10"}
+    assert published_cells == {"resnet110 order=full": "-", "resnet110 order=original": "6.43"}
 
 
 @pytest.mark.parametrize("name", config.names("study"))
@@ -189,12 +189,13 @@ def test_a_studys_runs_are_found_in_any_seed_and_reference_runs_until_ones_own_a
     write_run(tmp_path / "runs", ["model=plain20", "model.width=8", "seed=3"])
     write_run(tmp_path / "runs", ["model=plain20", "model.width=16"])  # not the study's
     found = find_study("degradation", tmp_path)
-    assert found and found.reference  # one of four nets does not hide them
+    assert found and found.reference  # one of twelve nets does not hide them
     assert [run.config["seed"] for run in find_study("degradation", tmp_path, only="runs").runs] == [3]  # type: ignore[union-attr]
-    for net, seed in (("plain56", 0), ("resnet20", 1), ("resnet56", 2)):
-        write_run(tmp_path / "runs", [f"model={net}", "model.width=8", f"seed={seed}"])
+    others = [job for job, cfg in config.load_study("degradation")[1] if cfg.model.name != "plain20"]
+    for index, job in enumerate(others):
+        write_run(tmp_path / "runs", [*job, f"seed={index % 3}"])
     found = find_study("degradation", tmp_path)
-    assert found and not found.reference and sorted(run.config["seed"] for run in found.runs) == [0, 1, 2, 3]
+    assert found and not found.reference and {run.config["seed"] for run in found.runs} == {0, 1, 2, 3}
 
 
 def test_studies_may_share_a_folder_of_reference_runs(tmp_path: Path) -> None:
@@ -276,17 +277,20 @@ def test_workers_are_chosen_from_the_cores_or_the_gpu() -> None:
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_committed_runs_uphold_the_embedded_studys_claims_in_five_seeds(tmp_path: Path) -> None:
+def test_the_committed_runs_come_to_the_embedded_studys_verdicts_in_five_seeds(tmp_path: Path) -> None:
     loaded = config.load_study("degradation")[1]
     (tmp_path / "reference").symlink_to(ROOT / "outputs" / "reference")
     degradation = find_study("degradation", tmp_path)
     assert degradation and degradation.reference
     found = degradation.runs
-    assert len(found) == 20 and all(run.status == "finished" and run.step == 1280 for run in found)
+    assert len(found) == 60 and all(run.status == "finished" and run.step == 1280 for run in found)
     expected = {config.load([*job, f"seed={seed}"]).run_name for job, _ in loaded for seed in range(5)}
     assert {run.path.name for run in found} == expected
-    for verdict in judge(degradation.study.claims, degradation.groups):
-        assert verdict.word == HOLDS and verdict.seeds == (0, 1, 2, 3, 4)
+    verdicts = {verdict.claim.id: verdict for verdict in judge(degradation.study.claims, degradation.groups)}
+    undecided = {"plain-saturates", "residual-56-20"}  # within a point? five seeds cannot tell
+    assert {key for key, verdict in verdicts.items() if verdict.word == UNDECIDED} == undecided
+    assert all(verdict.word == HOLDS for key, verdict in verdicts.items() if key not in undecided)
+    assert all(verdict.seeds == (0, 1, 2, 3, 4) for verdict in verdicts.values())
 
 
 def test_plot_curves_overlays_any_runs(tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def layer_gradients(net: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[lis
     loss = F.cross_entropy(net.train()(inputs), labels)
     gradients = torch.autograd.grad(loss, weights, allow_unused=True)  # stochastic depth may leave blocks out
     known = [(weight, gradient) for weight, gradient in zip(weights, gradients, strict=True) if gradient is not None]
-    return [float(weight.norm()) for weight, _ in known], [float(gradient.norm()) for _, gradient in known]
+    return [float(weight.detach().norm()) for weight, _ in known], [float(gradient.norm()) for _, gradient in known]
 
 
 def largest_scale(net: nn.Module, layers: int = 5) -> float:

@@ -63,6 +63,7 @@ def analyze(
                 agrees=judged(trained > before if plain else trained <= before + 1, shallow),
             )
         )
+    torch.set_num_threads(1)  # a stack is too small for two
     panels = [_fit(residual, layers, width, steps, seeds, distances, seed) for residual in (False, True)]
     last = [[float(series.y[-1]) for series in panel.series] for panel in panels]
     for distance, plain_loss, residual_loss in zip(distances, *last, strict=True):

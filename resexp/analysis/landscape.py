@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
 
-from resexp.analysis.subject import Trained, about, judged, loss_of
+from resexp.analysis.subject import Trained, about, judged, loss_of, of_one_depth
 from resexp.console import message
 from resexp.finding import Finding, Panel, Row, Series
 
 SOURCE = "Li et al. 2018, Sec. 6"
 TOLERANCE = 0.05  # of an eigenvalue
+TIE = 0.1  # ratios of eigenvalues that differ by less are equal: twice their tolerance
 PRODUCTS = 40  # of the Hessian with a vector, about: for both ends of its spectrum
 
 
@@ -42,7 +43,8 @@ def analyze(
     :param points: along a line; ``side``: along each edge of the plane, 0 leaves it out.
     :param radius: of both, in lengths of the weights.
     :param directions: random lines; the first two span the plane.
-    :param curvature: points along each edge of the plane at which the Hessian's extreme eigenvalues are taken; 0: none.
+    :param curvature: points along each edge of the plane at which the Hessian's extreme eigenvalues are taken, beside
+        the centre; 1: the centre alone, 0: none.
     :param images: the first so many training images.
     """
     lines, panels, rows = [], [], []
@@ -83,24 +85,24 @@ def analyze(
             )
         )
         if curvature:
-            found = [
+            low, high = extremes(copied, [], inputs, labels)
+            around = [
                 extremes(copied, [(a, along[0]), (b, along[1])], inputs, labels) for a, b in places(curvature, radius)
             ]
-            ratios = [abs(low / high) for low, high in found]
-            low, high = found[len(found) // 2]
+            ratios = [abs(one / two) for one, two in [(low, high), *around]]
             worst[net.label] = max(ratios)
             rows.append(
                 Row(
                     id="curvature",
                     what=f"{net.label}: least and greatest eigenvalue of the Hessian at the weights; their ratio "
-                    f"there, and the greatest at {len(found)} points of the plane",
+                    f"there, and the greatest of {len(ratios)} points of the plane",
                     measured=f"{low:.3g}, {high:.3g}; {abs(low / high):.2f}, {max(ratios):.2f}",
                     source=f"{SOURCE}, Fig. 7",
                     expected="near 0 where the surface is convex",
                 )
             )
-            message(f"landscape: {net.label}: curvature at {len(found)} points")
-    rows += [row for plain, residual in _pairs(nets) for row in _compare(plain, residual, convex, worst)]
+            message(f"landscape: {net.label}: curvature at {len(ratios)} points")
+    rows += [row for plain, residual in of_one_depth(nets) for row in _compare(plain, residual, convex, worst)]
     panels.insert(
         0,
         Panel(
@@ -129,17 +131,6 @@ def analyze(
     )
 
 
-def _pairs(nets: Sequence[Trained]) -> list[tuple[Trained, Trained]]:
-    """The plain and the residual net of each depth that has both."""
-    return [
-        (plain, residual)
-        for plain in nets
-        for residual in nets
-        if (plain.cfg.model.family, residual.cfg.model.family) == ("plain", "resnet")
-        and plain.cfg.model.depth == residual.cfg.model.depth
-    ]
-
-
 def _compare(plain: Trained, residual: Trained, convex: dict[str, list[float]], worst: dict[str, float]) -> list[Row]:
     """By lines and by the Hessian, which need not agree."""
     smooth, rough = (float(np.median(convex[net.label])) for net in (residual, plain))
@@ -159,10 +150,10 @@ def _compare(plain: Trained, residual: Trained, convex: dict[str, list[float]], 
             Row(
                 id="hessian-more-convex",
                 what=f"largest ratio of eigenvalues: {residual.label} below {plain.label}",
-                measured=f"{smooth:.2f} against {rough:.2f}",
-                expected="below",
+                measured=f"{smooth:.3f} against {rough:.3f}",
+                expected=f"below, by more than {100 * TIE:.0f} %, in which neither is",
                 source=f"{SOURCE}, Fig. 7",
-                agrees=judged(smooth < rough, plain, residual),
+                agrees=judged(smooth < rough, plain, residual) if abs(smooth / rough - 1) > TIE else None,
             )
         )
     return rows
@@ -178,9 +169,9 @@ def slow(net: nn.Module) -> nn.Module:
 
 
 def places(count: int, radius: float) -> list[tuple[float, float]]:
-    """``count`` times ``count`` points of the square; a single one is its centre."""
-    edge = np.linspace(-radius, radius, count).tolist() if count > 1 else [0.0]
-    return [(a, b) for b in edge for a in edge]
+    """``count`` times ``count`` points of the square but for its centre; none for a count of 1."""
+    edge = np.linspace(-radius, radius, count).tolist() if count > 1 else []
+    return [(a, b) for b in edge for a in edge if (a, b) != (0.0, 0.0)]
 
 
 def direction(net: nn.Module, seed: int) -> list[Tensor]:

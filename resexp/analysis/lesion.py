@@ -259,8 +259,8 @@ def _judge_smooth(net: Trained, whole: float, found: list[list[float]]) -> list[
     if len(found) < 3:
         return []
     medians = [whole, *(float(np.median(errors)) for errors in found)]
-    rank = float(spearmanr(range(len(medians)), medians).statistic)
     rise = max(medians) - medians[0]
+    rank = float(spearmanr(range(len(medians)), medians).statistic) if rise > 0 else 0.0
     jump = max(after - before for before, after in itertools.pairwise(medians)) / rise if rise > 0 else 0.0
     return [
         Row(

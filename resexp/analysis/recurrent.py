@@ -96,7 +96,7 @@ def analyze(
         mean = {kind: f"{np.mean(values):.1f} %" for kind, values in errors.items()}
         rows.append(
             Row(
-                id="gate-remembers",
+                id=f"gate-remembers-{length}",
                 what=f"error after training over {length} steps: {carries} below {plain} in each seed ({half})",
                 measured=f"{mean[carries]} against {mean[plain]} ({mean[half]})",
                 expected=f"below; chance is {CHANCE:.0f} %",

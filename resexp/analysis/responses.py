@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from resexp import UserError
-from resexp.analysis.subject import Trained, about, judged
+from resexp.analysis.subject import Trained, about, judged, of_one_depth
 from resexp.finding import Finding, Panel, Row, Series
 from resexp.models.norm_relu import BatchNorm
 
@@ -84,11 +84,8 @@ def layer_responses(net: nn.Module, inputs: Tensor, label: str = "the net") -> l
 
 def _expected_order(nets: Sequence[Trained]) -> list[tuple[Trained, Trained]]:
     """Which net should respond less than which: residual less than plain, deeper residual less than shallower."""
-    plain, residual = (
-        sorted((net for net in nets if net.cfg.model.family == family), key=lambda net: net.cfg.model.depth)
-        for family in ("plain", "resnet")
-    )
-    pairs = [(less, more) for less in residual for more in plain if less.cfg.model.depth == more.cfg.model.depth]
+    pairs = [(residual, plain) for plain, residual in of_one_depth(nets)]
+    residual = sorted((net for net in nets if net.cfg.model.family == "resnet"), key=lambda net: net.cfg.model.depth)
     steps = zip(residual[1:], residual, strict=False)
     return pairs + [(deep, shallow) for deep, shallow in steps if deep.cfg.model.depth > shallow.cfg.model.depth]
 

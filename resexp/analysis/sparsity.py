@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from resexp import UserError
-from resexp.analysis.subject import BATCH, Trained, about, judged
+from resexp.analysis.subject import BATCH, Trained, about, judged, of_one_depth
 from resexp.finding import Finding, Panel, Row, Series
 from resexp.models.norm_relu import BatchNorm
 
@@ -42,21 +42,18 @@ def analyze(nets: Sequence[Trained], *, images: int = 1000) -> Finding:
         )
         for label, (zero, idle) in mean.items()
     ]
-    for plain in nets:
-        for residual in nets:
-            families = plain.cfg.model.family, residual.cfg.model.family
-            if families == ("plain", "resnet") and plain.cfg.model.depth == residual.cfg.model.depth:
-                one, two = mean[residual.label][0], mean[plain.label][0]
-                rows.append(
-                    Row(
-                        id="fewer-zeros",
-                        what=f"zeros: {residual.label} below {plain.label}",
-                        measured=f"{100 * one:.1f} % against {100 * two:.1f} %",
-                        expected="below",
-                        source=SOURCE,
-                        agrees=judged(one < two, plain, residual),
-                    )
-                )
+    for plain, residual in of_one_depth(nets):
+        one, two = mean[residual.label][0], mean[plain.label][0]
+        rows.append(
+            Row(
+                id="fewer-zeros",
+                what=f"zeros: {residual.label} below {plain.label}",
+                measured=f"{100 * one:.1f} % against {100 * two:.1f} %",
+                expected="below",
+                source=SOURCE,
+                agrees=judged(one < two, plain, residual),
+            )
+        )
     return Finding(
         analysis="sparsity",
         title="Zeros after each ReLU",

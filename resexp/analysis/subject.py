@@ -124,6 +124,17 @@ def judged(agrees: bool, *nets: Trained) -> bool | None:
     return agrees if all(net.has_learned for net in nets) else None
 
 
+def of_one_depth(nets: Sequence[Trained]) -> list[tuple[Trained, Trained]]:
+    """The (plain, residual) pairs of equal depth among the nets."""
+    families = [[net for net in nets if net.cfg.model.family == family] for family in ("plain", "resnet")]
+    return [
+        (plain, residual)
+        for plain in families[0]
+        for residual in families[1]
+        if plain.cfg.model.depth == residual.cfg.model.depth
+    ]
+
+
 def blocks_of(subject: Trained) -> list[tuple[Any, int]]:
     """Where each block, or layer of VGG, stands: its stage, and its place in it. Raises UserError if there are none."""
     stages = [stage for stage in getattr(subject.net, "stages", []) if isinstance(stage, Stage)]

@@ -35,7 +35,7 @@ def draw_finding(finding: Finding, path: Path) -> list[Path]:
             axes.set_visible(False)
         inches = figure.get_figheight()
         figure.suptitle(finding.title, fontsize=11, fontweight="bold", x=0.01, ha="left")
-        figure.tight_layout(rect=(0, below / inches, 1, 1))
+        figure.tight_layout(rect=(0, below / inches, 1, 1 - 0.22 / inches))
         figure.text(0.012, 0.06 / inches, "\n".join(lines), fontsize=7, color="0.25", va="bottom")
         return write(figure, path)
 
