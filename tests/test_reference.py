@@ -34,6 +34,7 @@ FINDINGS = {  # analysis: for each row whether it agrees with what was expected 
     "forward": "yyyyyy",
     "gradients": "yyy-nn--yyy--y---y-",
     "identity": "yyyyyyyyyy",
+    "landscape-weights": "------",
     "landscape": "------n-",
     "lesion-cifar10": "yyy",
     "lesion": "yny",
