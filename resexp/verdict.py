@@ -340,9 +340,16 @@ def in_words(study: Study, groups: Sequence[Group], verdicts: Sequence[Verdict])
             )
     words = [verdict.word for verdict in verdicts]
     if words:
-        plural = {HOLDS: "hold", FAILS: "do NOT hold", UNDECIDED: "are undecided", OPEN: "have no runs yet"}
+        plural = {
+            HOLDS: "hold",
+            FAILS: "do NOT hold",
+            UNDECIDED: "are undecided",
+            OPEN: "have no runs yet",
+            AS_CLAIMED: "came out as claimed (one seed)",
+            AGAINST: "came out against it (one seed)",
+        }
         counts = ", ".join(f"{words.count(word)} {plural.get(word, word)}" for word in dict.fromkeys(words))
-        sentences.append(f"Of {len(words)} claims {counts}.")
+        sentences.append(f"Of {len(words)} claims, {counts}.")
     if any(word in (AS_CLAIMED, AGAINST) for word in words):
         sentences.append("One seed has no spread: more seeds, seed=0,1,2, give intervals and verdicts.")
     return textwrap.fill(" ".join([*sentences, study.note]).strip(), 118)

@@ -34,6 +34,7 @@ from resexp.verdict import (
     OPEN,
     UNDECIDED,
     distance_rows,
+    in_words,
     judge,
     published_difference,
     verdict_data,
@@ -452,6 +453,17 @@ def test_an_answer_falls_back_on_the_reference_where_ones_own_results_lack_its_g
     answers = answer_all(tmp_path)
     assert all(one.stands for one in answers)
     assert sum("holds (+72.4)" in one.measured for one in answers) >= 2
+
+
+def test_what_was_seen_is_said_in_words(tmp_path: Path) -> None:
+    study = config.load_study("degradation")[0]
+    groups = write_sides(tmp_path, [70.0], [1.0])
+    words = " ".join(in_words(study, groups, judge([claim(at_least=5), claim(at_most=5)], groups)).split())
+    assert words.startswith(
+        "From 20 to 56 layers the training error of plain nets went from 1.0 to 70.0 %. Of 2 claims, "
+    )
+    assert "1 came out as claimed (one seed), 1 came out against it (one seed). One seed has no spread" in words
+    assert words.endswith(" ".join(study.note.split()))
 
 
 def test_data_for_machines_has_every_side(tmp_path: Path) -> None:
