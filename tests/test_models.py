@@ -412,14 +412,6 @@ def test_a_connection_that_is_none_makes_a_plain_net() -> None:
     assert torch.equal(build("resnet20", connection="none", width=4)(x), build("plain20", width=4)(x))
 
 
-def test_local_response_normalisation_acts_at_the_scale_of_our_pixels() -> None:
-    norm = next(m for m in build("vgg_a_lrn", pools=3, width=8, image_shape=(3, 8, 8)).modules()
-                if isinstance(m, nn.LocalResponseNorm))  # fmt: skip
-    x = torch.full((1, 8, 2, 2), 100 / 255)
-    expected = x / (2 + 1e-4 * 5 * 100**2) ** 0.75  # Krizhevsky et al. 2012, Sec. 3.3, with values up to 255
-    assert torch.allclose(norm(x)[:, 3], expected[:, 3])
-
-
 def test_a_net_is_the_papers_while_only_its_width_differs() -> None:
     for name, options, expected in (
         ("resnet20", {"width": 4}, True), ("resnet20", {"order": "full"}, False), ("densenet121", {}, True),
