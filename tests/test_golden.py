@@ -1,0 +1,53 @@
+"""Results survive changes of the code: the committed digests of weights, first steps, run names and verdicts."""
+
+from pathlib import Path
+
+import golden_digests as golden
+import pytest
+
+from resexp import config
+
+
+def known_here(name: str) -> tuple[dict, bool]:
+    """The committed digests, and whether they were made on a processor that rounds as this one does."""
+    by_processor = golden.read(name)
+    here = by_processor.get(golden.processor())
+    return here or next(iter(by_processor.values())), here is not None
+
+
+def test_initial_weights_and_logits_of_ten_nets_are_those_of_before() -> None:
+    expected, same_rounding = known_here("nets")
+    found = golden.nets()
+    if same_rounding:
+        assert found == expected
+    for name, net in found.items():
+        assert (net["run"], net["weights"]) == (expected[name]["run"], expected[name]["weights"])
+        assert net["norm"] == pytest.approx(expected[name]["norm"], rel=1e-3)
+
+
+def test_the_first_steps_of_six_runs_are_those_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RESEXP_DATA", raising=False)
+    expected, same_rounding = known_here("steps")
+    found = golden.steps(tmp_path)
+    if same_rounding:
+        assert found == expected
+    for name, run in found.items():
+        assert run["run"] == expected[name]["run"]
+        assert run["losses"] == pytest.approx(expected[name]["losses"], rel=0.02)
+
+
+def test_the_runs_of_every_study_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RESEXP_DATA", raising=False)
+    assert golden.names() == golden.read("names")
+
+
+def test_the_reference_runs_are_named_by_their_settings() -> None:
+    files = sorted(golden.REFERENCE.glob("*/*/config.yaml"))
+    assert len(files) > 300
+    assert [config.load_file(file).run_name for file in files] == [file.parent.name for file in files]
+
+
+def test_every_verdict_and_every_answer_is_that_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RESEXP_DATA", raising=False)
+    assert golden.verdicts(tmp_path) == golden.read("verdicts")
+    assert golden.popular(tmp_path) == golden.read("popular")
