@@ -29,10 +29,21 @@ CHOICES = {  # the values of the knobs that are words
     "norm_position": ("pre", "post"),
 }
 LEAST = {  # the smallest value of the knobs that are numbers
-    "cardinality": 1, "group_width": 1, "reduction": 1, "growth": 1, "heads": 1, "patch": 1, "pools": 0, "mlp_ratio": 1,
-    "dropout": 0.0, "skip_dropout": 0.0, "survival": 0.0, "compression": 0.01, "skip_scale": 0.0,
+    "cardinality": 1,
+    "group_width": 1,
+    "reduction": 1,
+    "growth": 1,
+    "heads": 1,
+    "patch": 1,
+    "pools": 0,
+    "mlp_ratio": 1,
+    "dropout": 0.0,
+    "skip_dropout": 0.0,
+    "survival": 0.0,
+    "compression": 0.01,
+    "skip_scale": 0.0,
     "transform_scale": 0.0,
-}  # fmt: skip
+}
 MOST = {"dropout": 1.0, "skip_dropout": 1.0, "survival": 1.0, "compression": 1.0, "pools": 5}
 ACTS_WITH = {  # knobs of staged nets that act only beside another
     "skip_scale": ("connection", ("scaled",)),
@@ -52,12 +63,22 @@ _IMAGENET_STAGES = {  # He et al. 2015, Table 1; 200 layers: He et al. 2016
     "bottleneck": {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)},
 }
 _CIFAR_BOTTLENECK_DEPTHS = (29, 164, 1001)  # 29: Xie et al. 2017; 164 and 1001: He et al. 2016
-_DENSENET_BLOCKS = {121: (6, 12, 24, 16), 161: (6, 12, 36, 24), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32),
-                    264: (6, 12, 64, 48)}  # fmt: skip
+_DENSENET_BLOCKS = {
+    121: (6, 12, 24, 16),
+    161: (6, 12, 36, 24),
+    169: (6, 12, 32, 32),
+    201: (6, 12, 48, 32),
+    264: (6, 12, 64, 48),
+}
 VGG_CONVOLUTIONS = {  # 3x3 convolutions of each stage (Simonyan & Zisserman 2015, Table 1)
-    "a": (1, 1, 2, 2, 2), "a_lrn": (1, 1, 2, 2, 2), "b": (2, 2, 2, 2, 2), "b_5x5": (1, 1, 1, 1, 1),
-    "c": (2, 2, 3, 3, 3), "d": (2, 2, 3, 3, 3), "e": (2, 2, 4, 4, 4),
-}  # fmt: skip
+    "a": (1, 1, 2, 2, 2),
+    "a_lrn": (1, 1, 2, 2, 2),
+    "b": (2, 2, 2, 2, 2),
+    "b_5x5": (1, 1, 1, 1, 1),
+    "c": (2, 2, 3, 3, 3),
+    "d": (2, 2, 3, 3, 3),
+    "e": (2, 2, 4, 4, 4),
+}
 _VGG_OF_DEPTH = {8: "b_5x5", 11: "a", 13: "b", 16: "d", 19: "e"}
 _MLP_UNITS = {"mlp": 71, "highway_mlp": 50}  # Srivastava et al. 2015, Sec. 3.1: 5,000 weights a layer
 
@@ -71,12 +92,26 @@ class Family:
     knobs: Mapping[str, Any]
 
 
-_STAGED: dict[str, Any] = {"layout": None, "width": None, "stem": "auto", "transform": None, "stride_in": "1x1",
-                           "reduction": None}  # fmt: skip
+_STAGED: dict[str, Any] = {
+    "layout": None,
+    "width": None,
+    "stem": "auto",
+    "transform": None,
+    "stride_in": "1x1",
+    "reduction": None,
+}
 _ADDED: dict[str, Any] = {
-    **_STAGED, "shortcut": None, "connection": "add", "skip_scale": 0.5, "transform_scale": 1.0, "gate_bias": -6.0,
-    "skip_dropout": 0.5, "dropout": 0.0, "survival": 1.0, "zero_padding": "end",
-}  # fmt: skip
+    **_STAGED,
+    "shortcut": None,
+    "connection": "add",
+    "skip_scale": 0.5,
+    "transform_scale": 1.0,
+    "gate_bias": -6.0,
+    "skip_dropout": 0.5,
+    "dropout": 0.0,
+    "survival": 1.0,
+    "zero_padding": "end",
+}
 _RESNET: dict[str, Any] = {**_ADDED, "order": "original"}
 _MLP: dict[str, Any] = {"width": None}
 
@@ -85,32 +120,52 @@ FAMILIES = {
     "resnet": Family("residual nets", "He et al. 2015", _RESNET),
     "preresnet": Family("pre-activation residual nets", "He et al. 2016", {**_RESNET, "order": "full"}),
     "highway": Family(
-        "highway nets", "Srivastava et al. 2015, Sec. 2.1",
+        "highway nets",
+        "Srivastava et al. 2015, Sec. 2.1",
         {"layout": None, "width": None, "stem": "auto", "gate_bias": -3.0},
     ),
     "resnext": Family(
-        "ResNeXt", "Xie et al. 2017",
-        {**_RESNET, "transform": "bottleneck", "stride_in": "3x3", "cardinality": 32, "group_width": 4,
-         "form": "grouped"},
+        "ResNeXt",
+        "Xie et al. 2017",
+        {
+            **_RESNET,
+            "transform": "bottleneck",
+            "stride_in": "3x3",
+            "cardinality": 32,
+            "group_width": 4,
+            "form": "grouped",
+        },
     ),
     "vgg": Family(
-        "VGG", "Simonyan & Zisserman 2015, Table 1",
+        "VGG",
+        "Simonyan & Zisserman 2015, Table 1",
         {"width": 64, "variant": None, "batch_norm": False, "pools": 5, "dropout": 0.5, "reduction": None},
     ),
     "densenet": Family(
-        "DenseNet", "Huang et al. 2017",
+        "DenseNet",
+        "Huang et al. 2017",
         {"width": None, "growth": None, "transform": None, "compression": None, "dropout": 0.0},
     ),
     "googlenet": Family("GoogLeNet", "Szegedy et al. 2015, with batch norm", {"reduction": None}),
     "transformer": Family(
-        "transformers", "Vaswani et al. 2017, on patches as Dosovitskiy et al. 2021",
-        {"width": 192, "heads": 3, "patch": None, "mlp_ratio": 4, "residual": "both", "layer_norm": "both",
-         "norm_position": "pre", "dropout": 0.0},
+        "transformers",
+        "Vaswani et al. 2017, on patches as Dosovitskiy et al. 2021",
+        {
+            "width": 192,
+            "heads": 3,
+            "patch": None,
+            "mlp_ratio": 4,
+            "residual": "both",
+            "layer_norm": "both",
+            "norm_position": "pre",
+            "dropout": 0.0,
+        },
     ),
     "mlp": Family("plain fully connected nets", "Srivastava et al. 2015, Sec. 3.1", _MLP),
-    "highway_mlp": Family("fully connected highway nets", "Srivastava et al. 2015, Sec. 3.1",
-                          {**_MLP, "gate_bias": -4.0}),
-}  # fmt: skip
+    "highway_mlp": Family(
+        "fully connected highway nets", "Srivastava et al. 2015, Sec. 3.1", {**_MLP, "gate_bias": -4.0}
+    ),
+}
 KNOBS = tuple(dict.fromkeys(key for family in FAMILIES.values() for key in family.knobs))
 NARROWED = ("plain", "resnet", "preresnet", "highway")  # families that a data set's sweep_width makes narrower
 
@@ -247,8 +302,10 @@ def resolve(model: Mapping[str, Any]) -> dict[str, Any]:
         for key, (other, values) in ACTS_WITH.items():
             if other in knobs and key in knobs and full[other] not in values:
                 if given[key] is not None:
-                    raise UserError(f"model.{key}={given[key]}: acts only with model.{other}={' or '.join(values)}; "
-                                    "set that too, or drop it")  # fmt: skip
+                    raise UserError(
+                        f"model.{key}={given[key]}: acts only with model.{other}={' or '.join(values)}; "
+                        "set that too, or drop it"
+                    )
                 full[key] = None
     if family == "vgg":
         full["variant"] = full["variant"] or _VGG_OF_DEPTH.get(depth)
@@ -272,8 +329,10 @@ def resolve(model: Mapping[str, Any]) -> dict[str, Any]:
     if family == "transformer" and full["width"] % full["heads"]:
         raise UserError(f"model.heads={full['heads']}: does not divide model.width={full['width']}")
     if full.get("reduction") and family in NARROWED and full["reduction"] > full["width"]:
-        raise UserError(f"model.reduction={full['reduction']}: above the first stage's {full['width']} channels; "
-                        f"take {full['width']} or less")  # fmt: skip
+        raise UserError(
+            f"model.reduction={full['reduction']}: above the first stage's {full['width']} channels; "
+            f"take {full['width']} or less"
+        )
     return full
 
 
@@ -328,8 +387,9 @@ def stages(model: Mapping[str, Any]) -> tuple[int, ...]:
         known = _IMAGENET_STAGES.get("basic" if kind == "single" else kind, {})
         if depth not in known:
             what = "highway blocks" if kind == "single" else f"{kind} blocks"
-            raise UserError(f"depth={depth} is not an ImageNet depth of {what}: choose from "
-                            f"{', '.join(map(str, known))}")  # fmt: skip
+            raise UserError(
+                f"depth={depth} is not an ImageNet depth of {what}: choose from {', '.join(map(str, known))}"
+            )
         return tuple(count * (2 if kind == "single" else 1) for count in known[depth])
     layers = 9 if kind == "bottleneck" else 6  # of one block in each of three stages
     if depth < layers + 2 or depth % layers != 2:

@@ -109,8 +109,10 @@ def _load_by_name(net: nn.Module, path: Path) -> None:
     with torch.no_grad():
         for name, mine in ours.items():
             if saved[name].shape != mine.shape:
-                raise UserError(f"weights={path}: {name} {tuple(saved[name].shape)} does not fit {tuple(mine.shape)}; "
-                                "take the net, classes and images of these weights")  # fmt: skip
+                raise UserError(
+                    f"weights={path}: {name} {tuple(saved[name].shape)} does not fit {tuple(mine.shape)}; "
+                    "take the net, classes and images of these weights"
+                )
             mine.copy_(saved[name])
 
 

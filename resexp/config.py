@@ -38,9 +38,18 @@ SOURCE_KEYS = {  # what each data source reads; anything else set for it is a mi
     "cifar100": ("root", "download", "image_size"),
     "imagefolder": ("root", "image_size"),
     "synthetic": ("image_size", "examples"),
-    "imagenet": ("root", "image_size", "classes", "wnids", "wnid_file", "images_per_class", "pack", "pack_gb",
-                 "workers"),
-}  # fmt: skip
+    "imagenet": (
+        "root",
+        "image_size",
+        "classes",
+        "wnids",
+        "wnid_file",
+        "images_per_class",
+        "pack",
+        "pack_gb",
+        "workers",
+    ),
+}
 
 
 def setting(default: Any = dataclasses.MISSING, *, doc: str, decides: bool = True) -> Any:
@@ -129,8 +138,11 @@ class ModelConfig:
         The first four are older than this rule: runs have them in their names.
         """
         full = catalog.resolve({"family": self.family, "depth": self.depth, "layout": self.layout})
-        return {key: value for key, value in full.items()
-                if key not in ("family", "depth", "layout", "width", "stem", "shortcut")}  # fmt: skip
+        return {
+            key: value
+            for key, value in full.items()
+            if key not in ("family", "depth", "layout", "width", "stem", "shortcut")
+        }
 
 
 NAMED_BY_FOLDER = ("imagefolder", "imagenet")  # two folders are two data sets
@@ -167,8 +179,9 @@ class DatasetConfig:
     pack_gb: float = setting(
         8.0, doc="imagenet: up to this size images are decoded once into a pack; 0: always streamed", decides=False
     )
-    workers: int | None = setting(None, doc="imagenet: processes that decode streamed images; null: one a core",
-                                  decides=False)  # fmt: skip
+    workers: int | None = setting(
+        None, doc="imagenet: processes that decode streamed images; null: one a core", decides=False
+    )
     sweep_width: int | None = setting(None, doc="width of every net in a sweep that sets none", decides=False)
 
     def __post_init__(self) -> None:
@@ -276,16 +289,24 @@ class ProtocolConfig:
         check(ordered, "protocol.lr_drops", self.lr_drops, "must be growing steps of at least 1")
         at_least(1, "plateau_patience")
         at_least(0, "plateau_points", "plateau_drops", "colour")
-        check(self.plateau_window is None or self.plateau_window >= 1, "protocol.plateau_window", self.plateau_window,
-              "must be at least 1, or null")  # fmt: skip
+        check(
+            self.plateau_window is None or self.plateau_window >= 1,
+            "protocol.plateau_window",
+            self.plateau_window,
+            "must be at least 1, or null",
+        )
         fits = self.norm_group is None or (self.norm_group >= 2 and self.batch_size % self.norm_group == 0)
         check(
             fits, "protocol.norm_group", self.norm_group, f"must be at least 2 and divide batch_size={self.batch_size}"
         )
         ranged = not self.scales or (len(self.scales) == 2 and 224 <= self.scales[0] <= self.scales[1])
         check(ranged, "protocol.scales", self.scales, "must be two sides of at least 224, as in [256,480], or []")
-        check(bool(self.test_scales) and min(self.test_scales) >= 1, "protocol.test_scales", self.test_scales,
-              "must be sides of at least 1")  # fmt: skip
+        check(
+            bool(self.test_scales) and min(self.test_scales) >= 1,
+            "protocol.test_scales",
+            self.test_scales,
+            "must be sides of at least 1",
+        )
         check_choice("protocol.final_view", self.final_view, VIEWS)
         check_choice("protocol.normalize", self.normalize, ("pixel-mean", "channel", "imagenet", "none"))
         check_choice("protocol.optimizer", self.optimizer, ("sgd", "adamw"))
@@ -350,10 +371,18 @@ class Config:
         crops = self.dataset.source == "imagenet"
         for key, unset in (("scales", []), ("colour", 0.0), ("final_view", "centre")):
             value = getattr(self.protocol, key)
-            check(crops or value == unset, f"protocol.{key}", value,
-                  f"needs dataset=imagenet, and this is {self.dataset.name}")  # fmt: skip
-        check(not crops or self.protocol.pad == 0, "protocol.pad", self.protocol.pad,
-              "dataset=imagenet crops by protocol.scales; set protocol.pad=0")  # fmt: skip
+            check(
+                crops or value == unset,
+                f"protocol.{key}",
+                value,
+                f"needs dataset=imagenet, and this is {self.dataset.name}",
+            )
+        check(
+            not crops or self.protocol.pad == 0,
+            "protocol.pad",
+            self.protocol.pad,
+            "dataset=imagenet crops by protocol.scales; set protocol.pad=0",
+        )
         check(self.max_minutes is None or self.max_minutes > 0, "max_minutes", self.max_minutes, "must be above 0")
 
     @property

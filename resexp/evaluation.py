@@ -32,9 +32,15 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 @torch.inference_mode()
 def evaluate(
-    net: nn.Module, part: Any, mean: Tensor | None, *, precision: str, view: str = "centre",
-    scales: Sequence[int] = (), world: World | None = None,
-) -> Evaluation:  # fmt: skip
+    net: nn.Module,
+    part: Any,
+    mean: Tensor | None,
+    *,
+    precision: str,
+    view: str = "centre",
+    scales: Sequence[int] = (),
+    world: World | None = None,
+) -> Evaluation:
     """Mean loss and errors over all images of ``part`` in evaluation mode, each image exactly once.
 
     :param view: ``centre`` (the single view), ``ten-crop`` or ``multi-scale``; of several, the mean of the softmax.
@@ -49,8 +55,12 @@ def evaluate(
     for logs, labels in scores or _crop_scores(net, mine, mean, view, precision):
         best = logs.topk(min(5, logs.shape[1]), dim=1).indices == labels[:, None]
         first = (logs.argmax(dim=1) != labels).sum()
-        counts = [F.nll_loss(logs, labels, reduction="sum"), first, (~best.any(dim=1)).sum(),
-                  torch.tensor(len(labels), device=labels.device)]  # fmt: skip
+        counts = [
+            F.nll_loss(logs, labels, reduction="sum"),
+            first,
+            (~best.any(dim=1)).sum(),
+            torch.tensor(len(labels), device=labels.device),
+        ]
         totals += torch.stack([count.double() for count in counts])
     net.train()
     loss, wrong, wrong5, seen = world.sum(totals).tolist()

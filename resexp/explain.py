@@ -61,9 +61,11 @@ def print_explanation() -> None:
     ]
     columns = ("block", "arithmetic", "weights", "over the bottleneck")
     print_table(columns, rows, "Basic pair and bottleneck (He et al. 2015, Fig. 5; batch norm left out)")
-    print(f"The paper's figure sets the second beside the third: about equal cost, on maps four times as wide. The\n"
-          f"often quoted {wide / bottle:.2f} to 1 sets the first beside the third: equal maps, which the paper does "
-          "not compare.\n")  # fmt: skip
+    print(
+        f"The paper's figure sets the second beside the third: about equal cost, on maps four times as wide. The\n"
+        f"often quoted {wide / bottle:.2f} to 1 sets the first beside the third: equal maps, which the paper does "
+        "not compare.\n"
+    )
 
     rows = []
     for paths, width in ((1, 64), (2, 40), (4, 24), (8, 14), (32, 4)):
@@ -79,8 +81,9 @@ def print_explanation() -> None:
         blocks = stages(Net(f"resnet{depth}", 0, 0).settings)
         terms = " + ".join(f"{count} x {256 * 2**index}^2" for index, count in enumerate(blocks))
         share = f"{100 * added / named[f'resnet{depth}']:.1f} %"
-        rows.append([f"se_resnet{depth}", f"(2 / {SE_REDUCTION}) ({terms})", f"{se_weights(depth):,}", f"{added:,}",
-                     share])  # fmt: skip
+        rows.append(
+            [f"se_resnet{depth}", f"(2 / {SE_REDUCTION}) ({terms})", f"{se_weights(depth):,}", f"{added:,}", share]
+        )
     heads = ("net", "Eq. 5", "by the formula", "in the net", "more than without")
     print_table(heads, rows, "Squeeze-and-excitation (Hu et al. 2018; without biases, as in the formula)")
 
@@ -93,7 +96,13 @@ def print_explanation() -> None:
     rows = []
     for variant in ("b", "b_5x5"):
         kernels, pools = vgg_kernels(variant)
-        rows.append([f"vgg_{variant}", str(len(kernels)), f"{receptive_field(kernels, pools)} pixels",
-                     f"{named[f'vgg_{variant}']:,}"])  # fmt: skip
+        rows.append(
+            [
+                f"vgg_{variant}",
+                str(len(kernels)),
+                f"{receptive_field(kernels, pools)} pixels",
+                f"{named[f'vgg_{variant}']:,}",
+            ]
+        )
     columns = ("net", "convolutions", "receptive field of the last", "parameters")
     print_table(columns, rows, "The pair of 3x3 and the 5x5 as nets (Sec. 4.1; resexp study vgg-5x5)")

@@ -86,9 +86,17 @@ class SGD(Optimizer):
         gradients = self.gradients()
         if self.fused:
             torch._fused_sgd_(
-                self.parameters, gradients, self.velocities, weight_decay=self.weight_decay, momentum=self.momentum,
-                lr=self._rate, dampening=0.0, nesterov=False, maximize=False, is_first_step=False,
-            )  # fmt: skip
+                self.parameters,
+                gradients,
+                self.velocities,
+                weight_decay=self.weight_decay,
+                momentum=self.momentum,
+                lr=self._rate,
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
+                is_first_step=False,
+            )
             return
         for weight, gradient, velocity in zip(self.parameters, gradients, self.velocities, strict=True):
             velocity.mul_(self.momentum).add_(gradient).add_(weight, alpha=self.weight_decay)
@@ -99,9 +107,14 @@ class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, Algorithm 2), as transformers are trained."""
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], *, weight_decay: float, betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8, fused: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        weight_decay: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        fused: bool = False,
+    ) -> None:
         super().__init__(parameters, weight_decay=weight_decay, fused=fused)
         self.means = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
@@ -119,9 +132,20 @@ class AdamW(Optimizer):
         torch._foreach_add_(self.steps, 1)
         if self.fused:
             torch._fused_adamw_(
-                self.parameters, gradients, self.means, self.squares, [], self.steps, lr=self._rate, beta1=beta1,
-                beta2=beta2, weight_decay=self.weight_decay, eps=eps, amsgrad=False, maximize=False,
-            )  # fmt: skip
+                self.parameters,
+                gradients,
+                self.means,
+                self.squares,
+                [],
+                self.steps,
+                lr=self._rate,
+                beta1=beta1,
+                beta2=beta2,
+                weight_decay=self.weight_decay,
+                eps=eps,
+                amsgrad=False,
+                maximize=False,
+            )
             return
         for weight, gradient, mean, square, step in zip(
             self.parameters, gradients, self.means, self.squares, self.steps, strict=True

@@ -128,12 +128,15 @@ def join_world(batch_size: int, norm_group: int | None) -> World:
 def check_shares(size: int, batch_size: int, norm_group: int | None) -> None:
     """Raise UserError unless ``size`` processes can share a batch, and batch norm's groups with it."""
     if batch_size % size:
-        raise UserError(f"protocol.batch_size={batch_size}: {size} processes cannot share it evenly; start a number "
-                        "that divides it")  # fmt: skip
+        raise UserError(
+            f"protocol.batch_size={batch_size}: {size} processes cannot share it evenly; start a number that divides it"
+        )
     share = batch_size // size
     if norm_group is not None and share % norm_group:
-        raise UserError(f"protocol.norm_group={norm_group}: {size} processes have {share} images each, which are no "
-                        "whole groups; start fewer processes, or set another norm_group")  # fmt: skip
+        raise UserError(
+            f"protocol.norm_group={norm_group}: {size} processes have {share} images each, which are no "
+            "whole groups; start fewer processes, or set another norm_group"
+        )
     if share < 2:
         raise UserError(f"protocol.batch_size={batch_size}: {size} processes leave one image to each; start fewer")
 

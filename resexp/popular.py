@@ -146,10 +146,15 @@ def _of_analysis(popular: Popular, output_dir: Path) -> list[Evidence]:
 def calculate(expression: str) -> bool:
     """The truth of an expression of the table over the project's own counts, formulas and the published numbers."""
     known: dict[str, Callable[..., Any]] = {
-        "parameters": lambda net: COUNTS[net][0], "macs": lambda net: COUNTS[net][1], "published": _number,
-        "conv_weights": explain.conv_weights, "basic_weights": explain.basic_weights,
-        "bottleneck_weights": explain.bottleneck_weights, "receptive_field": explain.receptive_field, "abs": abs,
-    }  # fmt: skip
+        "parameters": lambda net: COUNTS[net][0],
+        "macs": lambda net: COUNTS[net][1],
+        "published": _number,
+        "conv_weights": explain.conv_weights,
+        "basic_weights": explain.basic_weights,
+        "bottleneck_weights": explain.bottleneck_weights,
+        "receptive_field": explain.receptive_field,
+        "abs": abs,
+    }
     return bool(eval(expression, {"__builtins__": {}}, known))
 
 

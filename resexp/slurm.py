@@ -21,8 +21,21 @@ from resexp.console import message
 from resexp.sweep import LOG, Job, Sweep, live_table, plan_sweep
 
 JOB = "slurm.json"  # in a run's folder: the job that was last submitted for it
-ACTIVE = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "RESIZING",
-          "SIGNALING", "STAGE_OUT", "STOPPED", "REQUEUE_FED", "SPECIAL_EXIT"}  # fmt: skip
+ACTIVE = {
+    "PENDING",
+    "CONFIGURING",
+    "RUNNING",
+    "COMPLETING",
+    "REQUEUED",
+    "REQUEUE_HOLD",
+    "SUSPENDED",
+    "RESIZING",
+    "SIGNALING",
+    "STAGE_OUT",
+    "STOPPED",
+    "REQUEUE_FED",
+    "SPECIAL_EXIT",
+}
 POLL_SECONDS = 5.0
 TIMEOUTS = 1000  # how often a job may reach its time limit and go on
 FIRST_PORT, PORTS = 20_000, 20_000  # the processes of one job meet at a port that its number gives
@@ -42,9 +55,13 @@ class TrainJob:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         with (self.run_dir / LOG).open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "resexp", "train", *self.words], stdin=subprocess.DEVNULL, stdout=log,
-                stderr=subprocess.STDOUT, cwd=self.folder, env={**os.environ, **meeting_point()},
-            )  # fmt: skip
+                [sys.executable, "-m", "resexp", "train", *self.words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                env={**os.environ, **meeting_point()},
+            )
             code = self.process.wait()
         if code in (0, 128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGUSR2):
             return code
@@ -70,8 +87,13 @@ def meeting_point() -> dict[str, str]:
     if env.num_tasks == 1:
         return {}
     port = FIRST_PORT + int(env.raw_job_id) % PORTS
-    return {"RANK": str(env.global_rank), "LOCAL_RANK": str(env.local_rank), "WORLD_SIZE": str(env.num_tasks),
-            "MASTER_ADDR": env.hostnames[0], "MASTER_PORT": str(port)}  # fmt: skip
+    return {
+        "RANK": str(env.global_rank),
+        "LOCAL_RANK": str(env.local_rank),
+        "WORLD_SIZE": str(env.num_tasks),
+        "MASTER_ADDR": env.hostnames[0],
+        "MASTER_PORT": str(port),
+    }
 
 
 def submit_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path | None = None) -> Sweep:
@@ -83,8 +105,11 @@ def submit_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path |
 
     sweep = plan_sweep(jobs)
     refresh(sweep)
-    todo = [job for job in sweep.jobs if job.outcome != "finished" and job.outcome not in ("queued", "running")
-            and job.run.status != "diverged"]  # fmt: skip
+    todo = [
+        job
+        for job in sweep.jobs
+        if job.outcome != "finished" and job.outcome not in ("queued", "running") and job.run.status != "diverged"
+    ]
     folder = Path(cfg.output_dir).resolve() / "slurm"
     extra = ["--config-dir", str(config_dir.resolve())] if config_dir else []
     if todo:
@@ -138,16 +163,21 @@ def check_slurm(launcher: LauncherConfig) -> None:
     except ImportError:
         raise UserError("launcher=slurm: submitit is not installed; pip install 'resexp[slurm]'") from None
     if not shutil.which("sbatch"):
-        raise UserError("launcher=slurm: no sbatch on this machine; go to one of the cluster's, or start a SLURM to "
-                        "try: scripts/local_slurm.sh start DIR")  # fmt: skip
+        raise UserError(
+            "launcher=slurm: no sbatch on this machine; go to one of the cluster's, or start a SLURM to "
+            "try: scripts/local_slurm.sh start DIR"
+        )
     answer = _ask("sinfo", "--noheader", "--format=%R")
     if answer is None:
-        raise UserError("launcher=slurm: SLURM does not answer; is slurmctld running, and SLURM_CONF set? "
-                        "(sinfo asks the same)")  # fmt: skip
+        raise UserError(
+            "launcher=slurm: SLURM does not answer; is slurmctld running, and SLURM_CONF set? (sinfo asks the same)"
+        )
     partitions = sorted(set(answer.split()))
     if launcher.partition is not None and launcher.partition not in partitions:
-        raise UserError(f"launcher.partition={launcher.partition}: no such partition; "
-                        f"{did_you_mean(launcher.partition, partitions)}")  # fmt: skip
+        raise UserError(
+            f"launcher.partition={launcher.partition}: no such partition; "
+            f"{did_you_mean(launcher.partition, partitions)}"
+        )
 
 
 def _ask(*words: str) -> str | None:

@@ -39,9 +39,11 @@ TINY_STEP_MACS = 1e9  # below this many multiply-adds in a forward pass, a secon
 LOSS, WRONG, SEEN, FINITE = range(4)  # columns of the counters: sums over images, and batches with a finite loss
 WINDOW, EPOCH = range(2)  # their rows: since the last train line of the log, since the last start of an epoch
 VIEW_RESULTS = tuple(
-    f"{view}_{kind}" for view in ("test", "ten_crop", "multi_scale") for kind in ("error", "top5_error")
+    f"{view}_{kind}"
+    for view in ("test", "ten_crop", "multi_scale")
+    for kind in ("error", "top5_error")
     if (view, kind) != ("test", "error")
-)  # fmt: skip
+)
 RESULTS = ("test_error", "val_error", "best_val_step", "best_val_error", "best_val_test_error")
 ALL_THREADS = torch.get_num_threads()  # torch's own default at the start: all cores, or what OMP_NUM_THREADS says
 EARLIER_VERSION = "its checkpoint is of an earlier version"
@@ -159,8 +161,9 @@ def describe_loss(run_dir: Path, world: World, error: Exception) -> str:
         step = checkpoint.load(path, torch.device("cpu"))["step"]
         kept = f"it goes on from the checkpoint of step {step:,}"
     reason = str(error).splitlines()[0][:120]
-    return (f"{run_dir}: process {world.rank} of {world.size} lost another one ({reason}); "
-            f"repeat the same command: {kept}")  # fmt: skip
+    return (
+        f"{run_dir}: process {world.rank} of {world.size} lost another one ({reason}); repeat the same command: {kept}"
+    )
 
 
 def _train(cfg: Config, run_dir: Path, stop: "StopSignal", world: World) -> dict[str, Any]:
@@ -205,8 +208,14 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal", world: World) -> dict
         runlog.write_text(run_dir / runlog.CONFIG, to_yaml(cfg))
         (run_dir / runlog.SUMMARY).unlink(missing_ok=True)  # it is written last, when this process ends
         paths = fast_paths(cfg, state.net, device, world)
-        runlog.write_env(run_dir, step=state.step, device=device_name(device), threads=threads, fast_paths=paths,
-                         world_size=world.size)  # fmt: skip
+        runlog.write_env(
+            run_dir,
+            step=state.step,
+            device=device_name(device),
+            threads=threads,
+            fast_paths=paths,
+            world_size=world.size,
+        )
         log = runlog.MetricsLog(
             run_dir, size=saved["log_size"] if saved else 0, step=state.step, tensorboard=cfg.tensorboard
         )
@@ -262,11 +271,23 @@ def _train(cfg: Config, run_dir: Path, stop: "StopSignal", world: World) -> dict
             epoch = state.step * p.batch_size / len(data.train)
             loss, error = window[LOSS] / window[SEEN], 100 * window[WRONG] / window[SEEN]
             if last or show_due:
-                progress.show(state.step, loss=loss, train_error=error, rate=watch.rate(),
-                              test_error=state.results.get("test_error"))  # fmt: skip
+                progress.show(
+                    state.step,
+                    loss=loss,
+                    train_error=error,
+                    rate=watch.rate(),
+                    test_error=state.results.get("test_error"),
+                )
             if log_due:
-                log.write(step=state.step, epoch=epoch, split="train", loss=loss, error=error, lr=lr,
-                          images_per_s=watch.rate())  # fmt: skip
+                log.write(
+                    step=state.step,
+                    epoch=epoch,
+                    split="train",
+                    loss=loss,
+                    error=error,
+                    lr=lr,
+                    images_per_s=watch.rate(),
+                )
                 state.schedule.observe_window(state.step, window[WRONG], window[SEEN])
                 state.counters[WINDOW].zero_()
                 watch.next_lap()
@@ -402,9 +423,16 @@ def count_batch(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def evaluate_parts(
-    state: State, data: Dataset, mean: Tensor | None, precision: str, log: runlog.MetricsLog, *, epoch: float,
-    lr: float, world: World,
-) -> None:  # fmt: skip
+    state: State,
+    data: Dataset,
+    mean: Tensor | None,
+    precision: str,
+    log: runlog.MetricsLog,
+    *,
+    epoch: float,
+    lr: float,
+    world: World,
+) -> None:
     """Evaluate on the validation and test images, log both, and keep the step that the validation images prefer."""
     for split, part in (("val", data.val), ("test", data.test)):
         if part is None:
@@ -427,8 +455,9 @@ def evaluate_parts(
 
 def evaluate_finally(state: State, data: Dataset, mean: Tensor | None, p: ProtocolConfig, world: World) -> None:
     """The test error in the view that the paper's tables have, beside that of the single view."""
-    found = evaluate(state.net, data.test, mean, precision=p.precision, view=p.final_view, scales=p.test_scales,
-                     world=world)  # fmt: skip
+    found = evaluate(
+        state.net, data.test, mean, precision=p.precision, view=p.final_view, scales=p.test_scales, world=world
+    )
     name = p.final_view.replace("-", "_")
     state.results |= {f"{name}_error": found.error, f"{name}_top5_error": found.top5_error}
 

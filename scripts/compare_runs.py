@@ -47,16 +47,27 @@ def compare(both: Sequence[tuple[Run, Run]]) -> tuple[list[list[str]], bool]:
     rows, ok = [], True
     for group in group_runs([a for a, _ in both]):
         for metric in ("train_error", "test_error"):
-            ours, theirs = ([run.summary[metric] for run in runs] for runs in
-                            (group.runs, [partner[run.path.name] for run in group.runs]))  # fmt: skip
+            ours, theirs = (
+                [run.summary[metric] for run in runs]
+                for runs in (group.runs, [partner[run.path.name] for run in group.runs])
+            )
             a, b = summarize(ours), summarize(theirs)
             difference = a.mean - b.mean
             spread = max(a.std, b.std)
             within = abs(difference) <= spread if a.count > 1 else None
             ok = ok and within is not False
-            rows.append([group.label, ",".join(map(str, group.seeds)), metric.replace("_", " "), str(a), str(b),
-                         f"{difference:+.2f}", f"{spread:.2f}" if a.count > 1 else "-",
-                         {True: "yes", False: "NO", None: "-"}[within]])  # fmt: skip
+            rows.append(
+                [
+                    group.label,
+                    ",".join(map(str, group.seeds)),
+                    metric.replace("_", " "),
+                    str(a),
+                    str(b),
+                    f"{difference:+.2f}",
+                    f"{spread:.2f}" if a.count > 1 else "-",
+                    {True: "yes", False: "NO", None: "-"}[within],
+                ]
+            )
     return rows, ok
 
 

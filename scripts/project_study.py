@@ -27,16 +27,32 @@ def project(study_name: str, overrides: list[str], *, steps: int, together: int)
     for cfg in jobs:
         point = _measure(cfg, 1, steps)
         rate = point["images_per_s"] / cfg.protocol.batch_size
-        nets.append({"net": cfg.model.name, "seed": cfg.seed, "steps": cfg.protocol.steps, "steps_per_s": rate,
-                     "seconds": cfg.protocol.steps / rate, **point})  # fmt: skip
+        nets.append(
+            {
+                "net": cfg.model.name,
+                "seed": cfg.seed,
+                "steps": cfg.protocol.steps,
+                "steps_per_s": rate,
+                "seconds": cfg.protocol.steps / rate,
+                **point,
+            }
+        )
         message(f"{cfg.model.name}: {rate:,.2f} steps/s, {duration(nets[-1]['seconds'])} for {cfg.protocol.steps:,}")
     middle = sorted(range(len(jobs)), key=lambda index: nets[index]["seconds"])[len(jobs) // 2]
     at_once = _measure(jobs[middle], together, steps)["images_per_s"] if together > 1 else nets[middle]["images_per_s"]
     alone = sum(net["seconds"] for net in nets)
     gain = at_once / nets[middle]["images_per_s"]
-    return {"study": study_name, "settings": overrides, "nets": nets, "side_by_side": together,
-            "measured_side_by_side": jobs[middle].model.name, "gain": gain, "seconds_one_after_another": alone,
-            "seconds_side_by_side": alone / max(gain, 1.0), "versions": versions()}  # fmt: skip
+    return {
+        "study": study_name,
+        "settings": overrides,
+        "nets": nets,
+        "side_by_side": together,
+        "measured_side_by_side": jobs[middle].model.name,
+        "gain": gain,
+        "seconds_one_after_another": alone,
+        "seconds_side_by_side": alone / max(gain, 1.0),
+        "versions": versions(),
+    }
 
 
 def _measure(cfg: config.Config, together: int, steps: int) -> dict[str, Any]:
@@ -65,8 +81,10 @@ def main() -> int:
         memory = f"{net['peak_memory_bytes'] / 1e9:.2f} GB"
         rows.append([net["net"], str(net["seed"]), *rates, memory, duration(net["seconds"])])
     print_table(("net", "seed", "images/s", "steps/s", "peak memory", "whole run"), rows, args.study)
-    print(f"one after another {duration(result['seconds_one_after_another'])}; {result['side_by_side']} side by side, "
-          f"{result['gain']:.2f} times: {duration(result['seconds_side_by_side'])}")  # fmt: skip
+    print(
+        f"one after another {duration(result['seconds_one_after_another'])}; {result['side_by_side']} side by side, "
+        f"{result['gain']:.2f} times: {duration(result['seconds_side_by_side'])}"
+    )
     if args.json:
         args.json.write_text(json.dumps(result, indent=2) + "\n")
     return 0

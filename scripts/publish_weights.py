@@ -34,9 +34,16 @@ def publish(folder: Path, target: Path) -> Path:
         for name, value in state.items():
             value.copy_(half[name])  # the error that is stated is that of the rounded weights
     error = evaluate_net(cfg, net, data, "centre").error
-    told = {"net": cfg.model.name, "dataset": cfg.dataset.name, "protocol": cfg.protocol.name, "seed": cfg.seed,
-            "run": folder.name, "steps": cfg.protocol.steps, "test_error": f"{error:.2f}",
-            "git_commit": run.env.get("git_commit")}  # fmt: skip
+    told = {
+        "net": cfg.model.name,
+        "dataset": cfg.dataset.name,
+        "protocol": cfg.protocol.name,
+        "seed": cfg.seed,
+        "run": folder.name,
+        "steps": cfg.protocol.steps,
+        "test_error": f"{error:.2f}",
+        "git_commit": run.env.get("git_commit"),
+    }
     path = target / (folder.name.rpartition("-")[0] + SAFETENSORS)
     target.mkdir(parents=True, exist_ok=True)
     save_file(half, path, metadata={key: str(value) for key, value in told.items()})

@@ -283,8 +283,15 @@ def test_a_line_gradient_is_the_difference_quotient() -> None:
         assert found[index] == pytest.approx(quotient, rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("net", [shatter.Net(4), shatter.Net(4, norm=True), shatter.Net(4, residual=True),
-                                 shatter.Net(4, residual=True, norm=True)])  # fmt: skip
+@pytest.mark.parametrize(
+    "net",
+    [
+        shatter.Net(4),
+        shatter.Net(4, norm=True),
+        shatter.Net(4, residual=True),
+        shatter.Net(4, residual=True, norm=True),
+    ],
+)
 def test_wide_nets_have_the_mean_fields_correlation(net: shatter.Net) -> None:
     found = np.mean([shatter.input_correlation(net, 600, seed)[0] for seed in range(4)])
     assert found == pytest.approx(shatter.mean_field(net, [4])[0], rel=0.15)

@@ -103,11 +103,14 @@ def test_the_reference_is_the_fastest_number_of_workers(monkeypatch: pytest.Monk
 
 
 def test_growth_measures_every_point_and_goes_on_past_one_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resexp.bench.AXES", {
-        "batch": [(4, ["protocol.batch_size=4"], 1), (8, ["protocol.batch_size=8"], 1)],
-        "runs side by side": [(2, ["threads=1"], 2)],
-        "depth": [(20, ["device=cuda:77"], 1)],
-    })  # fmt: skip
+    monkeypatch.setattr(
+        "resexp.bench.AXES",
+        {
+            "batch": [(4, ["protocol.batch_size=4"], 1), (8, ["protocol.batch_size=8"], 1)],
+            "runs side by side": [(2, ["threads=1"], 2)],
+            "depth": [(20, ["device=cuda:77"], 1)],
+        },
+    )
     result = growth(["model=plain8", "model.width=2", "dataset.image_size=8"], steps=1)
     assert [point["value"] for point in result["axes"]["batch"]] == [4, 8]
     assert all(point["images_per_s"] > 0 for point in result["axes"]["batch"])
@@ -116,8 +119,16 @@ def test_growth_measures_every_point_and_goes_on_past_one_that_fails(monkeypatch
 
 
 def test_a_study_is_projected_from_the_measured_speed_of_its_nets() -> None:
-    words = ["dataset=synthetic", "dataset.examples=64", "dataset.image_size=8", "protocol.batch_size=8",
-             "protocol=he2015-cifar", "protocol.val_size=0", "model=plain8,resnet8", "model.width=4"]  # fmt: skip
+    words = [
+        "dataset=synthetic",
+        "dataset.examples=64",
+        "dataset.image_size=8",
+        "protocol.batch_size=8",
+        "protocol=he2015-cifar",
+        "protocol.val_size=0",
+        "model=plain8,resnet8",
+        "model.width=4",
+    ]
     command = [sys.executable, str(Path(__file__).parent.parent / "scripts" / "project_study.py"), "he2015-fig6"]
     options = ["--steps", "1", "--side-by-side", "2", "--json", "projection.json"]
     result = subprocess.run([*command, *words, *options], capture_output=True, text=True)

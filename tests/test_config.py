@@ -94,7 +94,11 @@ def test_a_depth_sweep_means_plain_and_residual() -> None:
 def test_a_sweep_varies_the_last_list_fastest_and_keeps_equal_runs_once() -> None:
     jobs = config.expand(["seed=range(0,2)", "model=plain20,resnet20"])
     assert [(cfg.seed, cfg.model.name) for _, cfg in jobs] == [
-        (0, "plain20"), (0, "resnet20"), (1, "plain20"), (1, "resnet20")]  # fmt: skip
+        (0, "plain20"),
+        (0, "resnet20"),
+        (1, "plain20"),
+        (1, "resnet20"),
+    ]
     assert len(config.expand(["seed=0,0,1"])) == 2
 
 
@@ -122,11 +126,27 @@ def test_the_hash_of_a_run_is_settled() -> None:
 
 def test_what_cannot_change_the_result_does_not_change_the_run() -> None:
     name = config.load([]).run_name
-    for word in ("max_minutes=3", "device=cpu", "threads=2", "workers=3", "tensorboard=false", "deterministic=true",
-                 "activation_checkpointing=true", "protocol.save_seconds=5", "output_dir=x"):  # fmt: skip
+    for word in (
+        "max_minutes=3",
+        "device=cpu",
+        "threads=2",
+        "workers=3",
+        "tensorboard=false",
+        "deterministic=true",
+        "activation_checkpointing=true",
+        "protocol.save_seconds=5",
+        "output_dir=x",
+    ):
         assert config.load([word]).run_name == name, word
-    for word in ("seed=1", "model.width=8", "protocol.lr=0.2", "protocol.precision=bf16", "model.shortcut=B",
-                 "protocol.eval_every=7", "dataset=synthetic"):  # fmt: skip
+    for word in (
+        "seed=1",
+        "model.width=8",
+        "protocol.lr=0.2",
+        "protocol.precision=bf16",
+        "model.shortcut=B",
+        "protocol.eval_every=7",
+        "dataset=synthetic",
+    ):
         assert config.load([word]).run_name != name, word
 
 

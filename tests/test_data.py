@@ -28,8 +28,10 @@ def test_digits_are_split_the_same_way_always_and_evenly_over_the_classes() -> N
     assert (len(first.train), len(first.test)) == (1438, 359)
     assert first.train.images.dtype == torch.uint8 and first.image_shape == (1, 8, 8)
     assert first.digest() == second.digest() == "31864dfda137026d"
-    shares = [(first.test.labels == k).sum() / ((first.test.labels == k).sum() + (first.train.labels == k).sum())
-              for k in range(10)]  # fmt: skip
+    shares = [
+        (first.test.labels == k).sum() / ((first.test.labels == k).sum() + (first.train.labels == k).sum())
+        for k in range(10)
+    ]
     assert all(0.19 < share < 0.21 for share in shares)
     trained = {image.numpy().tobytes() for image in first.train.images}
     shared = sum(image.numpy().tobytes() in trained for image in first.test.images)

@@ -115,8 +115,13 @@ def test_drawing_needs_no_torch(tmp_path: Path) -> None:
 
 def many_runs(root: Path) -> list:
     return [
-        write_run(root, [f"model={net}", f"seed={seed}", *words], train_error=error, test_error=error + 2 * seed + 1,
-                  params=params)
+        write_run(
+            root,
+            [f"model={net}", f"seed={seed}", *words],
+            train_error=error,
+            test_error=error + 2 * seed + 1,
+            params=params,
+        )
         for net, words, error, params in (
             ("transformer6", ["model.residual=both"], 4.0, 1000),
             ("transformer12", ["model.residual=both"], 3.0, 2000),
@@ -124,7 +129,7 @@ def many_runs(root: Path) -> list:
             ("transformer12", ["model.residual=none"], 80.0, 2000),
         )
         for seed in (0, 1)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(
@@ -182,8 +187,18 @@ def write_curves(root: Path, errors: dict[str, list[float]], split: str = "train
     for net, seeds in errors.items():
         for seed, error in enumerate(seeds):
             run = write_run(root, [f"model={net}", f"seed={seed}"])
-            lines = [{"step": step, "epoch": 0, "split": split, "loss": 1, "error": error + step / 40, "lr": 0.1,
-                      "images_per_s": 1} for step in range(40, 1281, 40)]  # fmt: skip
+            lines = [
+                {
+                    "step": step,
+                    "epoch": 0,
+                    "split": split,
+                    "loss": 1,
+                    "error": error + step / 40,
+                    "lr": 0.1,
+                    "images_per_s": 1,
+                }
+                for step in range(40, 1281, 40)
+            ]
             (run.path / runlog.METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
             runs.append(runlog.Run(run.path))
     return runs

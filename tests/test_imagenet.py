@@ -45,8 +45,11 @@ def tree(tmp_path: Path) -> Path:
     for part, count in (("train", 6), ("val", 3)):
         for number, wnid in enumerate(WNIDS):
             for index in range(count):
-                photograph(tmp_path / "tree" / part / wnid / f"{wnid}_{index}.png", *shapes[(index + number) % 6],
-                           seed=100 * number + index + (part == "val") * 50)  # fmt: skip
+                photograph(
+                    tmp_path / "tree" / part / wnid / f"{wnid}_{index}.png",
+                    *shapes[(index + number) % 6],
+                    seed=100 * number + index + (part == "val") * 50,
+                )
     return tmp_path / "tree"
 
 
@@ -247,8 +250,14 @@ def test_a_truncated_image_is_named_by_pack_and_stream(tree: Path, resexp: Resex
     with pytest.raises(UserError, match=r"n02_1.png: not a readable image"):
         load_imagenet(tree, image_size=16)
     assert not list(Path(os.environ["RESEXP_CACHE"]).rglob("*.pack*"))  # nothing half written stays
-    words = [*TRAINED, f"dataset.root={tree}", "dataset.pack_gb=0", "dataset.workers=2", "protocol.normalize=imagenet",
-             "protocol.colour=0"]  # fmt: skip
+    words = [
+        *TRAINED,
+        f"dataset.root={tree}",
+        "dataset.pack_gb=0",
+        "dataset.workers=2",
+        "protocol.normalize=imagenet",
+        "protocol.colour=0",
+    ]
     result = resexp("train", *words)
     assert result.returncode == 2 and result.stderr.strip().splitlines()[-1].count("n02_1.png") == 1, result.stderr
     assert "Traceback" not in result.stderr
@@ -270,16 +279,19 @@ def change(tree: Path, what: str) -> None:
                 file.unlink()
 
 
-@pytest.mark.parametrize(("what", "settings", "message"), [
-    ("no-val", {}, "no val/ in it; it needs train/<wnid>/ and val/<wnid>/"),
-    ("other-class", {}, "no such class folder of n03, which train/ has"),
-    ("more-classes", {}, "class n09 is not in train/"),
-    ("flat", {}, "images without class folders, and none of val_annotations.txt"),
-    ("empty", {}, "no images of n02"),
-    ("", {"wnids": ["n01", "n20"]}, "dataset.wnids: n20 is not in .*1 of 2 are not"),
-    ("", {"classes": 9}, "dataset.classes=9: .* has only 3; take fewer"),
-    ("", {"classes": 1}, "1 class folders; it needs at least two"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("what", "settings", "message"),
+    [
+        ("no-val", {}, "no val/ in it; it needs train/<wnid>/ and val/<wnid>/"),
+        ("other-class", {}, "no such class folder of n03, which train/ has"),
+        ("more-classes", {}, "class n09 is not in train/"),
+        ("flat", {}, "images without class folders, and none of val_annotations.txt"),
+        ("empty", {}, "no images of n02"),
+        ("", {"wnids": ["n01", "n20"]}, "dataset.wnids: n20 is not in .*1 of 2 are not"),
+        ("", {"classes": 9}, "dataset.classes=9: .* has only 3; take fewer"),
+        ("", {"classes": 1}, "1 class folders; it needs at least two"),
+    ],
+)
 def test_a_tree_that_is_none_is_named(tree: Path, what: str, settings: dict, message: str) -> None:
     change(tree, what)
     with pytest.raises(UserError, match=message):
@@ -305,15 +317,18 @@ def test_a_pack_of_another_tree_or_half_written_is_refused(tree: Path, tmp_path:
         load_imagenet(tree, image_size=16, pack=str(tmp_path / "file" / "packs"))
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["dataset=cifar10", "protocol=he2015-imagenet"], r"protocol.scales=\[256, 480\]: needs dataset=imagenet"),
-    (["dataset=imagenet", "protocol=he2015-cifar"], "protocol.pad=4: dataset=imagenet crops by protocol.scales"),
-    (["dataset=digits", "dataset.classes=3"], "dataset.classes=3: dataset=digits does not use it"),
-    (["dataset=imagenet", "protocol.scales=[480,256]"], "must be two sides of at least 224"),
-    (["dataset=imagenet", "protocol.norm_group=48"], "must be at least 2 and divide batch_size=256"),
-    (["dataset=imagenet", "dataset.wnid_file=none.txt"], "dataset.wnid_file=none.txt: cannot read it"),
-    (["dataset=imagenet", "protocol.final_view=five"], "choose from centre, ten-crop, multi-scale"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["dataset=cifar10", "protocol=he2015-imagenet"], r"protocol.scales=\[256, 480\]: needs dataset=imagenet"),
+        (["dataset=imagenet", "protocol=he2015-cifar"], "protocol.pad=4: dataset=imagenet crops by protocol.scales"),
+        (["dataset=digits", "dataset.classes=3"], "dataset.classes=3: dataset=digits does not use it"),
+        (["dataset=imagenet", "protocol.scales=[480,256]"], "must be two sides of at least 224"),
+        (["dataset=imagenet", "protocol.norm_group=48"], "must be at least 2 and divide batch_size=256"),
+        (["dataset=imagenet", "dataset.wnid_file=none.txt"], "dataset.wnid_file=none.txt: cannot read it"),
+        (["dataset=imagenet", "protocol.final_view=five"], "choose from centre, ten-crop, multi-scale"),
+    ],
+)
 def test_settings_that_do_not_fit_images_are_named(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         config.load(words)
@@ -328,9 +343,19 @@ def test_views_that_do_not_fit_are_named(tree: Path) -> None:
     check_view("multi-scale", "vgg", False)
 
 
-TRAINED = ["dataset=imagenet", "dataset.image_size=16", "protocol=tiny-imagenet", "model=resnet18", "model.width=4",
-           "protocol.steps=12", "protocol.batch_size=6", "protocol.lr_drops=[]", "protocol.eval_every=6",
-           "protocol.log_every=4", "tensorboard=false"]  # fmt: skip
+TRAINED = [
+    "dataset=imagenet",
+    "dataset.image_size=16",
+    "protocol=tiny-imagenet",
+    "model=resnet18",
+    "model.width=4",
+    "protocol.steps=12",
+    "protocol.batch_size=6",
+    "protocol.lr_drops=[]",
+    "protocol.eval_every=6",
+    "protocol.log_every=4",
+    "tensorboard=false",
+]
 
 
 @pytest.mark.parametrize("gigabytes", [8, 0], ids=["packed", "streamed"])
@@ -377,10 +402,14 @@ for who in resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN:
     print(1024 * resource.getrusage(who).ru_maxrss - files.nbytes)
 """
     small, large = (
-        [int(line) for line in subprocess.run(
-            [sys.executable, "-c", code, str(count)], capture_output=True, text=True, check=True).stdout.split()]
+        [
+            int(line)
+            for line in subprocess.run(
+                [sys.executable, "-c", code, str(count)], capture_output=True, text=True, check=True
+            ).stdout.split()
+        ]
         for count in (200, 5_000)
-    )  # fmt: skip
+    )
     assert all(abs(most - least) < 20e6 for least, most in zip(small, large, strict=True)), (small, large)
 
 

@@ -140,10 +140,25 @@ def test_module_imports_no_torch(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["models"], ["datasets"], ["protocols"], ["studies"], ["config"], ["train", "--help"],
-              ["train", "model=plan56"], ["sweep", "model=plan56"], ["study", "nowhere"], ["figures"], ["analyze"],
-              ["analyze", "lesoin"], ["analyze", "relu-collapse", "draws=1"], ["trian"]]
-)  # fmt: skip
+    "words",
+    [
+        ["--help"],
+        ["models"],
+        ["datasets"],
+        ["protocols"],
+        ["studies"],
+        ["config"],
+        ["train", "--help"],
+        ["train", "model=plan56"],
+        ["sweep", "model=plan56"],
+        ["study", "nowhere"],
+        ["figures"],
+        ["analyze"],
+        ["analyze", "lesoin"],
+        ["analyze", "relu-collapse", "draws=1"],
+        ["trian"],
+    ],
+)
 def test_help_lists_and_mistakes_import_no_torch(words: list[str]) -> None:
     code = f"import sys; from resexp.cli import main; main({words}); sys.exit(7 * ('torch' in sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -91,9 +91,24 @@ def test_no_file_of_a_net_is_long() -> None:
 
 
 def test_depth_counts_the_layers_with_weights_outside_shortcuts_and_gates() -> None:
-    for name in ("plain20", "resnet56", "plain18", "resnet34", "resnet164", "preresnet110", "resnext29_8x64d",
-                 "densenet40_k12", "densenet121", "vgg_d", "vgg_b_5x5", "googlenet", "mlp10", "highway_mlp20",
-                 "highway32", "se_resnet50"):  # fmt: skip
+    for name in (
+        "plain20",
+        "resnet56",
+        "plain18",
+        "resnet34",
+        "resnet164",
+        "preresnet110",
+        "resnext29_8x64d",
+        "densenet40_k12",
+        "densenet121",
+        "vgg_d",
+        "vgg_b_5x5",
+        "googlenet",
+        "mlp10",
+        "highway_mlp20",
+        "highway32",
+        "se_resnet50",
+    ):
         weighted = [n for n, m in on_meta(name).named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
         outside = [n for n in weighted if "shortcut" not in n and "gate" not in n]
         if name == "googlenet":  # 9 modules of two layers each, their branches side by side
@@ -128,8 +143,9 @@ TWINS: dict[str, tuple[str, dict[str, Any]]] = {
 def test_weights_carried_over_in_order_give_torchvisions_logits(name: str) -> None:
     """float64, so that only a difference of the nets can show; one image of 96 pixels in evaluation mode."""
     twin, options = TWINS[name]
-    theirs = getattr(torchvision.models, twin)(**({"aux_logits": False, "init_weights": False} if twin == "googlenet"
-                                                  else {}))  # fmt: skip
+    theirs = getattr(torchvision.models, twin)(
+        **({"aux_logits": False, "init_weights": False} if twin == "googlenet" else {})
+    )
     ours = build(name, image_shape=(3, 96, 96), classes=1000, **options)
     generator = torch.Generator().manual_seed(1)
     for norm in (m for m in theirs.modules() if isinstance(m, nn.BatchNorm2d)):
@@ -205,9 +221,9 @@ def test_initialisation_has_he_variance_and_follows_the_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("depth", "side", "stem", "before_head"), [(20, 32, "auto", 8), (18, 32, "auto", 4), (18, 224, "auto", 7),
-                                                (18, 64, "7x7", 2), (20, 8, "auto", 2)]
-)  # fmt: skip
+    ("depth", "side", "stem", "before_head"),
+    [(20, 32, "auto", 8), (18, 32, "auto", 4), (18, 224, "auto", 7), (18, 64, "7x7", 2), (20, 8, "auto", 2)],
+)
 def test_the_stem_fits_the_image(depth: int, side: int, stem: str, before_head: int) -> None:
     net = build(f"plain{depth}", width=2, stem=stem, image_shape=(1, side, side))
     assert net.stages(net.stem(torch.zeros(1, 1, side, side))).shape[2:] == (before_head, before_head)
@@ -318,8 +334,10 @@ def test_concatenated_skips_contain_the_sum() -> None:
 
 
 def test_concatenated_skips_at_15_channels_have_about_the_parameters_of_sums_at_16() -> None:
-    counts = [count_parameters(on_meta("resnet56", **options))
-              for options in ({"width": 16}, {"width": 15, "connection": "concatenate"})]  # fmt: skip
+    counts = [
+        count_parameters(on_meta("resnet56", **options))
+        for options in ({"width": 16}, {"width": 15, "connection": "concatenate"})
+    ]
     assert 0.97 < counts[1] / counts[0] < 1
 
 
@@ -414,9 +432,13 @@ def test_a_connection_that_is_none_makes_a_plain_net() -> None:
 
 def test_a_net_is_the_papers_while_only_its_width_differs() -> None:
     for name, options, expected in (
-        ("resnet20", {"width": 4}, True), ("resnet20", {"order": "full"}, False), ("densenet121", {}, True),
-        ("densenet121", {"compression": 1.0}, False), ("vgg_d", {"reduction": 16}, False), ("se_vgg_d", {}, True),
-    ):  # fmt: skip
+        ("resnet20", {"width": 4}, True),
+        ("resnet20", {"order": "full"}, False),
+        ("densenet121", {}, True),
+        ("densenet121", {"compression": 1.0}, False),
+        ("vgg_d", {"reduction": 16}, False),
+        ("se_vgg_d", {}, True),
+    ):
         settings = catalog.resolve(catalog.parse_name(name) | options)
         assert catalog.is_papers(settings) == expected, (name, options)
     assert catalog.net_name(catalog.resolve({"family": "densenet", "depth": 121, "growth": 12})) == "densenet121_k12"

@@ -101,8 +101,10 @@ def test_where_it_does_not_apply_torch_does_the_same() -> None:
     dense = rows.detach().to(memory_format=torch.channels_last).requires_grad_()
     assert "NormReLU" in norm.relu(dense).grad_fn.name()  # type: ignore[union-attr]
     norm.eval()
-    assert torch.equal(norm.relu(dense), torch.relu(torch.nn.functional.batch_norm(
-        dense, norm.running_mean, norm.running_var, norm.weight, norm.bias)))  # fmt: skip
+    assert torch.equal(
+        norm.relu(dense),
+        torch.relu(torch.nn.functional.batch_norm(dense, norm.running_mean, norm.running_var, norm.weight, norm.bias)),
+    )
 
 
 @needs_kernel

@@ -53,8 +53,11 @@ def test_a_fixed_warm_up_is_that_of_the_papers_of_2016_for_every_net() -> None:
 
 
 def test_a_warm_up_never_raises_the_rate() -> None:
-    for schedule in (Schedule(base_lr=0.003, warmup_steps=10), Schedule(base_lr=0.003, warmup=True),
-                     Schedule(base_lr=0.1, drops=[2, 4], warmup=True)):  # fmt: skip
+    for schedule in (
+        Schedule(base_lr=0.003, warmup_steps=10),
+        Schedule(base_lr=0.003, warmup=True),
+        Schedule(base_lr=0.1, drops=[2, 4], warmup=True),
+    ):
         assert schedule.lr(5) <= 0.003
 
 

@@ -21,8 +21,15 @@ from resexp.parallel import World, check_shares
 from resexp.runlog import Run
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
-WORDS = ["dataset=synthetic", "model=resnet8", "model.width=8", "protocol.batch_size=32", "protocol.lr=0.05",
-         "protocol.steps=10", "fast=false"]  # fmt: skip
+WORDS = [
+    "dataset=synthetic",
+    "model=resnet8",
+    "model.width=8",
+    "protocol.batch_size=32",
+    "protocol.lr=0.05",
+    "protocol.steps=10",
+    "fast=false",
+]
 
 
 def torchrun(*words: str, processes: int = 2) -> list[str]:
@@ -36,8 +43,11 @@ def steps_in(processes: int, *words: str) -> dict:
     return torch.load(out, weights_only=True)
 
 
-@pytest.mark.parametrize("words", [["protocol.norm_group=16"], [], ["protocol.norm_group=8"]],
-                         ids=["groups-of-a-process", "synchronised", "groups-within-a-process"])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [["protocol.norm_group=16"], [], ["protocol.norm_group=8"]],
+    ids=["groups-of-a-process", "synchronised", "groups-within-a-process"],
+)
 def test_two_processes_take_the_steps_of_one(words: list[str]) -> None:
     """Gradients, then ten steps, in float64 to 1e-9; batch norm over groups of images, or over the whole batch."""
     one, two = steps_in(1, *words), steps_in(2, *words)
@@ -84,11 +94,14 @@ def test_shares_cover_every_image_once_at_any_number_of_processes(size: int) -> 
     assert sorted(image for world in worlds for image in images[world.turn()]) == images
 
 
-@pytest.mark.parametrize(("size", "batch", "group", "message"), [
-    (3, 32, None, "protocol.batch_size=32: 3 processes cannot share it evenly"),
-    (4, 32, 16, "protocol.norm_group=16: 4 processes have 8 images each"),
-    (32, 32, None, "protocol.batch_size=32: 32 processes leave one image to each"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "batch", "group", "message"),
+    [
+        (3, 32, None, "protocol.batch_size=32: 3 processes cannot share it evenly"),
+        (4, 32, 16, "protocol.norm_group=16: 4 processes have 8 images each"),
+        (32, 32, None, "protocol.batch_size=32: 32 processes leave one image to each"),
+    ],
+)
 def test_shares_that_do_not_fit_are_named(size: int, batch: int, group: int | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_shares(size, batch, group)
@@ -99,8 +112,9 @@ def test_only_one_process_writes_and_any_number_goes_on(tmp_path: Path) -> None:
     words = [*TINY, "protocol.norm_group=16", "protocol.steps=24"]
     alone = subprocess.run([sys.executable, "-m", "resexp", "train", *words, "output_dir=alone"], capture_output=True)
     assert alone.returncode == 0, alone.stderr
-    first = subprocess.run(torchrun("-m", "resexp", "train", *words, "max_minutes=0.0001"), capture_output=True,
-                           text=True, timeout=120)  # fmt: skip
+    first = subprocess.run(
+        torchrun("-m", "resexp", "train", *words, "max_minutes=0.0001"), capture_output=True, text=True, timeout=120
+    )
     run = Run(config.load(words).run_dir)
     assert first.returncode == 0 and run.status == "interrupted" and run.env["world_size"] == 2, first.stderr
     assert first.stdout.count("interrupted at step") == 1 and first.stderr.count("starting at step") == 1
@@ -115,11 +129,18 @@ def test_only_one_process_writes_and_any_number_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_process_that_dies_takes_the_run_down_and_it_goes_on_from_the_checkpoint() -> None:
-    words = [*TINY, "protocol.norm_group=16", "protocol.steps=3000", "protocol.save_seconds=0.2",
-             "protocol.eval_every=1000", "protocol.log_every=100"]  # fmt: skip
+    words = [
+        *TINY,
+        "protocol.norm_group=16",
+        "protocol.steps=3000",
+        "protocol.save_seconds=0.2",
+        "protocol.eval_every=1000",
+        "protocol.log_every=100",
+    ]
     folder = config.load(words).run_dir
-    process = subprocess.Popen(torchrun("-m", "resexp", "train", *words), stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)  # fmt: skip
+    process = subprocess.Popen(
+        torchrun("-m", "resexp", "train", *words), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     limit = time.monotonic() + 60
     while not (folder / runlog.CHECKPOINT).is_file() or Run(folder).step < 200:
         assert process.poll() is None and time.monotonic() < limit

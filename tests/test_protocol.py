@@ -86,9 +86,15 @@ class Reading:
     lr_factor: float = 1.0
 
     def step(
-        self, weights: list[Tensor], velocities: list[Tensor], images: np.ndarray, labels: np.ndarray,
-        draws: list[tuple[int, int, bool]], mean: np.ndarray, step: int,
-    ) -> list[Tensor]:  # fmt: skip
+        self,
+        weights: list[Tensor],
+        velocities: list[Tensor],
+        images: np.ndarray,
+        labels: np.ndarray,
+        draws: list[tuple[int, int, bool]],
+        mean: np.ndarray,
+        step: int,
+    ) -> list[Tensor]:
         """The weights after one update."""
         if self.mean_of_channels:
             mean = np.broadcast_to(mean.mean(axis=(1, 2), keepdims=True), mean.shape)
@@ -162,8 +168,13 @@ def test_every_tenth_of_200_updates_is_that_of_the_second_reading(images: Path) 
 
 @pytest.mark.images
 def test_a_misreading_is_noticed(images: Path) -> None:
-    wrong = [Reading(momentum=0.89), Reading(weight_decay=0.0), Reading(offsets=8), Reading(mean_of_channels=True),
-             Reading(lr_factor=1.01)]  # fmt: skip
+    wrong = [
+        Reading(momentum=0.89),
+        Reading(weight_decay=0.0),
+        Reading(offsets=8),
+        Reading(mean_of_channels=True),
+        Reading(lr_factor=1.01),
+    ]
     (differences,) = disagreements(images, [10], wrong)
     assert min(differences) > 1e-4, differences
 

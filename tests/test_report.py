@@ -282,8 +282,11 @@ def test_the_switches_change_the_curves(opened: Opened) -> None:
     assert after[0] == before[0] and after[1] == pytest.approx(0.9 * before[0] + 0.1 * before[1])
     assert opened.plot("degradation", "view.model.y_scale.type") == "LinearScale"
     page.check("#log")
-    page.wait_for_function("places.every((p) => !p.dataset.plot.endsWith('-small') || "
-                           "figures.get(p).view.model.y_scale.type === 'LogScale')", timeout=60_000)  # fmt: skip
+    page.wait_for_function(
+        "places.every((p) => !p.dataset.plot.endsWith('-small') || "
+        "figures.get(p).view.model.y_scale.type === 'LogScale')",
+        timeout=60_000,
+    )
     assert opened.plot("degradation", "view.model.y_scale.type") == "LogScale"
     assert opened.plot("degradation", "lines.map((one) => one.xs.length)") == [8, 40]  # the others stay on
     page.locator(".key[data-of=degradation] button[data-name=plain20]").click()

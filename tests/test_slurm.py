@@ -19,9 +19,21 @@ from resexp.sweep import plan_sweep
 Resexp = Callable[..., subprocess.CompletedProcess]
 SCRIPT = Path(__file__).parent.parent / "scripts" / "local_slurm.sh"
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch")
-LONG = ["dataset=synthetic", "model=resnet8", "model.width=4", "protocol.steps=4000", "protocol.batch_size=32",
-        "protocol.eval_every=400", "protocol.log_every=50", "protocol.lr_drops=[]", "protocol.save_seconds=1",
-        "tensorboard=false", "seed=0,1,2,3", "launcher=slurm", "launcher.partition=debug"]  # fmt: skip
+LONG = [
+    "dataset=synthetic",
+    "model=resnet8",
+    "model.width=4",
+    "protocol.steps=4000",
+    "protocol.batch_size=32",
+    "protocol.eval_every=400",
+    "protocol.log_every=50",
+    "protocol.lr_drops=[]",
+    "protocol.save_seconds=1",
+    "tensorboard=false",
+    "seed=0,1,2,3",
+    "launcher=slurm",
+    "launcher.partition=debug",
+]
 
 
 def fake(folder: Path, monkeypatch: pytest.MonkeyPatch, **commands: str) -> None:
@@ -66,19 +78,29 @@ def test_the_launcher_is_no_part_of_a_runs_name() -> None:
     assert config.load(["launcher=slurm", "launcher.hours=2"]).run_name == config.load([]).run_name
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["launcher=slrum"], "launcher=slrum: no such launcher; choose from local, slurm"),
-    (["launcher.hours=0"], "launcher.hours=0.0: must be above 0"),
-    (["launcher.processes=0"], "launcher.processes=0: must be at least 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["launcher=slrum"], "launcher=slrum: no such launcher; choose from local, slurm"),
+        (["launcher.hours=0"], "launcher.hours=0.0: must be above 0"),
+        (["launcher.processes=0"], "launcher.processes=0: must be at least 1"),
+    ],
+)
 def test_mistakes_in_the_launchers_settings_are_named(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         config.load(words)
 
 
 def test_settings_become_submitits_words() -> None:
-    words = ["launcher=slurm", "launcher.hours=0.5", "launcher.gpus=2", "launcher.processes=2", "launcher.nodes=3",
-             "launcher.memory_gb=64", "launcher.options={account: me}"]  # fmt: skip
+    words = [
+        "launcher=slurm",
+        "launcher.hours=0.5",
+        "launcher.gpus=2",
+        "launcher.processes=2",
+        "launcher.nodes=3",
+        "launcher.memory_gb=64",
+        "launcher.options={account: me}",
+    ]
     found = slurm.parameters(config.load(words).launcher, at_once=4)
     assert (found["timeout_min"], found["nodes"], found["tasks_per_node"], found["gpus_per_node"]) == (30, 3, 2, 2)
     assert found["slurm_additional_parameters"] == {"requeue": True, "account": "me"}

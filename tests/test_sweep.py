@@ -136,7 +136,10 @@ def test_runs_that_differ_in_a_setting_are_not_averaged(tmp_path: Path) -> None:
     ]
     groups = group_runs([write_run(tmp_path, each) for each in words])
     assert [(group.label, group.seeds) for group in groups] == [
-        ("plain20", [0]), ("resnet20 shortcut=A", [0, 1]), ("resnet20 shortcut=B", [0])]  # fmt: skip
+        ("plain20", [0]),
+        ("resnet20 shortcut=A", [0, 1]),
+        ("resnet20 shortcut=B", [0]),
+    ]
 
 
 def test_runs_of_different_protocols_or_data_are_labelled_though_their_nets_differ(tmp_path: Path) -> None:
@@ -167,8 +170,10 @@ def test_a_studys_file_says_how_many_runs_it_has(name: str) -> None:
 
 def test_a_studys_own_published_number_stands_before_that_of_the_net(tmp_path: Path) -> None:
     study, _ = config.load_study("activation-order")
-    runs = [write_run(tmp_path, ["model=resnet110", "dataset=cifar10", f"model.order={order}"])
-            for order in ("original", "full")]  # fmt: skip
+    runs = [
+        write_run(tmp_path, ["model=resnet110", "dataset=cifar10", f"model.order={order}"])
+        for order in ("original", "full")
+    ]
     cells = {row[0]: row[-2:] for row in table_rows(group_runs(runs), study)}
     assert cells["resnet110 order=full"] == ["6.37", "He et al. 2016, Table 2, medians of 5"]
 
@@ -321,8 +326,16 @@ def test_compare_runs_says_whether_a_difference_is_within_the_spread_of_the_seed
 
 
 def test_the_dry_run_of_the_reproduction_ends_in_its_time_and_goes_on(tmp_path: Path) -> None:
-    tiny = ["dataset=synthetic", "model.width=2", "protocol.steps=2", "protocol.batch_size=8", "protocol.eval_every=2",
-            "dataset.examples=40", "tensorboard=false", f"output_dir={tmp_path}/out"]  # fmt: skip
+    tiny = [
+        "dataset=synthetic",
+        "model.width=2",
+        "protocol.steps=2",
+        "protocol.batch_size=8",
+        "protocol.eval_every=2",
+        "dataset.examples=40",
+        "tensorboard=false",
+        f"output_dir={tmp_path}/out",
+    ]
 
     def reproduce(minutes: str) -> subprocess.CompletedProcess:
         env = {**os.environ, "MINUTES": minutes, "SEEDS": "", "RESEXP": f"{sys.executable} -m resexp"}
@@ -351,10 +364,11 @@ def test_the_reproduction_runs_every_net_of_its_study_and_what_tells_most_first(
     stages = [line for line in said if line.startswith("== ")]
     five, four, three = "Fig. 1 and ResNet-110", "the rest of Fig. 6", "pre-activation beside the original"
     assert stages == [
-        "== Fig. 6, seed 0", f"== plain-110, and {three}, seed 0",
+        "== Fig. 6, seed 0",
+        f"== plain-110, and {three}, seed 0",
         *(f"== {what}, seed {seed}" for what in (five, four, three) for seed in (1, 2)),
         "== over a thousand layers, seed 0",
-    ]  # fmt: skip
+    ]
     sweeps = [line.split()[1:] for line in said if line.startswith("sweep ")]
     runs = {cfg.run_name for words in sweeps for _, cfg in config.expand(words)}
     runs |= {cfg.run_name for _, cfg in config.load_study("he2015-fig6")[1]}

@@ -174,8 +174,15 @@ def test_a_recorded_step_trains_as_the_plain_one(precision: str) -> None:
 @needs_gpu
 def test_resnet1202_fits_in_8_gb_of_device_memory() -> None:
     torch.cuda.reset_peak_memory_stats()
-    trained("model=resnet1202", "model.width=16", "dataset.image_size=32", "protocol.batch_size=128", "device=cuda",
-            "activation_checkpointing=true", steps=5)  # fmt: skip
+    trained(
+        "model=resnet1202",
+        "model.width=16",
+        "dataset.image_size=32",
+        "protocol.batch_size=128",
+        "device=cuda",
+        "activation_checkpointing=true",
+        steps=5,
+    )
     assert torch.cuda.max_memory_allocated() < 8e9
 
 
@@ -319,8 +326,11 @@ def test_a_run_with_randomness_inside_the_net_resumes_bit_for_bit(words: tuple[s
 
 
 def weights_of(net: torch.nn.Module, prefix: str = "module.") -> dict[str, torch.Tensor]:
-    return {f"{prefix}layer{number}": tensor for number, tensor in enumerate(net.state_dict().values())
-            if tensor.dtype == torch.float32}  # fmt: skip
+    return {
+        f"{prefix}layer{number}": tensor
+        for number, tensor in enumerate(net.state_dict().values())
+        if tensor.dtype == torch.float32
+    }
 
 
 def test_somebodys_weights_are_evaluated_whatever_their_names(resexp: Resexp) -> None:
@@ -378,8 +388,11 @@ def test_safetensors_are_read_by_name_because_their_order_says_nothing() -> None
             checkpoint.load_weights(other, Path("theirs.safetensors"))
     save_file({name: value for name, value in whole.items() if name != first}, "fewer.safetensors")
     Path("text.safetensors").write_text("no tensors")
-    for name, answer in (("fewer", f"{first} is not in the file"), ("text", "cannot be read as safetensors"),
-                         ("nowhere", "cannot be read as safetensors")):  # fmt: skip
+    for name, answer in (
+        ("fewer", f"{first} is not in the file"),
+        ("text", "cannot be read as safetensors"),
+        ("nowhere", "cannot be read as safetensors"),
+    ):
         with pytest.raises(UserError, match=answer):
             checkpoint.load_weights(other, Path(f"{name}.safetensors"))
 
@@ -454,11 +467,14 @@ def test_a_damaged_checkpoint_is_refused_and_left_alone(damage: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "answer"), [(("model=plain8",), "model.family is resnet there, plain here"),
-                          (("protocol.lr=0.2",), "protocol.lr is 0.1 there, 0.2 here"),
-                          (("dataset.examples=256",), "dataset.examples is 512 there, 256 here"),
-                          (("protocol.pad=2",), "protocol.pad is 1 there, 2 here")]
-)  # fmt: skip
+    ("words", "answer"),
+    [
+        (("model=plain8",), "model.family is resnet there, plain here"),
+        (("protocol.lr=0.2",), "protocol.lr is 0.1 there, 0.2 here"),
+        (("dataset.examples=256",), "dataset.examples is 512 there, 256 here"),
+        (("protocol.pad=2",), "protocol.pad is 1 there, 2 here"),
+    ],
+)
 def test_a_checkpoint_of_another_configuration_is_refused(words: tuple[str, ...], answer: str) -> None:
     run_tiny("max_minutes=0.0001")
     with pytest.raises(UserError, match=answer):
@@ -648,8 +664,14 @@ def test_peak_memory_is_that_of_the_process_not_of_the_one_that_started_it() -> 
 
 @pytest.mark.images
 def test_resnet1202_takes_a_real_step_at_batch_128_in_under_4_gb(images: Path, resexp: Resexp) -> None:
-    words = ["dataset=cifar10", f"dataset.root={images}", "model=resnet1202", "activation_checkpointing=true",
-             "max_minutes=0.001", "tensorboard=false"]  # fmt: skip
+    words = [
+        "dataset=cifar10",
+        f"dataset.root={images}",
+        "model=resnet1202",
+        "activation_checkpointing=true",
+        "max_minutes=0.001",
+        "tensorboard=false",
+    ]
     result = resexp("train", *words)
     assert result.returncode == 0, result.stderr
     summary = Run(config.load(words).run_dir).summary

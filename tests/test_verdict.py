@@ -90,8 +90,11 @@ def test_the_seeds_needed_decide_as_often_as_they_say(power: float) -> None:
     random = np.random.default_rng(0)
 
     def decided(n: int) -> float:
-        return float(np.mean([welch(random.normal(3, spreads[0], n), random.normal(0, spreads[1], n)).low > 2
-                              for _ in range(1500)]))  # fmt: skip
+        return float(
+            np.mean(
+                [welch(random.normal(3, spreads[0], n), random.normal(0, spreads[1], n)).low > 2 for _ in range(1500)]
+            )
+        )
 
     assert abs(decided(count) - power) < 0.05
 
@@ -153,9 +156,16 @@ def test_runs_of_one_seed_that_see_the_same_images_have_a_paired_interval_too(tm
 
 def test_the_best_setting_of_each_side_is_that_of_its_training_error(tmp_path: Path) -> None:
     words = [("plain56", 0.1, 70.0), ("plain56", 0.01, 40.0), ("plain20", 0.1, 3.0), ("plain20", 0.01, 9.0)]
-    runs = [write_run(tmp_path, [f"model={net}", f"protocol.lr={lr}", f"seed={seed}"], train_error=error + seed / 10,
-                      test_error=100 - error)
-            for net, lr, error in words for seed in (0, 1, 2)]  # fmt: skip
+    runs = [
+        write_run(
+            tmp_path,
+            [f"model={net}", f"protocol.lr={lr}", f"seed={seed}"],
+            train_error=error + seed / 10,
+            test_error=100 - error,
+        )
+        for net, lr, error in words
+        for seed in (0, 1, 2)
+    ]
     best = Claim(text="t", metric="test_error", net="plain56", minus="plain20", at_least=0, best=True)
     verdict = judge([best], group_runs(runs))[0]
     assert verdict.effects == (60.0 - 97.0,) and verdict.word == FAILS
@@ -191,8 +201,13 @@ def test_a_claim_names_the_settings_that_tell_runs_apart(tmp_path: Path) -> None
         )
         for seed in (0, 1)
     ]
-    claim = config.Claim(text="t", metric="test_error", net="resnet20 order=original", minus="resnet20 order=full "
-                         "dropout=0.0", at_least=1)  # fmt: skip
+    claim = config.Claim(
+        text="t",
+        metric="test_error",
+        net="resnet20 order=original",
+        minus="resnet20 order=full dropout=0.0",
+        at_least=1,
+    )
     verdict = judge([claim], group_runs(runs))[0]
     assert verdict.effects == (2.0,) and verdict.seeds == (0, 1)
     names = {group.label: group.name for group in group_runs(runs)}
@@ -270,9 +285,17 @@ def test_distance_is_in_published_deviations_of_the_papers_own_run(tmp_path: Pat
     assert [row[3] for row in distance_rows(group_runs([full]))] == ["+2.0"]
 
 
-OTHERS = [["model.width=8"], ["protocol.lr=0.01"], ["protocol.batch_size=32"], ["protocol.weight_decay=0"],
-          ["protocol.steps=500"], ["protocol.steps=200000"], ["protocol.precision=bf16"], ["dataset=cifar10-16"],
-          ["protocol=he2015-cifar-full"]]  # fmt: skip
+OTHERS = [
+    ["model.width=8"],
+    ["protocol.lr=0.01"],
+    ["protocol.batch_size=32"],
+    ["protocol.weight_decay=0"],
+    ["protocol.steps=500"],
+    ["protocol.steps=200000"],
+    ["protocol.precision=bf16"],
+    ["dataset=cifar10-16"],
+    ["protocol=he2015-cifar-full"],
+]
 
 
 @pytest.mark.parametrize("words", OTHERS, ids=lambda words: words[0])
@@ -281,8 +304,9 @@ def test_a_run_that_differs_from_the_papers_has_no_distance_to_it(words: list[st
     assert distance_rows(group_runs([other])) == []
 
 
-@pytest.mark.parametrize("words", [*OTHERS[:1], *OTHERS[4:6], ["dataset=cifar10-16"], ["dataset=digits"]],
-                         ids=lambda words: words[0])  # fmt: skip
+@pytest.mark.parametrize(
+    "words", [*OTHERS[:1], *OTHERS[4:6], ["dataset=cifar10-16"], ["dataset=digits"]], ids=lambda words: words[0]
+)
 def test_no_published_number_stands_beside_a_run_of_other_images_width_or_length(
     words: list[str], tmp_path: Path
 ) -> None:
@@ -320,9 +344,13 @@ def planted(tmp_path: Path) -> Callable[[float], list[str]]:
     def plant(at_least: float, seeds: int = 3) -> list[str]:
         folder = tmp_path / "conf" / "study"
         folder.mkdir(parents=True, exist_ok=True)
-        study = {"title": "t", "sweep": ["model=plain20,plain56", "model.width=8"],
-                 "claims": [{"text": "planted", "metric": "train_error", "net": "plain56", "minus": "plain20",
-                             "at_least": at_least}]}  # fmt: skip
+        study = {
+            "title": "t",
+            "sweep": ["model=plain20,plain56", "model.width=8"],
+            "claims": [
+                {"text": "planted", "metric": "train_error", "net": "plain56", "minus": "plain20", "at_least": at_least}
+            ],
+        }
         (folder / "planted.yaml").write_text(json.dumps(study))
         for seed in range(seeds):
             for net, error in (("plain20", 1.0), ("plain56", 11.0)):

@@ -30,8 +30,18 @@ ANALYSES = {  # the file, and what it measures; its ``analyze`` takes ``nets``, 
     "recurrent": "gates as a highway in time: an RNN and a GRU that must remember over 50, 100, 200 steps",
 }
 
-LEAST = {"seed": 0, "deletions": 0, "swaps": 0, "train_steps": 0, "side": 0, "distances": 0, "curvature": 0,
-         "layers": 2, "dims": 2, "points": 3}  # fmt: skip
+LEAST = {
+    "seed": 0,
+    "deletions": 0,
+    "swaps": 0,
+    "train_steps": 0,
+    "side": 0,
+    "distances": 0,
+    "curvature": 0,
+    "layers": 2,
+    "dims": 2,
+    "points": 3,
+}
 GREATEST = {"share": 1, "most": 1}  # of settings; for others the least is 1 if they are counts, above 0 if not
 
 
@@ -91,8 +101,10 @@ def _configs_of(
     models = [model for word in words if word.startswith("model=") for model in word[6:].split(",")]
     shared = [word for word in words if not word.startswith("model=")]
     if len(weights) > 1 and len(models) != len(weights):
-        raise UserError(f"analyze {name}: {len(weights)} files of weights and {len(models)} nets; name one net a file, "
-                        "as in model=resnet20,resnet56")  # fmt: skip
+        raise UserError(
+            f"analyze {name}: {len(weights)} files of weights and {len(models)} nets; name one net a file, "
+            "as in model=resnet20,resnet56"
+        )
     nets = [[f"model={model}"] for model in models] or [[]]
     return [config.load([*net, *shared], config_dir) for net in nets]
 
@@ -107,8 +119,10 @@ def _find_runs(
 ) -> list[Run]:
     if not words:
         settings = ", ".join(f"{key}={_as_word(value)}" for key, value in keys.items())
-        raise UserError(f"analyze {name}: of which run? Name run folders, or a study: resexp study mechanisms trains "
-                        f"nets for all analyses. Settings: {settings}")  # fmt: skip
+        raise UserError(
+            f"analyze {name}: of which run? Name run folders, or a study: resexp study mechanisms trains "
+            f"nets for all analyses. Settings: {settings}"
+        )
     studies, runs = config.names("study", config_dir), []
     for word in words:
         if word in studies and not (Path(word) / runlog.CONFIG).is_file():

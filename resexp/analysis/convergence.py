@@ -19,30 +19,42 @@ def analyze(runs: Sequence[Run], *, losses: tuple[float, ...] = (1.0, 0.5, 0.1))
     reached = {label: [steps_to(loss, *curve) for loss in losses] for label, curve in zip(labels, curves, strict=True)}
     rows = [
         Row(id="steps", what=f"{label}: steps to a training loss of {loss}", measured=_words(steps))
-        for label, found in reached.items() for loss, steps in zip(losses, found, strict=True)
-    ]  # fmt: skip
+        for label, found in reached.items()
+        for loss, steps in zip(losses, found, strict=True)
+    ]
     for depth in sorted({run.config["model"]["depth"] for run in runs}):
         for index, loss in enumerate(losses):
             of = {
-                family: [reached[label][index] for run, label in zip(runs, labels, strict=True)
-                         if (run.config["model"]["family"], run.config["model"]["depth"]) == (family, depth)]
+                family: [
+                    reached[label][index]
+                    for run, label in zip(runs, labels, strict=True)
+                    if (run.config["model"]["family"], run.config["model"]["depth"]) == (family, depth)
+                ]
                 for family in ("plain", "resnet")
-            }  # fmt: skip
+            }
             if all(of.values()) and not all(math.isinf(min(found)) for found in of.values()):
                 plain, residual = (statistics.median_high(found) for found in of.values())
                 several = ", medians" if max(map(len, of.values())) > 1 else ""
-                rows.append(Row(id=f"residual-first-{depth}",
-                                what=f"{depth} layers, loss {loss}: residual before plain{several}", expected="before",
-                                measured=f"{_words(residual)} against {_words(plain)}", agrees=residual < plain,
-                                source="He et al. 2015, Sec. 4.1"))  # fmt: skip
+                rows.append(
+                    Row(
+                        id=f"residual-first-{depth}",
+                        what=f"{depth} layers, loss {loss}: residual before plain{several}",
+                        expected="before",
+                        measured=f"{_words(residual)} against {_words(plain)}",
+                        agrees=residual < plain,
+                        source="He et al. 2015, Sec. 4.1",
+                    )
+                )
     series = [Series(label=label, x=steps, y=values) for label, (steps, values) in zip(labels, curves, strict=True)]
     config = runs[0].config
     return Finding(
-        analysis="convergence", title="Training loss against steps",
+        analysis="convergence",
+        title="Training loss against steps",
         about=f"Data set {config['dataset']['name']}; protocol {config['protocol']['name']}; mean loss between lines.",
         panels=[Panel(title="", x="steps", y="training loss", series=series, log_y=True)],
-        rows=rows, settings={"losses": losses},
-    )  # fmt: skip
+        rows=rows,
+        settings={"losses": losses},
+    )
 
 
 def steps_to(loss: float, steps: Sequence[int], values: Sequence[float]) -> float:

@@ -12,6 +12,9 @@ def label_of(model: dict[str, Any]) -> str:
     """
     knobs = catalog.resolve(model)
     usual = catalog.resolve({"family": knobs["family"], "depth": knobs["depth"]})
-    words = [f"{key}={value}" for key, value in knobs.items()
-             if key not in ("width", "zero_padding") and usual.get(key, value) != value]  # fmt: skip
+    words = [
+        f"{key}={value}"
+        for key, value in knobs.items()
+        if key not in ("width", "zero_padding") and usual.get(key, value) != value
+    ]
     return " ".join([catalog.net_name(knobs), *words])

@@ -140,8 +140,10 @@ def blocks_of(subject: Trained) -> list[tuple[Any, int]]:
     stages = [stage for stage in getattr(subject.net, "stages", []) if isinstance(stage, Stage)]
     places = [(stage, index) for stage in stages for index, part in enumerate(stage) if isinstance(part, Block | Layer)]
     if not places:
-        raise UserError(f"{subject.label}: has no blocks to take out; take a plain, residual, highway, dense or VGG "
-                        "net of convolutions")  # fmt: skip
+        raise UserError(
+            f"{subject.label}: has no blocks to take out; take a plain, residual, highway, dense or VGG "
+            "net of convolutions"
+        )
     return places
 
 

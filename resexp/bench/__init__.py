@@ -31,8 +31,14 @@ SPLIT_STEPS = 5
 SLOW_SECONDS = 4.0  # of a step: two of them tell enough of how the cost grows
 WORKERS = {"cpu": (0, 1, 2), "cuda": (0, 1, 2, 8, 16)}  # of the reference's DataLoader; the fastest counts
 CORES = len(os.sched_getaffinity(0))
-GROWTH_BASE = ("model=resnet20", "dataset=synthetic", "dataset.examples=2048", "dataset.image_size=32",
-               "protocol=he2015-cifar", "protocol.val_size=0")  # fmt: skip
+GROWTH_BASE = (
+    "model=resnet20",
+    "dataset=synthetic",
+    "dataset.examples=2048",
+    "dataset.image_size=32",
+    "protocol=he2015-cifar",
+    "protocol.val_size=0",
+)
 AXES: dict[str, list[tuple[int, list[str], int]]] = {  # of growth: value, settings, loops at once
     "depth": [
         *((depth, [f"model=resnet{depth}"], 1) for depth in (20, 32, 44, 56, 110)),
@@ -64,8 +70,10 @@ def bench(cfg: Config, *, against: str | None, rounds: int, steps: int) -> dict[
         rule = "the usual loop has SGD; drop one of the two"
         raise UserError(f"--against reference protocol.optimizer={cfg.protocol.optimizer}: {rule}")
     if against == "reference" and cfg.dataset.source == "imagenet":
-        raise UserError(f"--against reference dataset={cfg.dataset.name}: the usual loop takes decoded images; "
-                        "--images compares the ways to read these")  # fmt: skip
+        raise UserError(
+            f"--against reference dataset={cfg.dataset.name}: the usual loop takes decoded images; "
+            "--images compares the ways to read these"
+        )
     if against == "plain":
         others[PLAIN] = dataclasses.replace(cfg, fast=False), None
     elif against == "reference":

@@ -32,8 +32,10 @@ def bench_images(cfg: Config, *, rounds: int, steps: int) -> dict[str, Any]:
     :raises UserError: for other data sets, and for bad images.
     """
     if cfg.dataset.source != "imagenet":
-        raise UserError(f"--images dataset={cfg.dataset.name}: its images lie decoded on the device; this is for those "
-                        "of dataset=imagenet")  # fmt: skip
+        raise UserError(
+            f"--images dataset={cfg.dataset.name}: its images lie decoded on the device; this is for those "
+            "of dataset=imagenet"
+        )
     device = set_up_device(cfg.device, deterministic=cfg.deterministic)
     cache_dir().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cfg.dataset.pack or cache_dir()) as folder:
@@ -44,14 +46,20 @@ def bench_images(cfg: Config, *, rounds: int, steps: int) -> dict[str, Any]:
             packed = load_data(packs)
             starts.append(time.perf_counter() - began)
         result: dict[str, Any] = {
-            "dataset": cfg.dataset.name, "images": len(packed.train) + len(packed.test),
-            "image_size": packed.image_shape[1], "batch_size": cfg.protocol.batch_size,
-            "hardware": {"device": device_name(device), "cores": default_workers()}, "versions": runlog.versions(),
-        }  # fmt: skip
+            "dataset": cfg.dataset.name,
+            "images": len(packed.train) + len(packed.test),
+            "image_size": packed.image_shape[1],
+            "batch_size": cfg.protocol.batch_size,
+            "hardware": {"device": device_name(device), "cores": default_workers()},
+            "versions": runlog.versions(),
+        }
         paths: dict[str, Callable[[], float]] = {}
         if not isinstance(packed.train, Stream):
-            result |= {"pack_bytes": sum(path.stat().st_size for path in Path(folder).iterdir()),
-                       "first_start_seconds": starts[0], "second_start_seconds": starts[1]}  # fmt: skip
+            result |= {
+                "pack_bytes": sum(path.stat().st_size for path in Path(folder).iterdir()),
+                "first_start_seconds": starts[0],
+                "second_start_seconds": starts[1],
+            }
             paths["crops from the pack"] = _delivery(packs, packed, device, steps)
         streamed = _streamed(packs, 0)
         paths[f"decoding, {default_workers()} threads"] = lambda: _decode(streamed.train.files[:DECODED])

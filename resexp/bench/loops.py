@@ -115,16 +115,16 @@ class Usual:
         chosen: list[Any] = [transforms.RandomCrop(data.image_shape[1], padding=p.pad)] if p.pad else []
         chosen += [transforms.RandomHorizontalFlip()] if p.flip else []
         self.loader = DataLoader(
-            _PillowImages(data.train, transforms.Compose(
-                [*chosen, transforms.ToTensor(), transforms.Normalize(mean, std)]
-            )),
+            _PillowImages(
+                data.train, transforms.Compose([*chosen, transforms.ToTensor(), transforms.Normalize(mean, std)])
+            ),
             batch_size=p.batch_size,
             shuffle=True,
             drop_last=True,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
-        )  # fmt: skip
+        )
         self.net = build_net(dataclasses.replace(cfg, fast=False), data).to(device)
         self.optimizer = torch.optim.SGD(
             self.net.parameters(), lr=p.lr, momentum=p.momentum, weight_decay=p.weight_decay

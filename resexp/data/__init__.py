@@ -45,9 +45,16 @@ def build_data(
             return load_imagefolder(_root(root, source), image_size=image_size, progress=progress)
         case "imagenet":
             return load_imagenet(
-                _root(root, source), image_size=image_size, classes=classes, wnids=wnids,
-                images_per_class=images_per_class, pack=pack, pack_gb=pack_gb, workers=workers, progress=progress,
-            )  # fmt: skip
+                _root(root, source),
+                image_size=image_size,
+                classes=classes,
+                wnids=wnids,
+                images_per_class=images_per_class,
+                pack=pack,
+                pack_gb=pack_gb,
+                workers=workers,
+                progress=progress,
+            )
     raise ValueError(f"source {source!r}: no such data source")
 
 

@@ -45,8 +45,9 @@ def load_imagefolder(root: Path, *, image_size: int | None = None, progress: Pro
     parts = [_load_part(folder, classes, image_size, progress) for folder in (train, test)]
     sizes = [part.images.shape[1:] for part in parts]
     if sizes[0] != sizes[1]:
-        raise UserError(f"data set {root}: training images {tuple(sizes[0])}, test images {tuple(sizes[1])}; "
-                        "set dataset.image_size")  # fmt: skip
+        raise UserError(
+            f"data set {root}: training images {tuple(sizes[0])}, test images {tuple(sizes[1])}; set dataset.image_size"
+        )
     return Dataset(train=parts[0], test=parts[1], classes=classes)
 
 
@@ -109,8 +110,9 @@ def _decode(
                 images = np.empty((len(files), *image.shape), dtype=np.uint8)
             if image.shape != images.shape[1:]:
                 here, first = ("x".join(map(str, shape[1::-1])) for shape in (image.shape, images.shape[1:]))
-                raise UserError(f"{files[index][0]}: {here} pixels, the images before it {first}; "
-                                "set dataset.image_size")  # fmt: skip
+                raise UserError(
+                    f"{files[index][0]}: {here} pixels, the images before it {first}; set dataset.image_size"
+                )
             images[index] = image
             if progress and ((index + 1) % 500 == 0 or index + 1 == len(files)):
                 progress(f"decoding {folder}", index + 1, len(files))

@@ -21,8 +21,11 @@ from resexp.data.stream import Stream, default_workers
 PAPER_CROP = 224
 LONGEST = 480  # the largest shorter side of the paper, at a crop of 224: a pack keeps no more
 ANNOTATIONS = (  # of a flat val/: a file name and a wnid a line, or a wnid a line in the order of the files
-    "val_annotations.txt", "LOC_val_solution.csv", "synset_labels.txt", "imagenet_2012_validation_synset_labels.txt",
-)  # fmt: skip
+    "val_annotations.txt",
+    "LOC_val_solution.csv",
+    "synset_labels.txt",
+    "imagenet_2012_validation_synset_labels.txt",
+)
 ASPECT = 4 / 3  # of a photograph, for the estimate of a pack's size
 
 
@@ -39,10 +42,17 @@ class Files:
 
 
 def load_imagenet(
-    root: Path, *, image_size: int | None = None, classes: int | None = None, wnids: Sequence[str] = (),
-    images_per_class: int | None = None, pack: str | None = None, pack_gb: float = 8, workers: int | None = None,
+    root: Path,
+    *,
+    image_size: int | None = None,
+    classes: int | None = None,
+    wnids: Sequence[str] = (),
+    images_per_class: int | None = None,
+    pack: str | None = None,
+    pack_gb: float = 8,
+    workers: int | None = None,
     progress: Progress | None = None,
-) -> Dataset:  # fmt: skip
+) -> Dataset:
     """Training images of ``root/train``, test images of ``root/val``.
 
     :param image_size: side of the crops, 224 by default.
@@ -82,13 +92,17 @@ def choose_classes(root: Path, classes: int | None, wnids: Sequence[str]) -> lis
         (root / "val", "no val/ in it"),
     ):
         if not folder.is_dir():
-            raise UserError(f"data set {root}: {what}; it needs train/<wnid>/ and val/<wnid>/, or a flat val/ "
-                            "with its annotation file")  # fmt: skip
+            raise UserError(
+                f"data set {root}: {what}; it needs train/<wnid>/ and val/<wnid>/, or a flat val/ "
+                "with its annotation file"
+            )
     found = sorted(entry.name for entry in os.scandir(root / "train") if entry.is_dir())
     unknown = sorted(set(wnids) - set(found))
     if unknown:
-        raise UserError(f"dataset.wnids: {unknown[0]} is not in {root / 'train'} ({len(unknown)} of {len(wnids)} are "
-                        f"not); {did_you_mean(unknown[0], found[:10])}")  # fmt: skip
+        raise UserError(
+            f"dataset.wnids: {unknown[0]} is not in {root / 'train'} ({len(unknown)} of {len(wnids)} are "
+            f"not); {did_you_mean(unknown[0], found[:10])}"
+        )
     chosen = sorted(set(wnids)) or found
     if classes is not None and classes > len(chosen):
         raise UserError(f"dataset.classes={classes}: {root} has only {len(chosen)}; take fewer")
@@ -111,18 +125,23 @@ def list_split(root: Path, split: str, classes: Sequence[str], images_per_class:
             members = _images(where, folder)
         if not members:
             what = "no images" if annotated is not None or (folder / wnid).is_dir() else "no such class folder"
-            raise UserError(f"data set {folder}: {what} of {wnid}, which train/ has; unpack it again, or leave the "
-                            "class out with dataset.wnids=")  # fmt: skip
+            raise UserError(
+                f"data set {folder}: {what} of {wnid}, which train/ has; unpack it again, or leave the "
+                "class out with dataset.wnids="
+            )
         # Of the name without its folder: the order is the same in every layout of the same images.
-        keyed = sorted((hashlib.blake2b(f"{wnid}/{Path(name).name}".encode(), digest_size=16).digest(), name)
-                       for name in members)  # fmt: skip
+        keyed = sorted(
+            (hashlib.blake2b(f"{wnid}/{Path(name).name}".encode(), digest_size=16).digest(), name) for name in members
+        )
         names += [(key, name, label) for key, name in keyed[:images_per_class]]
     if split == "val" and annotated is None:
         others = {entry.name for entry in os.scandir(folder) if entry.is_dir()}
         trained = {entry.name for entry in os.scandir(root / "train") if entry.is_dir()}
         if others - trained:
-            raise UserError(f"data set {folder}: class {min(others - trained)} is not in train/; remove it, or add "
-                            "its training images")  # fmt: skip
+            raise UserError(
+                f"data set {folder}: class {min(others - trained)} is not in train/; remove it, or add "
+                "its training images"
+            )
     names.sort()
     return Files(folder, [name for _, name, _ in names], np.array([label for _, _, label in names]))
 
@@ -144,8 +163,9 @@ def _annotated(root: Path) -> dict[str, list[str]] | None:
         return None
     files = [place / name for place in (val, root) for name in ANNOTATIONS if (place / name).is_file()]
     if not files:
-        raise UserError(f"data set {val}: images without class folders, and none of {', '.join(ANNOTATIONS)} beside "
-                        "them; add one")  # fmt: skip
+        raise UserError(
+            f"data set {val}: images without class folders, and none of {', '.join(ANNOTATIONS)} beside them; add one"
+        )
     lines = [line.replace(",", " ").split() for line in files[0].read_text().splitlines() if line.strip()]
     lines = [line for line in lines if line[0] != "ImageId"]  # the header of a table
     if all(len(line) == 1 for line in lines):
@@ -190,5 +210,8 @@ def _note_enlargement(files: Files, crop: int) -> None:
 
     side = min(read_image(files.folder / files.names[0]).size)
     if side < crop:
-        print(f"{files.folder.parent.name}: images of {side} pixels are enlarged for crops of {crop}; "
-              f"dataset.image_size={side} trains on them as they are", file=sys.stderr)  # fmt: skip
+        print(
+            f"{files.folder.parent.name}: images of {side} pixels are enlarged for crops of {crop}; "
+            f"dataset.image_size={side} trains on them as they are",
+            file=sys.stderr,
+        )

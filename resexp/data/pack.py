@@ -82,10 +82,11 @@ class Pack:
         for indices in torch.arange(len(self), device=self.device).split(batch):
             resized = resized_sides(self.sides[indices], scale)
             crops = [
-                self._cut(indices, resized, offsets, scale).flip(3) if mirrored
+                self._cut(indices, resized, offsets, scale).flip(3)
+                if mirrored
                 else self._cut(indices, resized, offsets, scale)
                 for offsets, mirrored in view_offsets(resized, self.crop, view)
-            ]  # fmt: skip
+            ]
             yield crops, self.labels[indices]
 
     def wholes(self, indices: Sequence[int]) -> Iterator[Tensor]:
@@ -156,16 +157,22 @@ def write_pack(
             out.write(bytes(-(3 * pixels) % 8))  # the arrays behind begin at a multiple of 8
             out.write(sides.tobytes())
             out.write(labels.astype(np.int64).tobytes())
-            header = {"fingerprint": fingerprint, "images": len(files), "pixels": pixels,
-                      "seconds": round(time.monotonic() - began, 1)}  # fmt: skip
+            header = {
+                "fingerprint": fingerprint,
+                "images": len(files),
+                "pixels": pixels,
+                "seconds": round(time.monotonic() - began, 1),
+            }
             out.seek(0)
             out.write(json.dumps(header).encode().ljust(HEADER))
             out.flush()
             os.fsync(out.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise UserError(f"cannot write the pack {path}: {error.strerror}; make room, set dataset.pack= to another "
-                        "folder, or dataset.pack_gb=0 to stream the images") from None  # fmt: skip
+        raise UserError(
+            f"cannot write the pack {path}: {error.strerror}; make room, set dataset.pack= to another "
+            "folder, or dataset.pack_gb=0 to stream the images"
+        ) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -183,8 +190,9 @@ def read_pack(path: Path, *, fingerprint: str, crop: int) -> Pack:
         raise UserError(f"pack {path}: half written, or no pack; remove it, and it is made anew") from None
     index = HEADER + 3 * pixels + -(3 * pixels) % 8
     if size != index + 24 * count:
-        raise UserError(f"pack {path}: {size:,} bytes of {index + 24 * count:,}, half written; remove it, "
-                        "and it is made anew")  # fmt: skip
+        raise UserError(
+            f"pack {path}: {size:,} bytes of {index + 24 * count:,}, half written; remove it, and it is made anew"
+        )
     if theirs != fingerprint:
         raise UserError(f"pack {path}: made from another tree, subset or size; remove it, or set another dataset.pack=")
     # Copy on write: torch wants writable memory, and nobody writes. Processes share the pages.

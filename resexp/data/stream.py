@@ -77,9 +77,12 @@ class Stream:
         import torchvision.transforms.v2.functional  # noqa: F401  before the workers: each would take seconds for it
 
         loader = DataLoader(
-            images, batch_sampler=batches, num_workers=self.workers, collate_fn=torch.stack,
+            images,
+            batch_sampler=batches,
+            num_workers=self.workers,
+            collate_fn=torch.stack,
             pin_memory=self.device.type == "cuda",
-        )  # fmt: skip
+        )
         try:
             yield from loader
         except UserError as error:  # a worker's comes with the worker's traceback

@@ -23,8 +23,10 @@ def draw_bench(result: dict[str, Any], path: Path) -> list[Path]:
         loops, phases, shares = figure.subplots(1, 3, width_ratios=(1.2, 1.1, 0.8))
         names = list(result["rounds"])
         median = [float(np.median(result["rounds"][name])) for name in names]
-        spread = [[m - min(r) for m, r in zip(median, result["rounds"].values(), strict=True)],
-                  [max(r) - m for m, r in zip(median, result["rounds"].values(), strict=True)]]  # fmt: skip
+        spread = [
+            [m - min(r) for m, r in zip(median, result["rounds"].values(), strict=True)],
+            [max(r) - m for m, r in zip(median, result["rounds"].values(), strict=True)],
+        ]
         colours = ["#2b86b8" if name == "resexp" else "0.75" for name in names]
         loops.barh(names, median, xerr=spread, color=colours, capsize=3, error_kw={"linewidth": 0.8})
         loops.invert_yaxis()
@@ -63,16 +65,22 @@ def draw_growth(result: dict[str, Any], path: Path) -> list[Path]:
             known = [point for point in points if "images_per_s" in point]
             values = [point["value"] for point in known]
             rates = [point["images_per_s"] for point in known]
-            spread = [[r - p["least"] for r, p in zip(rates, known, strict=True)],
-                      [p["most"] - r for r, p in zip(rates, known, strict=True)]]  # fmt: skip
+            spread = [
+                [r - p["least"] for r, p in zip(rates, known, strict=True)],
+                [p["most"] - r for r, p in zip(rates, known, strict=True)],
+            ]
             rate.errorbar(values, rates, yerr=spread, color="#2b86b8", marker="o", markersize=4, capsize=2)
             peaks = [point["peak_memory_bytes"] / 1e9 for point in known]
             memory.plot(values, peaks, color="#a83268", marker="s", markersize=4)
-            spared = [(v, m) for v, m, p in zip(values, peaks, known, strict=True)
-                      if "activation_checkpointing=true" in p["settings"]]  # fmt: skip
+            spared = [
+                (v, m)
+                for v, m, p in zip(values, peaks, known, strict=True)
+                if "activation_checkpointing=true" in p["settings"]
+            ]
             for value, peak in spared:
-                memory.annotate("activations\nrecomputed", (value, peak), (0, 8), textcoords="offset points",
-                                fontsize=7, ha="right")  # fmt: skip
+                memory.annotate(
+                    "activations\nrecomputed", (value, peak), (0, 8), textcoords="offset points", fontsize=7, ha="right"
+                )
             for axes in (rate, memory):
                 axes.set(xscale="log", yscale="log")
                 axes.set_xticks(values, _apart(values), minor=False, fontsize=7.5)

@@ -84,8 +84,17 @@ def _draw_panel(axes: Axes, groups: Sequence[Group], colours: dict[str, str]) ->
     axes.set_xlim(0, max((run.config["protocol"]["steps"] for group in groups for run in group.runs), default=1))
     handles = [Line2D([], [], color=colours[group.label], linewidth=2, label=_key(group)) for group in groups]
     title = "at the end: train / test error" if any(group.error("test_error") for group in groups) else None
-    axes.legend(handles=handles, loc="best", handlelength=1.4, borderaxespad=0.1, title=title, title_fontsize=8,
-                frameon=True, framealpha=0.8, edgecolor="none")  # fmt: skip
+    axes.legend(
+        handles=handles,
+        loc="best",
+        handlelength=1.4,
+        borderaxespad=0.1,
+        title=title,
+        title_fontsize=8,
+        frameon=True,
+        framealpha=0.8,
+        edgecolor="none",
+    )
     return lowest, highest
 
 

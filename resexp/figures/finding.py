@@ -75,8 +75,22 @@ def _draw_series(axes: Axes, series: Series, colour: str) -> None:
         axes.plot(series.x, y, linestyle="", marker="o", markersize=2.5, color=colour, label=series.label)
     else:
         thin = series.style == "thin"
-        axes.plot(series.x, y, color=colour, linewidth=0.9 if thin else 1.6, linestyle=DASHED if thin else "solid",
-                  marker="o" if len(y) <= 12 else None, markersize=3, label=series.label)  # fmt: skip
+        axes.plot(
+            series.x,
+            y,
+            color=colour,
+            linewidth=0.9 if thin else 1.6,
+            linestyle=DASHED if thin else "solid",
+            marker="o" if len(y) <= 12 else None,
+            markersize=3,
+            label=series.label,
+        )
     if series.low:
-        axes.fill_between(series.x, np.array(series.low, dtype=float), np.array(series.high, dtype=float),
-                          color=colour, alpha=0.18, linewidth=0)  # fmt: skip
+        axes.fill_between(
+            series.x,
+            np.array(series.low, dtype=float),
+            np.array(series.high, dtype=float),
+            color=colour,
+            alpha=0.18,
+            linewidth=0,
+        )

@@ -91,8 +91,15 @@ def _draw_panel(
                 axes.fill_between(steps, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.18)
         known = published_pair(gap.net.split()[0], gap.minus.split()[0], f"{split}_error")
         if known and known[2].steps:
-            axes.plot(known[2].steps, known[0] - known[1], color=colour, marker="o", markersize=6, linestyle="",
-                      markerfacecolor="white")  # fmt: skip
+            axes.plot(
+                known[2].steps,
+                known[0] - known[1],
+                color=colour,
+                marker="o",
+                markersize=6,
+                linestyle="",
+                markerfacecolor="white",
+            )
     axes.axhline(0, color="0.6", linewidth=0.8)
     axes.set_xscale("log")
     ticks = [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 64_000]

@@ -45,10 +45,18 @@ def depth_panel(axes: Axes, groups: Sequence[Group]) -> None:
             means, bars = _means(members, metric)
             thin = metric == "train_error"
             axes.errorbar(
-                depths, means, yerr=bars, color=colour, marker=marker, capsize=2,
-                linewidth=0.9 if thin else 2, linestyle=DASHED if thin else "solid", elinewidth=0.8,
-                markerfacecolor="white" if thin else colour, markersize=4.5,
-            )  # fmt: skip
+                depths,
+                means,
+                yerr=bars,
+                color=colour,
+                marker=marker,
+                capsize=2,
+                linewidth=0.9 if thin else 2,
+                linestyle=DASHED if thin else "solid",
+                elinewidth=0.8,
+                markerfacecolor="white" if thin else colour,
+                markersize=4.5,
+            )
     axes.set_xscale("log")
     ticks = sorted({group.depth for group in groups})
     axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
@@ -56,9 +64,12 @@ def depth_panel(axes: Axes, groups: Sequence[Group]) -> None:
     axes.set_xlabel("layers")
     axes.set_ylabel("error at the end (%)")
     axes.legend(
-        handles=[Line2D([], [], color=colour, marker=marker, linewidth=2, markersize=4.5, label=name)
-                 for name, colour, marker in styles], loc="best"
-    )  # fmt: skip
+        handles=[
+            Line2D([], [], color=colour, marker=marker, linewidth=2, markersize=4.5, label=name)
+            for name, colour, marker in styles
+        ],
+        loc="best",
+    )
 
 
 def draw_parameters(groups: Sequence[Group], path: Path, *, title: str, note: str = "") -> list[Path]:
@@ -74,8 +85,9 @@ def draw_parameters(groups: Sequence[Group], path: Path, *, title: str, note: st
             sizes = [group.parameters or 0 for group in members]
             axes.errorbar(sizes, means, yerr=bars, color=colour, marker=marker, capsize=2, linewidth=1.2)
             for group, size, mean in zip(members, sizes, means, strict=True):
-                axes.annotate(short_label(group), (size, mean), (5, 5), textcoords="offset points", fontsize=7.5,
-                              color=colour)  # fmt: skip
+                axes.annotate(
+                    short_label(group), (size, mean), (5, 5), textcoords="offset points", fontsize=7.5, color=colour
+                )
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
@@ -91,8 +103,9 @@ def draw_table(groups: Sequence[Group], path: Path, *, title: str, note: str = "
     """Training and test error of each group, a row each, in the order of the test error; lines from least to most."""
     known = sorted(_finished(groups), key=lambda group: _mean(group, "test_error"))
     one_net = len({group.net for group in known}) == 1
-    labels = [(short_label(group).removeprefix(group.net).strip() if one_net else "") or short_label(group)
-              for group in known]  # fmt: skip
+    labels = [
+        (short_label(group).removeprefix(group.net).strip() if one_net else "") or short_label(group) for group in known
+    ]
 
     def draw(axes: Axes) -> None:
         colours = {"train_error": "#2b86b8", "test_error": "#111111"}
@@ -101,8 +114,15 @@ def draw_table(groups: Sequence[Group], path: Path, *, title: str, note: str = "
                 values = _values(group, metric)
                 thin = metric == "train_error"
                 axes.plot([min(values), max(values)], [row, row], color=colours[metric], linewidth=0.9 if thin else 2)
-                axes.plot(_mean(group, metric), row, marker="o", markersize=6, color=colours[metric], linestyle="",
-                          markerfacecolor="white" if thin else colours[metric])  # fmt: skip
+                axes.plot(
+                    _mean(group, metric),
+                    row,
+                    marker="o",
+                    markersize=6,
+                    color=colours[metric],
+                    linestyle="",
+                    markerfacecolor="white" if thin else colours[metric],
+                )
             numbers = " / ".join(f"{_mean(group, metric):.1f}" for metric in METRICS)
             axes.text(1.01, row, f"{numbers} %", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
         axes.set_yticks(range(len(known)), labels)
@@ -118,9 +138,16 @@ def draw_table(groups: Sequence[Group], path: Path, *, title: str, note: str = "
 
 
 def _summary(
-    groups: Sequence[Group], draw: Callable[[Axes], None], path: Path, *, title: str, note: str, height: float,
-    width: float = 6.6, keys: bool = True,
-) -> list[Path]:  # fmt: skip
+    groups: Sequence[Group],
+    draw: Callable[[Axes], None],
+    path: Path,
+    *,
+    title: str,
+    note: str,
+    height: float,
+    width: float = 6.6,
+    keys: bool = True,
+) -> list[Path]:
     """One panel with title, key and caption; sizes in inches."""
     text = describe_runs(groups, seeds_as="mean, and least to most") + (f" {note}" if note else "")
     lines = textwrap.wrap(text, round(17.5 * width))
@@ -136,10 +163,19 @@ def _summary(
         figure.tight_layout(rect=(0, below / inches, 1, 1))
         if keys:
             styles = [
-                Line2D([], [], color="0.2", linewidth=0.9, linestyle=DASHED, marker="o", markersize=4.5,
-                       markerfacecolor="white", label="training error"),
+                Line2D(
+                    [],
+                    [],
+                    color="0.2",
+                    linewidth=0.9,
+                    linestyle=DASHED,
+                    marker="o",
+                    markersize=4.5,
+                    markerfacecolor="white",
+                    label="training error",
+                ),
                 Line2D([], [], color="0.2", linewidth=2, marker="o", markersize=4.5, label="test error"),
-            ]  # fmt: skip
+            ]
             anchor = (0.005, (below - 0.28) / inches)
             figure.legend(handles=styles, loc="lower left", ncols=2, bbox_to_anchor=anchor, borderaxespad=0.2)
         figure.text(0.012, 0.06 / inches, "\n".join(lines), fontsize=7, color="0.25", va="bottom")

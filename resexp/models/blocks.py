@@ -99,9 +99,15 @@ class Transform(nn.Module):
     """
 
     def __init__(
-        self, convs: Sequence[nn.Module], widths: Sequence[int], order: str, *, activates: bool = True,
-        dropout: float = 0.0, reduction: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        convs: Sequence[nn.Module],
+        widths: Sequence[int],
+        order: str,
+        *,
+        activates: bool = True,
+        dropout: float = 0.0,
+        reduction: int | None = None,
+    ) -> None:
         super().__init__()
         before, behind, _ = ORDERS[order]
         self.dropout = dropout
@@ -146,9 +152,15 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, transform: Transform, connection: Connection | Concatenate | None, order: str, *, channels: int,
-        before: NormReLU | None = None, survival: float = 1.0,
-    ) -> None:  # fmt: skip
+        self,
+        transform: Transform,
+        connection: Connection | Concatenate | None,
+        order: str,
+        *,
+        channels: int,
+        before: NormReLU | None = None,
+        survival: float = 1.0,
+    ) -> None:
         super().__init__()
         self.before = before
         self.transform = transform

@@ -61,8 +61,10 @@ def build_densenet(
         stages.append(Stage(*layers, activation_checkpointing=activation_checkpointing))
         if index < len(blocks) - 1:
             if side < 2:
-                raise UserError(f"images of {image_shape[1]} pixels vanish in the transition behind stage {index + 1} "
-                                f"of {catalog.net_name(knobs)}; take larger images")  # fmt: skip
+                raise UserError(
+                    f"images of {image_shape[1]} pixels vanish in the transition behind stage {index + 1} "
+                    f"of {catalog.net_name(knobs)}; take larger images"
+                )
             compressed = int(channels * knobs["compression"])
             if compressed < 1:
                 raise UserError(

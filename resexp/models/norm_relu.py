@@ -109,11 +109,23 @@ class _NormReLU(torch.autograd.Function):
         y = torch.empty_like(x)
         channels = len(weight)
         batch = torch.empty(4 * channels)  # mean, 1 / standard deviation, and what they make of weight and bias
-        _check(kernels.norm_relu_forward(
-            x.data_ptr(), shortcut.data_ptr() if shortcut is not None else None, y.data_ptr(),
-            x.numel() // channels, channels, weight.data_ptr(), bias.data_ptr(), norm.eps, norm.momentum,
-            norm.running_mean.data_ptr(), norm.running_var.data_ptr(), batch.data_ptr(), torch.get_num_threads(),
-        ))  # fmt: skip
+        _check(
+            kernels.norm_relu_forward(
+                x.data_ptr(),
+                shortcut.data_ptr() if shortcut is not None else None,
+                y.data_ptr(),
+                x.numel() // channels,
+                channels,
+                weight.data_ptr(),
+                bias.data_ptr(),
+                norm.eps,
+                norm.momentum,
+                norm.running_mean.data_ptr(),
+                norm.running_var.data_ptr(),
+                batch.data_ptr(),
+                torch.get_num_threads(),
+            )
+        )
         ctx.kernels, ctx.joins = kernels, shortcut is not None
         ctx.save_for_backward(x, y if ctx.joins else None, batch)
         return y
@@ -126,11 +138,21 @@ class _NormReLU(torch.autograd.Function):
         channels = len(batch) // 4
         dx, dweight, dbias = torch.empty_like(x), torch.empty(channels), torch.empty(channels)
         dshortcut = torch.empty_like(x) if ctx.joins else None
-        _check(ctx.kernels.norm_relu_backward(
-            dy.data_ptr(), y.data_ptr() if ctx.joins else None, x.data_ptr(), dx.data_ptr(),
-            dshortcut.data_ptr() if dshortcut is not None else None, x.numel() // channels, channels, batch.data_ptr(),
-            dweight.data_ptr(), dbias.data_ptr(), torch.get_num_threads(),
-        ))  # fmt: skip
+        _check(
+            ctx.kernels.norm_relu_backward(
+                dy.data_ptr(),
+                y.data_ptr() if ctx.joins else None,
+                x.data_ptr(),
+                dx.data_ptr(),
+                dshortcut.data_ptr() if dshortcut is not None else None,
+                x.numel() // channels,
+                channels,
+                batch.data_ptr(),
+                dweight.data_ptr(),
+                dbias.data_ptr(),
+                torch.get_num_threads(),
+            )
+        )
         return None, dx, dshortcut, dweight, dbias, None
 
 

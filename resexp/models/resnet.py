@@ -101,9 +101,17 @@ class ResNet(nn.Module):
     """
 
     def __init__(
-        self, stages: Sequence[Sequence[nn.Module]], *, width: int, channels: int, last: str, stem: str,
-        in_channels: int, classes: int, activation_checkpointing: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        stages: Sequence[Sequence[nn.Module]],
+        *,
+        width: int,
+        channels: int,
+        last: str,
+        stem: str,
+        in_channels: int,
+        classes: int,
+        activation_checkpointing: bool = False,
+    ) -> None:
         super().__init__()
         self.stem = Stem(in_channels, width, stem)
         self.stages = nn.Sequential(*(Stage(*s, activation_checkpointing=activation_checkpointing) for s in stages))
@@ -140,9 +148,15 @@ def build_staged(
     if stem == "auto":
         stem = "7x7" if knobs["layout"] == "imagenet" and image_shape[1] > catalog.SMALL_SIDE else "3x3"
     return ResNet(
-        stages, width=width, channels=channels, last=ORDERS[order].before, stem=stem, in_channels=image_shape[0],
-        classes=classes, activation_checkpointing=activation_checkpointing,
-    )  # fmt: skip
+        stages,
+        width=width,
+        channels=channels,
+        last=ORDERS[order].before,
+        stem=stem,
+        in_channels=image_shape[0],
+        classes=classes,
+        activation_checkpointing=activation_checkpointing,
+    )
 
 
 def out_channels(knobs: dict[str, Any], stage: int) -> int:
@@ -166,9 +180,13 @@ def make_block(
     words = ORDERS[order].before
     convs, widths = convolutions(knobs, in_channels, out, stage, stride)
     transform = Transform(
-        convs, widths, order, activates=not (is_first or changes), dropout=knobs.get("dropout", 0.0),
+        convs,
+        widths,
+        order,
+        activates=not (is_first or changes),
+        dropout=knobs.get("dropout", 0.0),
         reduction=knobs["reduction"],
-    )  # fmt: skip
+    )
     connection = make_connection(knobs, in_channels, out, stride, norm=not words) if "shortcut" in knobs else None
     # Where the shape changes, the shortcut too starts from the activation (the authors' code).
     before = NormReLU(in_channels, words) if words and changes and not is_first else None

@@ -70,8 +70,15 @@ class SubLayer(nn.Module):
 class Transformer(nn.Module):
     """Patches, learned positions, layers of attention and feed-forward, the mean over patches, a linear classifier."""
 
-    def __init__(self, knobs: dict[str, Any], in_channels: int, tokens: int, patch: int, classes: int,
-                 activation_checkpointing: bool) -> None:  # fmt: skip
+    def __init__(
+        self,
+        knobs: dict[str, Any],
+        in_channels: int,
+        tokens: int,
+        patch: int,
+        classes: int,
+        activation_checkpointing: bool,
+    ) -> None:
         super().__init__()
         width = knobs["width"]
         self.patches = nn.Conv2d(in_channels, width, patch, stride=patch)
@@ -79,8 +86,14 @@ class Transformer(nn.Module):
 
         def sub_layer(name: str, transform: nn.Module) -> SubLayer:
             residual, norm = (knobs[key] in ("both", name) for key in ("residual", "layer_norm"))
-            return SubLayer(transform, width, residual=residual, norm=norm, position=knobs["norm_position"],
-                            dropout=knobs["dropout"])  # fmt: skip
+            return SubLayer(
+                transform,
+                width,
+                residual=residual,
+                norm=norm,
+                position=knobs["norm_position"],
+                dropout=knobs["dropout"],
+            )
 
         layers: list[nn.Module] = []
         for _ in range(knobs["depth"]):

@@ -78,9 +78,7 @@ def build_vgg(
         layers: list[nn.Module] = []
         for position in range(count):
             kernel = 5 if variant == "b_5x5" else 1 if variant == "c" and index >= 2 and position == 2 else 3
-            layers.append(
-                Layer(channels, out, kernel, batch_norm=knobs["batch_norm"], reduction=knobs["reduction"])
-            )  # fmt: skip
+            layers.append(Layer(channels, out, kernel, batch_norm=knobs["batch_norm"], reduction=knobs["reduction"]))
             channels = out
             if variant == "a_lrn" and index == 0:
                 layers.append(nn.LocalResponseNorm(5, alpha=lrn_alpha(image_shape[0]), k=2))
@@ -97,8 +95,14 @@ def build_vgg(
     else:
         rate = knobs["dropout"]
         classifier = nn.Sequential(
-            nn.AdaptiveAvgPool2d(GRID), nn.Flatten(),
-            nn.Linear(channels * GRID**2, HIDDEN), nn.ReLU(), nn.Dropout(rate),
-            nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Dropout(rate), nn.Linear(HIDDEN, classes),
-        )  # fmt: skip
+            nn.AdaptiveAvgPool2d(GRID),
+            nn.Flatten(),
+            nn.Linear(channels * GRID**2, HIDDEN),
+            nn.ReLU(),
+            nn.Dropout(rate),
+            nn.Linear(HIDDEN, HIDDEN),
+            nn.ReLU(),
+            nn.Dropout(rate),
+            nn.Linear(HIDDEN, classes),
+        )
     return VGG(stages, classifier)

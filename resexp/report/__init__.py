@@ -43,8 +43,16 @@ from resexp.verdict import (
 )
 
 FILE = "report.html"
-CLASSES = {HOLDS: "good", "yes": "good", FAILS: "bad", "NO": "bad", AGAINST: "bad", UNDECIDED: "open", OPEN: "open",
-           AS_CLAIMED: ""}  # fmt: skip
+CLASSES = {
+    HOLDS: "good",
+    "yes": "good",
+    FAILS: "bad",
+    "NO": "bad",
+    AGAINST: "bad",
+    UNDECIDED: "open",
+    OPEN: "open",
+    AS_CLAIMED: "",
+}
 RUN_COLUMNS = ("run", "status", "train error %", "test error %", "command", "commit", "time", "images/s", "machine")
 MACHINE_COLUMNS = ("machine", "device", "processor", "versions")
 
@@ -110,19 +118,32 @@ def write_report(output_dir: Path, path: Path, config_dir: Path | None = None) -
         raise UserError(f"no runs under {output_dir}; start with: resexp study degradation")
     words = [row[0] for section in sections for row in section.verdicts]
     templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("resexp", "report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.PackageLoader("resexp", "report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
+    )
     text = templates.get_template("report.html.j2").render(
-        version=resexp.__version__, now=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        bokeh=Resources(mode="inline", components=["bokeh", "bokeh-api"]).render_js(), plots=drawn,
-        sections=sections, mechanisms=mechanisms, machines=machines.rows,
+        version=resexp.__version__,
+        now=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        bokeh=Resources(mode="inline", components=["bokeh", "bokeh-api"]).render_js(),
+        plots=drawn,
+        sections=sections,
+        mechanisms=mechanisms,
+        machines=machines.rows,
         answers=answer_rows(answer_all(output_dir, studies)),
-        counts=[(word, words.count(word)) for word in CLASSES if word in words], run_count=len(shown),
-        CLASSES=CLASSES, TABLE_COLUMNS=TABLE_COLUMNS, VERDICT_COLUMNS=VERDICT_COLUMNS, RUN_COLUMNS=RUN_COLUMNS,
-        DISTANCE_COLUMNS=DISTANCE_COLUMNS, FINDING_COLUMNS=finding.COLUMNS, ANSWER_COLUMNS=ANSWER_COLUMNS,
+        counts=[(word, words.count(word)) for word in CLASSES if word in words],
+        run_count=len(shown),
+        CLASSES=CLASSES,
+        TABLE_COLUMNS=TABLE_COLUMNS,
+        VERDICT_COLUMNS=VERDICT_COLUMNS,
+        RUN_COLUMNS=RUN_COLUMNS,
+        DISTANCE_COLUMNS=DISTANCE_COLUMNS,
+        FINDING_COLUMNS=finding.COLUMNS,
+        ANSWER_COLUMNS=ANSWER_COLUMNS,
         MACHINE_COLUMNS=MACHINE_COLUMNS,
-    )  # fmt: skip
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
@@ -140,15 +161,25 @@ def _study_section(found: StudyRuns, machines: Machines) -> Section:
 
 
 def _section(
-    key: str, title: str, about: str, groups: list[Group], machines: Machines, *, study: config.Study | None = None,
+    key: str,
+    title: str,
+    about: str,
+    groups: list[Group],
+    machines: Machines,
+    *,
+    study: config.Study | None = None,
     verdicts: Sequence[list[str]] = (),
-) -> Section:  # fmt: skip
+) -> Section:
     return Section(
-        key=key, title=title, about=f"{describe_runs(groups)} {about}",
+        key=key,
+        title=title,
+        about=f"{describe_runs(groups)} {about}",
         plot=plots.curves(groups),
-        table=table_rows(groups, study), distances=distance_rows(groups), verdicts=list(verdicts),
+        table=table_rows(groups, study),
+        distances=distance_rows(groups),
+        verdicts=list(verdicts),
         run_table=[_run_row(run, machines) for group in groups for run in group.runs],
-    )  # fmt: skip
+    )
 
 
 def _other_runs(output_dir: Path, shown: set[Path], config_dir: Path | None) -> list[tuple[str, str, list[Run]]]:
@@ -174,8 +205,10 @@ def _folders(path: Path) -> list[Path]:
 
 def _findings(output_dir: Path) -> list[tuple[Path, str]]:
     """One's own, and the reference ones of what one has not measured."""
-    theirs = {file.name: (file, "Reference, committed with resexp")
-              for file in sorted((output_dir / REFERENCE / ANALYSIS).glob("*.json"))}  # fmt: skip
+    theirs = {
+        file.name: (file, "Reference, committed with resexp")
+        for file in sorted((output_dir / REFERENCE / ANALYSIS).glob("*.json"))
+    }
     own = {file.name: (file, "Own measurement") for file in sorted((output_dir / ANALYSIS).glob("*.json"))}
     return list({**theirs, **own}.values())
 
@@ -194,7 +227,12 @@ def _run_row(run: Run, machines: Machines) -> list[str]:
     seconds, rate = number(run.summary.get("seconds")), number(run.images_per_s)
     errors = (number(run.summary.get(key)) for key in ("train_error", "test_error"))
     return [
-        run.path.name, run.status, *("-" if error is None else f"{error:.2f}" for error in errors),
-        str(run.env.get("command", "-")), str(run.env.get("git_commit") or "-")[:12],
-        "-" if seconds is None else duration(seconds), "-" if rate is None else f"{rate:,.0f}", machines.of(run),
-    ]  # fmt: skip
+        run.path.name,
+        run.status,
+        *("-" if error is None else f"{error:.2f}" for error in errors),
+        str(run.env.get("command", "-")),
+        str(run.env.get("git_commit") or "-")[:12],
+        "-" if seconds is None else duration(seconds),
+        "-" if rate is None else f"{rate:,.0f}",
+        machines.of(run),
+    ]

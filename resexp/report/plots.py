@@ -10,8 +10,22 @@ from resexp.finding import Panel
 from resexp.study import Group, rate_drops
 
 POINTS = 100  # of a curve, at most: more than a screen shows
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8b6fd6", "#a6761d", "#7f7f7f", "#c2b800",
-           "#1b9e77", "#e7298a", "#5d8a1a", "#9e3d22")  # fmt: skip
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#8b6fd6",
+    "#a6761d",
+    "#7f7f7f",
+    "#c2b800",
+    "#1b9e77",
+    "#e7298a",
+    "#5d8a1a",
+    "#9e3d22",
+)
 
 
 def colours(groups: Sequence[Group]) -> dict[str, str]:
@@ -36,16 +50,26 @@ def curves(groups: Sequence[Group]) -> dict[str, Any]:
 
 def _line(group: Group, split: str, steps: Sequence[int], errors: Any, seed: int | None) -> dict[str, Any]:
     kept = _kept(len(steps))
-    return {"name": group.name, "split": split, "seed": seed, "x": [steps[i] for i in kept],
-            "y": _short(errors[i] for i in kept)}  # fmt: skip
+    return {
+        "name": group.name,
+        "split": split,
+        "seed": seed,
+        "x": [steps[i] for i in kept],
+        "y": _short(errors[i] for i in kept),
+    }
 
 
 def panel(panel: Panel) -> dict[str, Any]:
     """A panel of an analysis: lines, points with their bands, or a surface."""
     axes = {"title": panel.title, "x": panel.x, "y": panel.y}
     if panel.grid:
-        return {"kind": "surface", **axes, "side": _short(panel.side), "grid": [_short(row) for row in panel.grid],
-                "image": panel.image}  # fmt: skip
+        return {
+            "kind": "surface",
+            **axes,
+            "side": _short(panel.side),
+            "grid": [_short(row) for row in panel.grid],
+            "image": panel.image,
+        }
     series = []
     for one in panel.series:
         kept = _kept(len(one.x))
