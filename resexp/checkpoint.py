@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from resexp import UserError
+from resexp.config import Config, identity
 
 SAFETENSORS = ".safetensors"
+EARLIER_VERSION = "its checkpoint is of an earlier version"
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -53,6 +55,36 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     except (zipfile.BadZipFile, EOFError, RuntimeError, pickle.UnpicklingError, zlib.error) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: truncated or damaged ({reason}); remove it to start the run again") from None
+
+
+def load_matching(path: Path, cfg: Config, device: torch.device) -> dict[str, Any] | None:
+    """The checkpoint at ``path`` if there is one. Raises UserError if it is damaged or of another configuration."""
+    if not path.is_file():
+        return None
+    saved = load(path, device)
+    theirs, ours = _flat(saved.get("identity", {})), _flat(identity(cfg))
+    for key in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(key) != ours.get(key):
+            raise UserError(
+                f"{path}: of another configuration ({key} is {theirs.get(key, 'the default')} there, "
+                f"{ours.get(key, 'the default')} here); remove it to start the run again"
+            )
+    return saved
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def check_data(saved: dict[str, Any], digest: str, name: str, run_dir: Path) -> None:
+    """Raise UserError if a checkpoint was trained on other images than these."""
+    if saved["data"] != digest:
+        raise UserError(
+            f"{run_dir}: {name} has other images than when this run started; set another dataset.name or output_dir"
+        )
 
 
 def load_weights(net: nn.Module, path: Path) -> None:

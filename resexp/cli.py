@@ -17,7 +17,7 @@ from resexp import RunError, UserError, did_you_mean
 
 if TYPE_CHECKING:
     from resexp.config import Config, Study
-    from resexp.evaluation import Evaluation
+    from resexp.evaluate import Evaluation
     from resexp.finding import Finding
     from resexp.study import StudyRuns
     from resexp.sweep import Sweep
@@ -124,7 +124,7 @@ def _settings_help() -> str:
 
 def _train(args: argparse.Namespace) -> int:
     from resexp import config
-    from resexp.runlog import Run
+    from resexp.runs.reader import Run
 
     cfg = config.load(args.overrides, args.config_dir)
     if cfg.launcher.name != "local":
@@ -137,9 +137,12 @@ def _train(args: argparse.Namespace) -> int:
         print(f"{cfg.run_dir}: finished already; another seed= is another run", file=sys.stderr)
         summary = run.summary
     else:
+        from resexp.run_folder import open_run
+        from resexp.runtime import stop_signals
         from resexp.train import train
 
-        summary = train(cfg, cfg.run_dir)
+        with open_run(cfg, cfg.run_dir) as folder, stop_signals() as stop:
+            summary = train(cfg, folder, stop)
     if _rank() > 0:
         return 128 + summary["signal"] if summary.get("signal") else int(summary["status"] == "diverged")
     print(_result_line(cfg, summary))
@@ -238,7 +241,7 @@ MEASURED_STEPS = 4  # of a training, several times: about ten seconds for a net 
 def _say_how_long(jobs: list) -> None:
     """Before a sweep of hours: how many, from a measurement of its smallest net now."""
     from resexp.console import message
-    from resexp.runlog import duration
+    from resexp.runs.progress import duration
     from resexp.sweep import estimate_left, is_long, plan_sweep
 
     todo = [job for job in plan_sweep(jobs).jobs if job.outcome != "finished"]
@@ -258,7 +261,8 @@ def _say_how_long(jobs: list) -> None:
 
 def _show_sweep(sweep: "Sweep", *, title: str, stem: str, study: "Study | None" = None) -> list:
     """Figure, table, and what is left. Returns the groups of runs."""
-    from resexp.runlog import CONFIG, duration
+    from resexp.runs.progress import duration
+    from resexp.runs.reader import CONFIG
     from resexp.study import group_runs
     from resexp.sweep import estimate_left
 
@@ -327,14 +331,15 @@ def _sweep_exit_code(sweep: "Sweep") -> int:
 
 
 def _eval(args: argparse.Namespace) -> int:
-    from resexp import config, runlog
+    from resexp import config
     from resexp.console import print_table
+    from resexp.runs.reader import CONFIG, read_run
 
     if len(args.words) != 1 or ("=" in args.words[0] and not Path(args.words[0]).exists()):
         return _eval_weights(args)
-    run = runlog.read_run(Path(args.words[0]))
-    cfg = dataclasses.replace(config.load_file(run.path / runlog.CONFIG), device="auto")
-    from resexp.train import evaluate_run
+    run = read_run(Path(args.words[0]))
+    cfg = dataclasses.replace(config.load_file(run.path / CONFIG), device="auto")
+    from resexp.trained import evaluate_run
 
     step, found = evaluate_run(run.path, cfg, view=args.view)
     row = [cfg.model.name, cfg.dataset.name, str(cfg.seed), f"{step:,}", args.view, *_errors(found)]
@@ -350,7 +355,7 @@ def _eval_weights(args: argparse.Namespace) -> int:
     if len(files) != 1:
         raise UserError("resexp eval takes a run folder, or weights=FILE with the settings of a net: model=resnet56")
     cfg = config.load([word for word in args.words if not word.startswith("weights=")], args.config_dir)
-    from resexp.train import evaluate_weights
+    from resexp.trained import evaluate_weights
 
     found = evaluate_weights(cfg, Path(files[0]), view=args.view)
     row = [cfg.model.name, cfg.dataset.name, files[0], cfg.protocol.normalize, args.view, *_errors(found)]

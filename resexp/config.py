@@ -27,29 +27,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from resexp import UserError, catalog, did_you_mean
+from resexp.data.registry import READERS
 
 _PACKAGE = Path(__file__).resolve().parent
 # Beside the package in a checkout, inside it in an installed wheel.
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 GROUPS = ("model", "dataset", "protocol", "launcher")
-SOURCE_KEYS = {  # what each data source reads; anything else set for it is a mistake
-    "digits": (),
-    "cifar10": ("root", "download", "image_size"),
-    "cifar100": ("root", "download", "image_size"),
-    "imagefolder": ("root", "image_size"),
-    "synthetic": ("image_size", "examples"),
-    "imagenet": (
-        "root",
-        "image_size",
-        "classes",
-        "wnids",
-        "wnid_file",
-        "images_per_class",
-        "pack",
-        "pack_gb",
-        "workers",
-    ),
-}
 
 
 def setting(default: Any = dataclasses.MISSING, *, doc: str, decides: bool = True) -> Any:
@@ -145,9 +128,6 @@ class ModelConfig:
         }
 
 
-NAMED_BY_FOLDER = ("imagefolder", "imagenet")  # two folders are two data sets
-
-
 def read_wnids(file: str) -> list[str]:
     """The first word of each line. Raises UserError."""
     try:
@@ -185,9 +165,9 @@ class DatasetConfig:
     sweep_width: int | None = setting(None, doc="width of every net in a sweep that sets none", decides=False)
 
     def __post_init__(self) -> None:
-        check_choice("dataset.source", self.source, list(SOURCE_KEYS))
+        check_choice("dataset.source", self.source, list(READERS))
         folder = self.root or os.environ.get("RESEXP_DATA")
-        if self.source in NAMED_BY_FOLDER and folder:
+        if READERS[self.source].named_by_folder and folder:
             beneath = Path(folder).expanduser() / self.name
             named = self.root is None and (beneath / "train").is_dir()  # RESEXP_DATA may hold several data sets
             self.root = str((beneath if named else Path(folder).expanduser()).resolve())
@@ -195,7 +175,7 @@ class DatasetConfig:
                 self.name = Path(self.root).name
         if self.wnid_file:
             self.wnids, self.wnid_file = read_wnids(self.wnid_file), None
-        used = {"name", "source", "sweep_width", *SOURCE_KEYS[self.source]}
+        used = {"name", "source", "sweep_width", *READERS[self.source].options}
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             unset = [] if f.name == "wnids" else f.default
@@ -368,7 +348,7 @@ class Config:
         for key in ("threads", "workers"):
             value = getattr(self, key)
             check(value is None or value >= 1, key, value, "must be at least 1, or null")
-        crops = self.dataset.source == "imagenet"
+        crops = READERS[self.dataset.source].photographs
         for key, unset in (("scales", []), ("colour", 0.0), ("final_view", "centre")):
             value = getattr(self.protocol, key)
             check(
@@ -575,7 +555,7 @@ def outline_study(name: str, config_dir: Path | None = None) -> Outline:
     study = _read_study(name, config_dir)
     words = [word for line in (*study.sweep, *study.variants) for word in line.split()]
     renamed = config_dir is not None or any(word.startswith("dataset.name=") for word in words)
-    unknown = renamed or study.datasets & set(NAMED_BY_FOLDER)
+    unknown = renamed or study.datasets & {name for name, reader in READERS.items() if reader.named_by_folder}
     return Outline(None if unknown else study.datasets, study.reference or name)
 
 

@@ -8,10 +8,9 @@ from typing import Any
 
 from resexp import catalog
 from resexp.config import Config
+from resexp.data.registry import READERS
 
 PROCESS_BYTES = 600_000_000  # torch itself; on a GPU the context of a process and the libraries' workspaces
-PIXELS = {"digits": 1797 * 8 * 8, "cifar10": 60_000 * 3 * 32 * 32, "cifar100": 60_000 * 3 * 32 * 32}
-SIDES = {"digits": 8, "cifar10": 32, "cifar100": 32, "synthetic": 32, "imagefolder": 224, "imagenet": 224}
 SYNTHETIC_BYTES = 13  # a pixel, while random images are made
 SPARE = 1.3  # gradients of activations, buffers of the libraries, what an allocator cannot use
 WEIGHT_BYTES = 12  # weight, gradient and velocity
@@ -23,13 +22,14 @@ INCEPTION_FLOATS = 12e6  # of one image of 224 pixels
 
 def needed_bytes(cfg: Config) -> int:
     """An estimate of a run's peak memory, on the side of caution; a test holds it against measured ones."""
-    side = cfg.dataset.image_size or SIDES[cfg.dataset.source]
+    reader = READERS[cfg.dataset.source]
+    side = cfg.dataset.image_size or reader.side
     floats = activations(catalog.resolve(dataclasses.asdict(cfg.model)), side, cfg.activation_checkpointing)
     element = 2 if cfg.protocol.precision == "bf16" else 4
     needed = SPARE * floats * cfg.protocol.batch_size * element
-    pixels = PIXELS.get(cfg.dataset.source, 0)  # an image folder's are known only when it has been read
+    pixels = reader.bytes
     if cfg.dataset.source == "synthetic":
-        pixels = SYNTHETIC_BYTES * (cfg.dataset.examples or 0) * 3 * (cfg.dataset.image_size or SIDES["synthetic"]) ** 2
+        pixels = SYNTHETIC_BYTES * (cfg.dataset.examples or 0) * 3 * side**2
     weights = WEIGHT_BYTES * next((net.parameters for net in catalog.NAMED if net.name == cfg.model.name), 0)
     return round(PROCESS_BYTES + pixels + needed + weights)
 

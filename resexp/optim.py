@@ -1,8 +1,6 @@
-"""The optimiser, and the learning rate as a function of the step and of what the checkpoint holds."""
+"""The optimisers: SGD with momentum, and AdamW."""
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -45,7 +43,7 @@ class Optimizer:
             parameter.grad = None
 
     def gradients(self) -> list[Tensor]:
-        """What took no part in a step, a dropped block, has the gradient zero."""
+        """Parameters unused in this step, those of dropped blocks, get a zero gradient."""
         return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
 
     def step(self) -> None:
@@ -53,7 +51,7 @@ class Optimizer:
         raise NotImplementedError
 
     def buffers(self) -> dict[str, list[Tensor]]:
-        """What the checkpoint holds: a tensor a parameter, by name."""
+        """What the checkpoint holds: one tensor per parameter, by name."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
@@ -155,82 +153,3 @@ class AdamW(Optimizer):
             square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
             spread = (square / (1 - beta2**step)).sqrt_().add_(eps)
             weight.sub_(self._rate / (1 - beta1**step) * mean / spread)
-
-
-NO_PLATEAU = {"best": math.inf, "waited": 0, "drops": 0, "wrong": 0.0, "seen": 0.0, "began": 0}
-
-
-@dataclass(kw_only=True)
-class Schedule:
-    """Step drops, and a warm-up: of very deep nets until they learn, or of all nets for a number of steps.
-
-    :param drops: steps at which the rate is multiplied by ``drop_factor``, counted from step 0, warm-up included.
-    :param warmup_steps: steps at ``warmup_lr`` at the start (He et al. 2016, Sec. 3.1 and Appendix).
-    :param warmup: whether this net warms up by its error (He et al. 2015, Sec. 4.2): at ``warmup_lr`` until the mean
-        error of the last ``warmup_window`` batches is below ``warmup_error`` (percent), or ``warmup_limit`` steps are
-        done: a net that never learns shall meet the papers' rates all the same.
-    :param plateau_window: steps whose mean training error (percent) is compared with the best window's since the last
-        drop; after ``plateau_patience`` windows that were not better by ``plateau_points`` the rate drops, at most
-        ``plateau_drops`` times. None: it does not wait for plateaus. (He et al. 2015, Sec. 3.4.)
-    """
-
-    base_lr: float
-    drops: Sequence[int] = ()
-    drop_factor: float = 0.1
-    warmup: bool = False
-    warmup_steps: int = 0
-    warmup_lr: float = 0.01
-    warmup_error: float = 80.0
-    warmup_window: int = 100
-    warmup_limit: int = 4000
-    plateau_window: int | None = None
-    plateau_points: float = 0.0
-    plateau_patience: int = 1
-    plateau_drops: int = 0
-    warmup_ended_at: int | None = None
-    plateau: dict[str, float] = field(default_factory=lambda: dict(NO_PLATEAU))
-    recent_errors: list[float] = field(default_factory=list)
-
-    @property
-    def warming_up(self) -> bool:
-        return self.warmup and self.warmup_ended_at is None
-
-    def lr(self, step: int) -> float:
-        """The rate of the update from ``step`` to ``step + 1``; a warm-up never raises it."""
-        drops = sum(step >= drop for drop in self.drops) + self.plateau["drops"]
-        rate = self.base_lr * self.drop_factor**drops
-        return min(rate, self.warmup_lr) if self.warming_up or step < self.warmup_steps else rate
-
-    def observe(self, step: int, error: float) -> None:
-        """Tell the error (percent) of the batch whose update led to ``step``; needed only while ``warming_up``."""
-        self.recent_errors = [*self.recent_errors, error][-self.warmup_window :]
-        full = len(self.recent_errors) == self.warmup_window
-        learns = full and sum(self.recent_errors) / self.warmup_window < self.warmup_error
-        if learns or step >= self.warmup_limit:
-            self.warmup_ended_at = step
-
-    def observe_window(self, step: int, wrong: float, seen: float) -> None:
-        """Tell how many of the images seen since the last call were wrong; after ``plateau_window`` steps, judge."""
-        if self.plateau_window is None:
-            return
-        now = self.plateau
-        now["wrong"] += wrong
-        now["seen"] += seen
-        if step - now["began"] < self.plateau_window:
-            return
-        error = 100 * now["wrong"] / now["seen"]
-        if error < now["best"] - self.plateau_points:
-            now |= {"best": error, "waited": 0}
-        else:
-            now["waited"] += 1
-        if now["waited"] >= self.plateau_patience and now["drops"] < self.plateau_drops:
-            now |= {"drops": now["drops"] + 1, "waited": 0, "best": math.inf}
-        now |= {"wrong": 0, "seen": 0, "began": step}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"warmup_ended_at": self.warmup_ended_at, "recent_errors": self.recent_errors, "plateau": self.plateau}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.warmup_ended_at = state["warmup_ended_at"]
-        self.recent_errors = list(state["recent_errors"])
-        self.plateau = dict(state.get("plateau", NO_PLATEAU))

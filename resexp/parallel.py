@@ -1,4 +1,4 @@
-"""One run in many processes: who I am, what is my share, and what all must agree on. torchrun or SLURM start them."""
+"""Data-parallel training: rank, world size, and the collectives that one run needs. torchrun or SLURM start it."""
 
 import contextlib
 import os
@@ -16,12 +16,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from resexp import UserError
 
-PATIENCE = timedelta(minutes=10)  # for a process that does not answer: a whole evaluation fits into it
+TIMEOUT = timedelta(minutes=10)  # of a collective: longer than a full evaluation
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of one run. ``rank`` 0 writes the run folder; alone, nothing here does anything."""
+    """The processes of one run. Rank 0 writes the run folder. With a single process every method is a no-op."""
 
     rank: int = 0
     size: int = 1
@@ -32,14 +32,14 @@ class World:
         return self.rank == 0
 
     def share(self, drawn: Tensor | None) -> Tensor | None:
-        """This process's part of what was drawn for a whole batch, (N, ...) -> (N / size, ...)."""
+        """This rank's part of what was drawn for a whole batch: (N, ...) -> (N / size, ...)."""
         if drawn is None or self.size == 1:
             return drawn
         count = len(drawn) // self.size
         return drawn[self.rank * count : (self.rank + 1) * count]
 
-    def turn(self) -> slice:
-        """The images that this process evaluates: each is some process's, once."""
+    def evaluated(self) -> slice:
+        """The images that this rank evaluates: together the ranks evaluate each image once."""
         return slice(self.rank, None, self.size)
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -49,16 +49,16 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
-    def any(self, *wishes: bool) -> list[bool]:
-        """What at least one process wishes: clocks and signals differ, and all must do the same."""
+    def max(self, *values: int) -> list[int]:
+        """The greatest of each value over all processes: clocks and signals differ, and all must do the same."""
         if self.size == 1:
-            return list(wishes)
-        flags = torch.tensor(wishes, dtype=torch.uint8)
-        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        return [bool(flag) for flag in flags]
+            return list(values)
+        together = torch.tensor(values)
+        dist.all_reduce(together, op=dist.ReduceOp.MAX)
+        return together.tolist()
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, on the first one; elsewhere an empty list."""
+        """The values of all processes in the order of their ranks, on rank 0; elsewhere an empty list."""
         if self.size == 1:
             return [value]
         values = [None] * self.size if self.is_first else None
@@ -67,7 +67,7 @@ class World:
 
     @contextlib.contextmanager
     def first_before_others(self) -> Iterator[None]:
-        """The first process goes through the block, then the others: it fills the caches they read."""
+        """Rank 0 goes through the block, then the others: it fills the caches that they read."""
         if self.size > 1 and not self.is_first:
             dist.barrier()
         yield
@@ -75,15 +75,15 @@ class World:
             dist.barrier()
 
     def wrap(self, net: nn.Module, *, drops_blocks: bool) -> nn.Module:
-        """The net with gradients averaged over all processes; buffers stay each one's own, see ``average_buffers``."""
+        """The net with gradients averaged over all processes; each keeps its own buffers, see ``average_buffers``."""
         if self.size == 1:
             return net
-        with warnings.catch_warnings():  # the word's successor is younger than the oldest torch that we take
+        with warnings.catch_warnings():  # the new name of the argument is younger than the oldest torch that we take
             warnings.simplefilter("ignore", FutureWarning)
             return DistributedDataParallel(net, broadcast_buffers=False, find_unused_parameters=drops_blocks)
 
-    def meet(self) -> None:
-        """Wait for all: who leaves while others still listen makes them fail."""
+    def barrier(self) -> None:
+        """Wait for all processes: one that leaves while others still listen makes them fail."""
         if self.size > 1:
             dist.barrier()
 
@@ -100,21 +100,21 @@ class World:
                     buffer /= self.size
 
 
-def asked_for_many() -> bool:
+def launched_in_parallel() -> bool:
     """Whether a launcher started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def join_world(batch_size: int, norm_group: int | None) -> World:
-    """Meet the other processes that torchrun started. Raises UserError if they cannot share the batch."""
-    if not asked_for_many():
+    """Connect to the other processes that torchrun started. Raises UserError if they cannot share the batch."""
+    if not launched_in_parallel():
         return World()
     size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
     check_shares(size, batch_size, norm_group)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
-        dist.init_process_group(backend, rank=rank, world_size=size, timeout=PATIENCE)
+        dist.init_process_group(backend, rank=rank, world_size=size, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         taken = "EADDRINUSE" in reason or "in use" in reason
@@ -153,8 +153,8 @@ def end_process(code: int) -> NoReturn:
     os._exit(code)
 
 
-def is_loss(error: Exception) -> bool:
-    """Whether this is what a collective operation raises when another process is gone or silent."""
-    words = ("gloo", "peer", "connection", "timed out", "timeout")
+def lost_a_process(error: Exception) -> bool:
+    """Whether this is what a collective raises when another process is gone or silent."""
+    phrases = ("gloo", "peer", "connection", "timed out", "timeout")  # torch has no exception of its own for these
     text = str(error).lower()
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and any(w in text for w in words))
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and any(p in text for p in phrases))

@@ -15,9 +15,10 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from resexp import UserError, did_you_mean, runlog
+from resexp import UserError, did_you_mean
 from resexp.config import Config, LauncherConfig
 from resexp.console import message
+from resexp.runs.files import write_json
 from resexp.sweep import LOG, Job, Sweep, live_table, plan_sweep
 
 JOB = "slurm.json"  # in a run's folder: the job that was last submitted for it
@@ -126,7 +127,7 @@ def submit_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path |
             raise UserError(f"launcher=slurm: SLURM refused the jobs ({reason}); nothing was started") from None
         for job, ticket in zip(todo, submitted, strict=True):
             job.cfg.run_dir.mkdir(parents=True, exist_ok=True)
-            runlog.write_json(job.cfg.run_dir / JOB, {"job": ticket.job_id, "time": time.time()})
+            write_json(job.cfg.run_dir / JOB, {"job": ticket.job_id, "time": time.time()})
     kept = len(sweep.jobs) - len(todo)
     message(f"{len(sweep.jobs)} runs: {len(todo)} submitted, {kept} finished or in the queue already")
     refresh(sweep)

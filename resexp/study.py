@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resexp import UserError, catalog, config, runlog
+from resexp import UserError, catalog, config
 from resexp.config import Config, Study
 from resexp.console import message
 from resexp.published import Published, published
-from resexp.runlog import Run
+from resexp.runs.reader import CONFIG, Run, is_number, read_run
 from resexp.stats import Summary, summarize
 
 RUNS, REFERENCE = "runs", "reference"  # folders of output_dir: one's own runs, and those committed with the project
@@ -152,7 +152,7 @@ def readable_runs(paths: Sequence[Path]) -> list[Run]:
     runs = []
     for path in paths:
         try:
-            run = runlog.read_run(path)
+            run = read_run(path)
             groups = group_runs([run])
             describe_runs(groups)
             rate_drops(groups)
@@ -160,7 +160,7 @@ def readable_runs(paths: Sequence[Path]) -> list[Run]:
         except UserError as error:
             _say_once(f"left out: {error}")
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            _say_once(f"left out: {path}: its {runlog.CONFIG} is damaged ({type(error).__name__}: {error})")
+            _say_once(f"left out: {path}: its {CONFIG} is damaged ({type(error).__name__}: {error})")
     return runs
 
 
@@ -359,4 +359,4 @@ def final_error(run: Run, metric: str) -> float | None:
 
 def number(value: Any) -> float | None:
     """What a log has, if it is a finite number."""
-    return value if runlog.is_number(value) and math.isfinite(value) else None
+    return value if is_number(value) and math.isfinite(value) else None

@@ -17,11 +17,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from resexp import UserError, catalog, runlog
+from resexp import UserError, catalog
 from resexp.config import Config
 from resexp.console import make_table, message
-from resexp.memory import SIDES, available_bytes, needed_bytes
-from resexp.runlog import Run, duration
+from resexp.data.registry import READERS
+from resexp.memory import available_bytes, needed_bytes
+from resexp.runs.progress import duration
+from resexp.runs.reader import Run, find_runs
 
 LOG = "log.txt"  # what a run's process printed
 POLL_SECONDS = 0.2
@@ -267,7 +269,7 @@ def is_long(jobs: Sequence[Job]) -> bool:
             (job.cfg.protocol.steps - job.run.step)
             * job.cfg.protocol.batch_size
             * job.cfg.model.depth
-            * (job.cfg.dataset.image_size or SIDES[job.cfg.dataset.source]) ** 2
+            * (job.cfg.dataset.image_size or READERS[job.cfg.dataset.source].side) ** 2
             for job in left
         )
         > LONG
@@ -286,7 +288,7 @@ def estimate_left(jobs: Sequence[Job], now: Mapping[str, float] | None = None) -
     measured: dict[tuple, dict[str, float]] = {}
     if now:
         measured[_cost_key(dataclasses.asdict(jobs[0].cfg))] = dict(now)
-    for run in () if now else runlog.find_runs(jobs[0].cfg.run_dir.parent):
+    for run in () if now else find_runs(jobs[0].cfg.run_dir.parent):
         if run.images_per_s:
             measured.setdefault(_cost_key(run.config), {})[catalog.net_name(run.config["model"])] = run.images_per_s
     total = 0.0

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from resexp import UserError
 from resexp.console import markdown_table
-from resexp.runlog import Run, find_runs
+from resexp.runs.reader import Run, find_runs
 from resexp.stats import summarize
 from resexp.study import group_runs
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import yaml
 
 from resexp import UserError, config
-from resexp.runlog import CHECKPOINT, CONFIG, ENV, METRICS, SUMMARY, Run, write_json, write_text
+from resexp.runs.files import write_json, write_text
+from resexp.runs.reader import CHECKPOINT, CONFIG, ENV, METRICS, SUMMARY, Run
 from resexp.study import runs_in
 
 ENDED = ("finished", "diverged")

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import torch
 
-from resexp import checkpoint, config, runlog
-from resexp.runlog import Run
+from resexp import checkpoint, config
+from resexp.runs.reader import CHECKPOINT, METRICS, Run
 
 
 def end_state(folder: Path) -> dict:
     """All that must be equal at the end of a run: the checkpoint and the log, but for times."""
-    saved = checkpoint.load(folder / runlog.CHECKPOINT, torch.device("cpu"))
-    for key in ("seconds", "train_seconds", "log_size"):
+    saved = checkpoint.load(folder / CHECKPOINT, torch.device("cpu"))
+    for key in ("watch", "log_size"):
         del saved[key]
     log = [{key: value for key, value in record.items() if key != "images_per_s"} for record in Run(folder).metrics]
     return {**saved, "log": log}
@@ -46,7 +46,7 @@ def differences(a: object, b: object, where: str = "") -> list[str]:
 
 def train(words: Sequence[str], kill_after: float | None = None) -> tuple[bool, str]:
     """Run ``resexp train``; kill it so many seconds after its first line of the log. Was it killed, and its stderr."""
-    log = config.load(words).run_dir / runlog.METRICS
+    log = config.load(words).run_dir / METRICS
     command = [sys.executable, "-m", "resexp", "train", *words]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if kill_after is not None:

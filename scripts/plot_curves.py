@@ -11,7 +11,7 @@ from pathlib import Path
 from resexp import UserError
 from resexp.console import print_table
 from resexp.figures import draw_curves
-from resexp.runlog import read_run
+from resexp.runs.reader import read_run
 from resexp.study import TABLE_COLUMNS, group_runs, table_rows
 
 

@@ -17,7 +17,8 @@ from typing import Any
 from resexp import UserError, config
 from resexp.bench import measure_together
 from resexp.console import message, print_table
-from resexp.runlog import duration, versions
+from resexp.runs.env import versions
+from resexp.runs.progress import duration
 
 
 def project(study_name: str, overrides: list[str], *, steps: int, together: int) -> dict[str, Any]:

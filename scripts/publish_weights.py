@@ -16,17 +16,18 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from resexp import UserError, config, runlog
+from resexp import UserError, config
 from resexp.checkpoint import SAFETENSORS
-from resexp.train import evaluate_net, load_trained
+from resexp.runs.reader import CONFIG, read_run
+from resexp.trained import evaluate_net, load_trained
 
 
 def publish(folder: Path, target: Path) -> Path:
     """Raises UserError for a run that has not finished, or has no checkpoint."""
-    run = runlog.read_run(folder)
+    run = read_run(folder)
     if run.status != "finished":
         raise UserError(f"{folder}: {run.status}; only finished runs are published")
-    cfg = dataclasses.replace(config.load_file(folder / runlog.CONFIG), device="cpu")
+    cfg = dataclasses.replace(config.load_file(folder / CONFIG), device="cpu")
     _, net, data = load_trained(folder, cfg)
     state = {name: value for name, value in net.state_dict().items() if not name.endswith("num_batches_tracked")}
     half = {name: value.half().contiguous() for name, value in state.items()}

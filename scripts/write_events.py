@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from resexp import UserError
-from resexp.runlog import CONFIG, read_run, write_missing_events
+from resexp.runs.reader import CONFIG, read_run
+from resexp.runs.tensorboard import write_missing_events
 
 
 def main() -> int:

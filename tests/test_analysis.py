@@ -45,9 +45,9 @@ from resexp.analysis.subject import (
     read_weights,
     replaced,
 )
+from resexp.build import build_net, load_data
 from resexp.cli import main
 from resexp.finding import Finding, Panel, Row, Series
-from resexp.train import build_net, load_data
 
 Subject = Callable[..., Trained]
 NOT_THE_NET = [word for word in TINY if not word.startswith("model=")]

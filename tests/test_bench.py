@@ -14,9 +14,9 @@ from resexp import config
 from resexp.bench import bench, growth
 from resexp.bench.limits import measure_limits, step_bytes
 from resexp.bench.loops import PHASES, Ours, Usual
+from resexp.build import load_data
 from resexp.models import build_model, count_macs
 from resexp.models.kernels import load_kernels
-from resexp.train import load_data
 
 Resexp = Callable[..., subprocess.CompletedProcess]
 CPU = torch.device("cpu")
@@ -46,10 +46,10 @@ def test_our_loop_trains_and_splits_and_counts() -> None:
     before = [weight.detach().clone() for weight in loop.state.net.parameters()]
     loop.steps(2)
     assert any(not torch.equal(*pair) for pair in zip(before, loop.state.net.parameters(), strict=True))
-    assert loop.state.counters[0, 2] == 2 * 32
+    assert loop.state.counts.sums[0, 2] == 2 * 32
     split = loop.split(2)
     assert tuple(split) == PHASES and all(seconds > 0 for seconds in split.values())
-    assert loop.state.counters[0, 2] == 4 * 32
+    assert loop.state.counts.sums[0, 2] == 4 * 32
     assert loop.costs()["flops_per_step"] == 6 * 32 * count_macs(loop.state.net, (3, 8, 8))
 
 

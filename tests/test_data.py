@@ -13,12 +13,14 @@ from PIL import Image
 from safetensors import safe_open
 
 from resexp import UserError, config
-from resexp.data import build_data, cifar
-from resexp.data.augment import augment, channel_statistics, draw, normalize, pixel_mean
+from resexp.data import cifar
+from resexp.data.augment import augment, draw
+from resexp.data.batches import Order
 from resexp.data.dataset import canonical, shrink
-from resexp.data.imagefolder import cache_dir
-from resexp.data.loader import Loader
-from resexp.train import evaluate_weights
+from resexp.data.normalize import Normalization, channel_statistics, pixel_mean
+from resexp.data.registry import build_data
+from resexp.data.root import cache_dir
+from resexp.trained import evaluate_weights
 
 Tree = Callable[..., Path]
 
@@ -209,7 +211,7 @@ def test_a_half_downloaded_archive_is_noticed(tmp_path: Path, make_tree: Tree) -
 
 
 def test_every_epoch_has_every_image_once_and_every_batch_is_full() -> None:
-    loader = Loader(10, 4, torch.Generator().manual_seed(0))
+    loader = Order(10, 4, torch.Generator().manual_seed(0))
     stream = torch.cat([loader.next_batch() for _ in range(15)])
     for epoch in stream.split(10):
         assert sorted(epoch.tolist()) == list(range(10))
@@ -217,7 +219,7 @@ def test_every_epoch_has_every_image_once_and_every_batch_is_full() -> None:
 
 
 def test_a_restored_loader_goes_on_where_it_stopped() -> None:
-    loader, other = (Loader(10, 4, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    loader, other = (Order(10, 4, torch.Generator().manual_seed(seed)) for seed in (0, 1))
     loader.next_batch()
     other.load_state_dict(loader.state_dict())
     assert all(torch.equal(loader.next_batch(), other.next_batch()) for _ in range(10))
@@ -259,7 +261,7 @@ def test_channel_statistics_are_those_of_all_values_and_are_divided_by() -> None
     assert statistics.shape == (2, 3, 6, 6)
     assert torch.allclose(statistics[0, :, 0, 0].double(), values.mean(dim=1))
     assert torch.allclose(statistics[1, :, 0, 0].double(), values.std(dim=1, correction=0))
-    x = normalize(images, statistics)
+    x = Normalization(*statistics)(images)
     assert x.mean(dim=(0, 2, 3)).abs().max() < 1e-5 and (x.std(dim=(0, 2, 3)) - 1).abs().max() < 1e-3
 
 
@@ -277,8 +279,8 @@ def test_the_mean_image_is_subtracted_at_each_pixel() -> None:
     images = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8)
     mean = pixel_mean(images)
     assert mean.shape == (3, 8, 8)
-    assert torch.allclose(normalize(images, mean).mean(dim=0), torch.zeros(3, 8, 8), atol=1e-6)
-    assert torch.equal(normalize(images, None), images.float() / 255)
+    assert torch.allclose(Normalization(mean)(images).mean(dim=0), torch.zeros(3, 8, 8), atol=1e-6)
+    assert torch.equal(Normalization()(images), images.float() / 255)
 
 
 # --- real images ------------------------------------------------------------------------------------------------------

@@ -10,12 +10,13 @@ import yaml
 from matplotlib.figure import Figure
 from test_sweep import write_run
 
-from resexp import config, runlog
+from resexp import config
 from resexp.figures import draw_gaps, draw_study
 from resexp.figures.curves import _draw_split, draw_curves
 from resexp.figures.gap import gap_curve
 from resexp.figures.style import error_floor
 from resexp.figures.summary import _series
+from resexp.runs.reader import CONFIG, METRICS, Run
 from resexp.study import group_runs, rate_drops
 
 
@@ -70,8 +71,8 @@ def test_a_drop_on_a_plateau_is_found_in_the_log(tmp_path: Path) -> None:
         {"step": step, "epoch": 0, "split": "train", "loss": 1, "error": 90, "lr": lr, "images_per_s": 100}
         for step, lr in ((100, 0.1), (200, 0.1), (300, 0.01), (400, 0.01), (500, 0.001))
     ]
-    (run.path / runlog.METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert rate_drops(group_runs([runlog.Run(run.path)])) == [300, 500]
+    (run.path / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert rate_drops(group_runs([Run(run.path)])) == [300, 500]
 
 
 @pytest.mark.parametrize(("lowest", "highest", "floor"), [(1, 9, 0), (30, 80, 0), (72, 98, 70), (80, 99, 80)])
@@ -199,8 +200,8 @@ def write_curves(root: Path, errors: dict[str, list[float]], split: str = "train
                 }
                 for step in range(40, 1281, 40)
             ]
-            (run.path / runlog.METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
-            runs.append(runlog.Run(run.path))
+            (run.path / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+            runs.append(Run(run.path))
     return runs
 
 
@@ -227,9 +228,9 @@ def test_the_published_gap_stands_at_its_own_number_of_steps(tmp_path: Path) -> 
 def test_an_older_run_that_knows_fewer_settings_is_of_the_same_group(tmp_path: Path) -> None:
     """Settings that came later have their defaults, and are no difference."""
     runs = [write_run(tmp_path, ["model=plain20", "model.width=8", f"seed={seed}"]) for seed in (0, 1)]
-    kept = yaml.safe_load((runs[0].path / runlog.CONFIG).read_text())
+    kept = yaml.safe_load((runs[0].path / CONFIG).read_text())
     for key in ("warmup_steps", "warmup_limit", "plateau_drops", "test_scales"):
         del kept["protocol"][key]
     del kept["dataset"]["wnids"], kept["dataset"]["pack_gb"], kept["model"]["reduction"]
-    (runs[0].path / runlog.CONFIG).write_text(yaml.safe_dump(kept))
-    assert [group.label for group in group_runs([runlog.Run(run.path) for run in runs])] == ["plain20"]
+    (runs[0].path / CONFIG).write_text(yaml.safe_dump(kept))
+    assert [group.label for group in group_runs([Run(run.path) for run in runs])] == ["plain20"]

@@ -14,20 +14,24 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
 from resexp import UserError, config
-from resexp.batches import Batches, colour_components, make_batch, mean_image
-from resexp.data import Pack, Stream, build_data
-from resexp.data.crops import draw_crops, in_proportion
+from resexp.build import augmentation_of, load_data
+from resexp.data.batches import Batches, Order
+from resexp.data.crops import draw_places, in_proportion
 from resexp.data.decode import read_image
 from resexp.data.imagenet import load_imagenet
-from resexp.data.loader import Loader
-from resexp.evaluation import check_view, evaluate
+from resexp.data.normalize import Normalization, colour_components, normalization_of
+from resexp.data.pack import Pack
+from resexp.data.registry import build_data
+from resexp.data.source import Augmentation
+from resexp.data.stream import Stream
+from resexp.evaluate import check_view, evaluate
 from resexp.models import build_model
-from resexp.runlog import Run
-from resexp.train import load_data
+from resexp.runs.reader import Run
 
 Tree = Callable[..., Path]
 Resexp = Callable[..., subprocess.CompletedProcess]
 WNIDS = ("n01", "n02", "n03")
+VARIED = Augmentation(flip=True, scales=(256, 480))
 
 
 def photograph(path: Path, wide: int, high: int, seed: int) -> None:
@@ -55,8 +59,8 @@ def tree(tmp_path: Path) -> Path:
 
 def load(tree: Path, **settings: object) -> tuple:
     """The same data packed and streamed."""
-    packed = load_imagenet(tree, image_size=16, **settings)  # type: ignore[arg-type]
-    streamed = load_imagenet(tree, image_size=16, pack_gb=0, workers=0, **settings)  # type: ignore[arg-type]
+    packed = load_imagenet(root=tree, image_size=16, **settings)  # type: ignore[arg-type]
+    streamed = load_imagenet(root=tree, image_size=16, pack_gb=0, workers=0, **settings)  # type: ignore[arg-type]
     assert isinstance(packed.train, Pack) and isinstance(streamed.train, Stream)
     return packed, streamed
 
@@ -70,7 +74,7 @@ def test_a_packs_crops_are_those_that_torchvision_cuts_from_the_files(tree: Path
     """Each image resized, cut and mirrored alone, from the same draws; packs keep no more than the largest scale."""
     packed, _ = load(tree)
     scales = (in_proportion(256, 16), in_proportion(480, 16))
-    places, _ = draw_crops(18, flip=True, colour=0, generator=torch.Generator().manual_seed(0))
+    places = draw_places(18, VARIED, torch.Generator().manual_seed(0))
     crops = packed.train.crops(torch.arange(18), places, scales)
     shorter = set()
     for index in range(18):
@@ -90,13 +94,13 @@ def test_a_packs_crops_are_those_that_torchvision_cuts_from_the_files(tree: Path
 
 def test_a_stream_gives_the_same_crops_as_a_pack_at_any_number_of_workers(tree: Path) -> None:
     packed, streamed = load(tree)
-    places, _ = draw_crops(18, flip=True, colour=0, generator=torch.Generator().manual_seed(1))
+    places = draw_places(18, VARIED, torch.Generator().manual_seed(1))
     small = [i for i in range(18) if min(read_image(os.fsdecode(streamed.train.files[i])).size) <= 34]
-    tasks = [[(i, places[i].tolist()) for i in small]]
     from_pack = packed.train.crops(torch.tensor(small), places[small], (18, 34))
     for workers in (0, 2):
-        parts = load_imagenet(tree, image_size=16, pack_gb=0, workers=workers).train
-        from_files = next(iter(parts.batches(tasks, (18, 34))))
+        parts = load_imagenet(root=tree, image_size=16, pack_gb=0, workers=workers).train
+        from_files, labels = next(parts.prepare([(torch.tensor(small), places[small])], VARIED))
+        assert torch.equal(labels, parts.labels[small])
         assert (from_pack - from_files.float()).abs().max() <= 1.01  # bytes are rounded
     assert torch.equal(packed.train.labels, streamed.train.labels) and packed.classes == streamed.classes == WNIDS
 
@@ -121,15 +125,15 @@ def test_views_of_packs_and_streams_are_torchvisions_crops(tree: Path, view: str
 @pytest.mark.images
 def test_ten_crop_and_multi_scale_agree_with_an_obvious_reference_on_twenty_real_images(images: Path) -> None:
     root = images / "tiny-imagenet50"
-    data = load_imagenet(root, image_size=64, classes=10)
+    data = load_imagenet(root=root, image_size=64, classes=10)
     part = data.test.take(slice(20))
     torch.manual_seed(0)
     net = build_model(family="resnet", depth=18, width=8, image_shape=(3, 64, 64), classes=10)
     for norm in (module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)):
         norm.running_var.uniform_(0.1, 0.5)
     net.eval()
-    mean = mean_image(data.train, "pixel-mean")
-    assert mean is not None
+    normalization = normalization_of(data.train, "pixel-mean")
+    mean = normalization.mean
     names = [path.name for path in sorted((root / "val").glob("*/*.JPEG"))]
     assert len(names) == len(set(names)) == 2500
 
@@ -152,9 +156,9 @@ def test_ten_crop_and_multi_scale_agree_with_an_obvious_reference_on_twenty_real
         scores = torch.stack([scores[view] for scores in expected])
         loss = F.nll_loss(scores.log(), part.labels).item()
         error = 100 * (scores.argmax(1) != part.labels).double().mean().item()
-        found = evaluate(net, part, mean, precision="fp32", view=view, scales=[224, 256, 384, 480, 640])
+        found = evaluate(net, part, normalization, precision="fp32", view=view, scales=[224, 256, 384, 480, 640])
         assert found.loss == pytest.approx(loss, rel=1e-4) and found.error == pytest.approx(error), view
-    single = evaluate(net, part, mean, precision="fp32")
+    single = evaluate(net, part, normalization, precision="fp32")
     assert single.loss != pytest.approx(loss, rel=1e-4)  # the views differ
 
 
@@ -164,7 +168,7 @@ def test_each_image_is_evaluated_once_and_top_five_counts_five() -> None:
             return torch.arange(10.0).expand(len(x), 10)
 
     data = build_data(source="synthetic", examples=40)
-    found = evaluate(Constant(), data.test, None, precision="fp32")
+    found = evaluate(Constant(), data.test, Normalization(), precision="fp32")
     assert found.error == 90 and found.top5_error == 50
 
 
@@ -176,16 +180,18 @@ def test_the_colour_shift_is_along_the_principal_components(tree: Path) -> None:
     assert torch.allclose(components.norm(dim=1), torch.tensor([3.0, 10, 30]) / 255, rtol=0.1)
     packed, _ = load(tree)
     p = config.load(["dataset=tiny-imagenet50"]).protocol
-    drawn = Batches(packed.train, Loader(18, 8, torch.Generator()), torch.Generator(), p).next()
-    assert drawn[2] is not None and drawn[2].shape == (8, 3) and drawn[2].abs().max() > 0
-    shifted, _ = make_batch(packed.train, None, *drawn, p=p)
-    plain, _ = make_batch(packed.train, None, *drawn[:2], None, p=p)
-    assert torch.allclose(shifted - plain, drawn[2][:, :, None, None].expand_as(plain), atol=1e-5)
+    order, generator = Order(18, 8, torch.Generator()), torch.Generator()
+    batches = Batches(packed.train, order, generator, augmentation=augmentation_of(p), normalization=Normalization())
+    colours, *drawn = next(batches)
+    assert colours is not None and colours.shape == (8, 3) and colours.abs().max() > 0
+    shifted, _ = batches.make(colours, *drawn)
+    plain, _ = batches.make(None, *drawn)
+    assert torch.allclose(shifted - plain, colours[:, :, None, None].expand_as(plain), atol=1e-5)
 
 
 def test_subsets_by_number_list_file_and_images(tree: Path, tmp_path: Path) -> None:
-    assert load_imagenet(tree, image_size=16, classes=2).classes == ("n01", "n02")
-    few = load_imagenet(tree, image_size=16, wnids=["n03", "n01"], images_per_class=2)
+    assert load_imagenet(root=tree, image_size=16, classes=2).classes == ("n01", "n02")
+    few = load_imagenet(root=tree, image_size=16, wnids=["n03", "n01"], images_per_class=2)
     assert few.classes == ("n01", "n03") and len(few.train) == 4 and len(few.test) == 6
     (tmp_path / "list.txt").write_text("n03 cat\nn01 dog\n")
     words = ["dataset=imagenet", f"dataset.root={tree}", f"dataset.wnid_file={tmp_path / 'list.txt'}"]
@@ -198,7 +204,7 @@ def test_subsets_by_number_list_file_and_images(tree: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("kind", ["pairs", "table", "lines", "nested"])
 def test_a_flat_val_is_read_with_its_annotations(tree: Path, kind: str) -> None:
     """All layouts of the same images are the same data, in the same order."""
-    usual = load_imagenet(tree, image_size=16)
+    usual = load_imagenet(root=tree, image_size=16)
     files = sorted((tree / "val").glob("*/*.png"))
     wnids = {file.name: file.parent.name for file in files}
     flat = tree / "val" / "images" if kind == "nested" else tree / "val"
@@ -216,11 +222,11 @@ def test_a_flat_val_is_read_with_its_annotations(tree: Path, kind: str) -> None:
     }[kind]
     where = {"table": "LOC_val_solution.csv", "lines": "synset_labels.txt"}.get(kind, "val/val_annotations.txt")
     (tree / where).write_text(text)
-    again = load_imagenet(tree, image_size=16)
+    again = load_imagenet(root=tree, image_size=16)
     assert again.digest() == usual.digest() and torch.equal(again.test.labels, usual.test.labels)
     with pytest.raises(UserError, match=r"no line for (images/)?n01_0.png|6 lines for 9 images"):
         (tree / where).write_text("\n".join(line for line in text.splitlines() if line != text.splitlines()[-9]))
-        load_imagenet(tree, image_size=16)
+        load_imagenet(root=tree, image_size=16)
 
 
 def test_odd_images_become_what_a_person_sees(tmp_path: Path) -> None:
@@ -248,7 +254,7 @@ def test_a_truncated_image_is_named_by_pack_and_stream(tree: Path, resexp: Resex
     bad = tree / "train" / "n02" / "n02_1.png"
     bad.write_bytes(bad.read_bytes()[:60])
     with pytest.raises(UserError, match=r"n02_1.png: not a readable image"):
-        load_imagenet(tree, image_size=16)
+        load_imagenet(root=tree, image_size=16)
     assert not list(Path(os.environ["RESEXP_CACHE"]).rglob("*.pack*"))  # nothing half written stays
     words = [
         *TRAINED,
@@ -295,26 +301,26 @@ def change(tree: Path, what: str) -> None:
 def test_a_tree_that_is_none_is_named(tree: Path, what: str, settings: dict, message: str) -> None:
     change(tree, what)
     with pytest.raises(UserError, match=message):
-        load_imagenet(tree, image_size=16, **settings)
+        load_imagenet(root=tree, image_size=16, **settings)
 
 
 def test_a_pack_of_another_tree_or_half_written_is_refused(tree: Path, tmp_path: Path) -> None:
     folder = tmp_path / "packs"
-    load_imagenet(tree, image_size=16, pack=str(folder))
+    load_imagenet(root=tree, image_size=16, pack=str(folder))
     with pytest.raises(UserError, match="made from another tree, subset or size; remove it"):
-        load_imagenet(tree, image_size=16, classes=2, pack=str(folder))
+        load_imagenet(root=tree, image_size=16, classes=2, pack=str(folder))
     whole = (folder / "train.pack").read_bytes()
     (folder / "train.pack").write_bytes(whole[:-1000])
     with pytest.raises(UserError, match="half written; remove it, and it is made anew"):
-        load_imagenet(tree, image_size=16, pack=str(folder))
+        load_imagenet(root=tree, image_size=16, pack=str(folder))
     (folder / "train.pack").write_bytes(bytes(4096) + whole[4096:])
     with pytest.raises(UserError, match="half written, or no pack"):
-        load_imagenet(tree, image_size=16, pack=str(folder))
+        load_imagenet(root=tree, image_size=16, pack=str(folder))
     (folder / "train.pack").unlink()
-    load_imagenet(tree, image_size=16, pack=str(folder))
+    load_imagenet(root=tree, image_size=16, pack=str(folder))
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write the pack .*dataset.pack_gb=0 to stream"):
-        load_imagenet(tree, image_size=16, pack=str(tmp_path / "file" / "packs"))
+        load_imagenet(root=tree, image_size=16, pack=str(tmp_path / "file" / "packs"))
 
 
 @pytest.mark.parametrize(
@@ -339,8 +345,8 @@ def test_views_that_do_not_fit_are_named(tree: Path) -> None:
         next(build_data(source="digits").test.views("ten-crop", 10))
     for family, large in (("transformer", False), ("vgg", True)):
         with pytest.raises(UserError, match=f"multi-scale: {family} nets take images of one size"):
-            check_view("multi-scale", family, large)
-    check_view("multi-scale", "vgg", False)
+            check_view("multi-scale", family, large=large)
+    check_view("multi-scale", "vgg", large=False)
 
 
 TRAINED = [
@@ -383,7 +389,7 @@ def test_a_run_of_photographs_resumes_bit_for_bit_and_ends_with_ten_crops(
 
 
 def test_images_smaller_than_the_crop_are_enlarged_and_this_is_said(tree: Path, capsys: pytest.CaptureFixture) -> None:
-    load_imagenet(tree, image_size=128)
+    load_imagenet(root=tree, image_size=128)
     assert "are enlarged for crops of 128; dataset.image_size=" in capsys.readouterr().err
 
 
@@ -391,12 +397,14 @@ def test_memory_does_not_grow_with_the_number_of_streamed_images(tree: Path) -> 
     """A pass over 200 and over 5,000 images, in the process and in its workers: the difference is that of the names."""
     code = f"""
 import resource, sys, numpy as np, torch
+from resexp.data.source import Augmentation
 from resexp.data.stream import Stream
 count = int(sys.argv[1])
 files = np.array([{str(tree / "train" / "n01" / "n01_0.png")!r}.encode()]).repeat(count)
 stream = Stream(files, torch.zeros(count, dtype=torch.int64), 16, 2)
-tasks = ([(i, [0.5, 0.5, 0.5, 0.0]) for i in range(first, first + 20)] for first in range(0, count, 20))
-seen = sum(len(crops) for crops in stream.batches(tasks, (18, 34)))
+place = torch.tensor([0.5, 0.5, 0.5, 0.0], dtype=torch.float64).expand(20, 4)
+drawn = ((torch.arange(first, first + 20), place) for first in range(0, count, 20))
+seen = sum(len(crops) for crops, _ in stream.prepare(drawn, Augmentation(scales=(256, 480))))
 assert seen == count
 for who in resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN:
     print(1024 * resource.getrusage(who).ru_maxrss - files.nbytes)

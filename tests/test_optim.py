@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from resexp.optim import SGD, AdamW, Optimizer, Schedule
+from resexp.optim import SGD, AdamW, Optimizer
+from resexp.schedule import Schedule
 
 
 def test_the_rate_drops_at_the_stated_steps_counted_from_zero() -> None:

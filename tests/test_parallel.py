@@ -14,11 +14,11 @@ import pytest
 import torch
 from conftest import TINY
 
-from resexp import UserError, config, runlog
+from resexp import UserError, config
 from resexp.models import build_model
 from resexp.models.norm_relu import BatchNorm, set_statistics
 from resexp.parallel import World, check_shares
-from resexp.runlog import Run
+from resexp.runs.reader import CHECKPOINT, ENV, Run
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
 WORDS = [
@@ -91,7 +91,7 @@ def test_shares_cover_every_image_once_at_any_number_of_processes(size: int) -> 
     drawn, images = torch.arange(24), list(range(37))
     worlds = [World(rank, size, rank) for rank in range(size)]
     assert torch.equal(torch.cat([world.share(drawn) for world in worlds]), drawn)
-    assert sorted(image for world in worlds for image in images[world.turn()]) == images
+    assert sorted(image for world in worlds for image in images[world.evaluated()]) == images
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_process_that_dies_takes_the_run_down_and_it_goes_on_from_the_checkpoi
         torchrun("-m", "resexp", "train", *words), stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     limit = time.monotonic() + 60
-    while not (folder / runlog.CHECKPOINT).is_file() or Run(folder).step < 200:
+    while not (folder / CHECKPOINT).is_file() or Run(folder).step < 200:
         assert process.poll() is None and time.monotonic() < limit
         time.sleep(0.05)
     os.kill(rank_of(process.pid, 1), signal.SIGKILL)
@@ -153,7 +153,7 @@ def test_a_process_that_dies_takes_the_run_down_and_it_goes_on_from_the_checkpoi
     assert Run(folder).status == "failed"
     resumed = subprocess.run(torchrun("-m", "resexp", "train", *words), capture_output=True, text=True, timeout=120)
     assert resumed.returncode == 0 and "resuming at step" in resumed.stderr, resumed.stderr
-    assert Run(folder).status == "finished" and json.loads((folder / runlog.ENV).read_text())["resumed"][0]["step"] > 0
+    assert Run(folder).status == "finished" and json.loads((folder / ENV).read_text())["resumed"][0]["step"] > 0
 
 
 def rank_of(parent: int, rank: int) -> int:

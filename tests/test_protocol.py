@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from resexp import config
-from resexp.batches import make_batch, mean_image
-from resexp.train import build_optimizer, build_schedule, build_state, build_step, load_data, train_step
+from resexp.build import build_optimizer, build_schedule, build_state, load_data
+from resexp.data.normalize import Normalization
+from resexp.state import State
+from resexp.train import train_step
 
 # The second reading
 
@@ -117,6 +119,18 @@ class Reading:
 # Ours against it
 
 
+def in_float64(cfg: config.Config, state: State) -> State:
+    """A copy of the state whose net, momentum and normalisation are in float64."""
+    twin = copy.copy(state)
+    twin.net = twin.parallel_net = copy.deepcopy(state.net).double()
+    twin.optimizer = build_optimizer(cfg, twin.net)
+    twin.optimizer.load_state_dict(state.optimizer.state_dict())
+    twin.optimizer.lr = state.optimizer.lr
+    twin.batches, twin.counts = copy.copy(state.batches), copy.deepcopy(state.counts)
+    twin.batches.normalization = Normalization(state.batches.normalization.mean.double())
+    return twin
+
+
 def disagreements(images: Path, steps: Sequence[int], readings: Sequence[Reading]) -> list[list[float]]:
     """Train as ``resexp train`` does; at these steps, how far each reading's update is from ours, both in float64.
 
@@ -125,37 +139,32 @@ def disagreements(images: Path, steps: Sequence[int], readings: Sequence[Reading
     cfg = config.load(["model=resnet20", "dataset=cifar10", f"dataset.root={images}", "device=cpu"])
     data = load_data(cfg)
     assert (len(data.train), len(data.val), len(data.test)) == (45_000, 5_000, 10_000)
-    part = data.train
-    mean = mean_image(part, cfg.protocol.normalize)
-    exact_mean = part.images.numpy().mean(axis=0, dtype=np.float64) / 255
-    assert mean is not None and np.abs(mean.numpy() - exact_mean).max() < 1e-7
+    images_, labels_ = data.train.images, data.train.labels
     state = build_state(cfg, data, torch.device("cpu"))
-    take_step = build_step(cfg, state, part, mean)
+    mean = state.batches.normalization.mean
+    exact_mean = images_.numpy().mean(axis=0, dtype=np.float64) / 255
+    assert mean is not None and np.abs(mean.numpy() - exact_mean).max() < 1e-7
     found = []
     for step in range(max(steps) + 1):
         state.optimizer.lr = state.schedule.lr(step)
-        drawn = state.batches.next()
+        drawn = next(state.batches)
         if step in steps:
-            twin = copy.deepcopy(state.net).double()
-            optimizer = build_optimizer(cfg, twin)
-            optimizer.load_state_dict(state.optimizer.state_dict())
-            optimizer.lr = state.optimizer.lr
-            before = [weight.detach().clone() for weight in twin.parameters()]
-            velocities = [velocity.clone() for velocity in optimizer.buffers()["velocities"]]
-            inputs, labels = make_batch(part, mean.double(), *drawn, p=cfg.protocol)
-            train_step(twin, optimizer, inputs, labels, precision=cfg.protocol.precision)
-            ours = torch.cat([(a.detach() - b).flatten() for a, b in zip(twin.parameters(), before, strict=True)])
+            twin = in_float64(cfg, state)
+            before = [weight.detach().clone() for weight in twin.net.parameters()]
+            velocities = [velocity.clone() for velocity in twin.optimizer.buffers()["velocities"]]
+            train_step(twin, *drawn)
+            ours = torch.cat([(a.detach() - b).flatten() for a, b in zip(twin.net.parameters(), before, strict=True)])
 
-            indices, offsets, mirrored = (one.numpy() for one in drawn)
-            draws = [(top, left, flip) for top, left, flip in zip(*offsets, mirrored, strict=True)]
-            raw, answers = part.images[indices].numpy(), part.labels[indices].numpy()
+            _, indices, offsets, mirrored = drawn
+            draws = [(top, left, flip) for (top, left), flip in zip(offsets.numpy(), mirrored.numpy(), strict=True)]
+            raw, answers = images_[indices].numpy(), labels_[indices].numpy()
             differences = []
             for reading in readings:
                 after = reading.step(before, velocities, raw, answers, draws, mean.double().numpy(), step)
                 theirs = torch.cat([(a - b).flatten() for a, b in zip(after, before, strict=True)])
                 differences.append(float((ours - theirs).norm() / theirs.norm()))
             found.append(differences)
-        take_step(*drawn)
+        train_step(state, *drawn)
     return found
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from resexp import UserError, config, runlog, slurm
-from resexp.runlog import Run
+from resexp import UserError, config, slurm
+from resexp.runs.files import write_json
+from resexp.runs.reader import CHECKPOINT, ENV, SUMMARY, Run
 from resexp.sweep import plan_sweep
 
 Resexp = Callable[..., subprocess.CompletedProcess]
@@ -111,7 +112,7 @@ def test_states_come_from_the_folder_and_from_the_queue(tmp_path: Path, monkeypa
     sweep = plan_sweep(config.expand([*TINY, "seed=0,1,2,3", "launcher=slurm"]))
     for index, job in enumerate(sweep.jobs[:3]):
         job.cfg.run_dir.mkdir(parents=True)
-        runlog.write_json(job.cfg.run_dir / slurm.JOB, {"job": f"7_{index}"})
+        write_json(job.cfg.run_dir / slurm.JOB, {"job": f"7_{index}"})
     (sweep.jobs[2].cfg.run_dir / "log.txt").write_text("out of luck\n")
     fake(tmp_path / "bin", monkeypatch, squeue="echo '7_0 PENDING'; echo '7_1 RUNNING'; echo '7_2 NODE_FAIL'")
     slurm.refresh(sweep)
@@ -156,7 +157,7 @@ def test_a_sweep_survives_a_failure_a_cancelled_job_and_a_preemption(cluster: No
     jobs = [cfg for _, cfg in config.expand(LONG)]
     folders = [cfg.run_dir for cfg in jobs]
     folders[3].mkdir(parents=True)
-    (folders[3] / runlog.CHECKPOINT).write_bytes(b"no checkpoint")  # this run fails as soon as it starts
+    (folders[3] / CHECKPOINT).write_bytes(b"no checkpoint")  # this run fails as soon as it starts
 
     def job_of(index: int) -> str:
         return json.loads((folders[index] / slurm.JOB).read_text())["job"]
@@ -167,11 +168,11 @@ def test_a_sweep_survives_a_failure_a_cancelled_job_and_a_preemption(cluster: No
     left = resexp("sweep", *LONG)
     assert left.returncode == 0 and "4 submitted" in left.stderr and "queued" in left.stdout, left.stderr
 
-    wait_until(lambda: (folders[1] / runlog.CHECKPOINT).is_file() and Run(folders[1]).step > 100)
+    wait_until(lambda: (folders[1] / CHECKPOINT).is_file() and Run(folders[1]).step > 100)
     subprocess.run(["scancel", job_of(1)], check=True)  # somebody cancels it, and thinks better of it
     wait_until(lambda: state(1) == "CANCELLED")
     subprocess.run(["scontrol", "requeue", job_of(1)], check=True)
-    wait_until(lambda: (folders[2] / runlog.CHECKPOINT).is_file() and Run(folders[2]).step > 100)
+    wait_until(lambda: (folders[2] / CHECKPOINT).is_file() and Run(folders[2]).step > 100)
     subprocess.run(["scancel", "--signal=USR2", job_of(2)], check=True)  # what a preemption sends
 
     waited = resexp("sweep", *LONG, "--wait")
@@ -184,13 +185,13 @@ def test_a_sweep_survives_a_failure_a_cancelled_job_and_a_preemption(cluster: No
     table = next(line for line in waited.stdout.splitlines() if line.strip().startswith("resnet8 "))
     assert "0,1,2" in table and "4,000" in table
 
-    finished = [(folder / runlog.SUMMARY).stat().st_mtime_ns for folder in folders[:3]]
-    (folders[3] / runlog.CHECKPOINT).unlink()
+    finished = [(folder / SUMMARY).stat().st_mtime_ns for folder in folders[:3]]
+    (folders[3] / CHECKPOINT).unlink()
     again = resexp("sweep", *LONG, "--wait")
     assert again.returncode == 0 and "1 submitted, 3 finished" in again.stderr, again.stderr
     nothing = resexp("sweep", *LONG)
     assert "0 submitted, 4 finished" in nothing.stderr and nothing.stdout.count("finished") == 4
-    assert [(folder / runlog.SUMMARY).stat().st_mtime_ns for folder in folders[:3]] == finished
+    assert [(folder / SUMMARY).stat().st_mtime_ns for folder in folders[:3]] == finished
 
 
 @pytest.mark.slurm
@@ -208,7 +209,7 @@ def test_a_job_that_reaches_its_time_limit_saves_and_goes_on(cluster: None, rese
     words = [*LONG[:-3], "protocol.steps=100000000", "launcher=slurm", *limit]
     run_dir = config.load(words).run_dir
     assert resexp("sweep", *words).returncode == 0
-    wait_until(lambda: (run_dir / runlog.ENV).is_file() and "resumed" in Run(run_dir).env, seconds=180)
+    wait_until(lambda: (run_dir / ENV).is_file() and "resumed" in Run(run_dir).env, seconds=180)
     job = json.loads((run_dir / slurm.JOB).read_text())["job"]
     assert slurm.queue_states() == {job: "RUNNING"}  # the same job, and SLURM has not counted it as timed out
     assert Run(run_dir).env["resumed"][0]["step"] >= 50

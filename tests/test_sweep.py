@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from resexp import catalog, config, runlog
+from resexp import catalog, config
 from resexp.cli import main
-from resexp.runlog import Run
+from resexp.runs.progress import duration
+from resexp.runs.reader import CHECKPOINT, CONFIG, ENV, METRICS, SUMMARY, Run, find_runs
 from resexp.study import find_study, group_runs, table_rows
 from resexp.sweep import Job, choose_workers, estimate_left, is_long, plan_sweep
 from resexp.verdict import HOLDS, UNDECIDED, judge
@@ -29,17 +30,17 @@ def write_run(root: Path, words: list[str], *, status: str = "finished", **numbe
     cfg = config.load(words)
     folder = root / cfg.run_name
     folder.mkdir(parents=True)
-    (folder / runlog.CONFIG).write_text(config.to_yaml(cfg))
+    (folder / CONFIG).write_text(config.to_yaml(cfg))
     views = {"ten_crop_error": 1.5} if cfg.protocol.final_view == "ten-crop" else {}
     summary = {**views, "status": status, "step": cfg.protocol.steps, "train_error": 1.0, "test_error": 2.0, **numbers}
-    (folder / runlog.SUMMARY).write_text(json.dumps(summary))
-    (folder / runlog.ENV).write_text(json.dumps({"hardware": {"cpu": "a test"}}))
+    (folder / SUMMARY).write_text(json.dumps(summary))
+    (folder / ENV).write_text(json.dumps({"hardware": {"cpu": "a test"}}))
     lines = [
         {"step": step, "epoch": 0, "split": split, "loss": 1, "error": error, "lr": 0.1, "images_per_s": 100}
         for step in (10, 20)
         for split, error in (("train", summary["train_error"]), ("test", summary["test_error"]))
     ]
-    (folder / runlog.METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
     return Run(folder)
 
 
@@ -78,7 +79,7 @@ def test_a_killed_run_fails_alone_and_is_resumed_by_the_same_command() -> None:
     command = [sys.executable, "-m", "resexp", "sweep", *words]
     sweep = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     victim = jobs[1].run_dir
-    while not (victim / runlog.CHECKPOINT).is_file():
+    while not (victim / CHECKPOINT).is_file():
         time.sleep(0.01)
     os.kill(int((victim / ".lock").read_text()), signal.SIGKILL)
     _, errors = sweep.communicate(timeout=120)
@@ -94,7 +95,7 @@ def test_a_signal_to_the_sweep_saves_every_running_job() -> None:
     jobs = [cfg for _, cfg in config.expand(words)]
     command = [sys.executable, "-m", "resexp", "sweep", *words]
     sweep = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while not all((cfg.run_dir / runlog.METRICS).is_file() for cfg in jobs):
+    while not all((cfg.run_dir / METRICS).is_file() for cfg in jobs):
         time.sleep(0.01)
     sweep.send_signal(signal.SIGTERM)
     _, errors = sweep.communicate(timeout=60)
@@ -252,7 +253,7 @@ def test_a_long_study_begins_with_its_time(monkeypatch: pytest.MonkeyPatch, caps
     with pytest.raises(pytest.fail.Exception):
         main(["study", "he2015-fig6-eighth", "model=plain20", "dataset.root=/none", "seed=0"])
     seconds = 2 * 8000 * 128 / 400  # at both rates
-    assert f"about {runlog.duration(seconds)} for 2 runs" in capsys.readouterr().err
+    assert f"about {duration(seconds)} for 2 runs" in capsys.readouterr().err
 
 
 def test_runs_share_their_sweeps_session_and_so_its_nice_value(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,13 +346,13 @@ def test_the_dry_run_of_the_reproduction_ends_in_its_time_and_goes_on(tmp_path: 
     kept = sorted((ROOT / "outputs" / "reference").glob("he2015-cifar/*"))
     first = reproduce("0.2")
     assert first.returncode in (0, 1), first.stderr  # two steps decide no claim
-    finished = [run for run in runlog.find_runs(tmp_path / "out" / "runs") if run.status == "finished"]
+    finished = [run for run in find_runs(tmp_path / "out" / "runs") if run.status == "finished"]
     assert 2 <= len(finished) < 15
     assert {"plain20", "plain56"} <= {run.path.name.partition("-")[0] for run in finished}
     assert "left:" in first.stderr and "at the measured speed" in first.stderr
     second = reproduce("inf")
     assert second.returncode in (0, 1), second.stderr
-    runs = runlog.find_runs(tmp_path / "out" / "runs")
+    runs = find_runs(tmp_path / "out" / "runs")
     assert len(runs) == 9 + 4 + 2 and all(run.status == "finished" for run in runs)
     assert f"{len(finished)} already finished" in second.stderr
     assert sorted((ROOT / "outputs" / "reference").glob("he2015-cifar/*")) == kept  # two steps are no result

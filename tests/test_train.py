@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +21,28 @@ from conftest import TINY
 from kill_and_resume import differences, end_state
 from safetensors.torch import save_file
 
-from resexp import UserError, checkpoint, config, runlog
-from resexp.batches import make_batch
-from resexp.evaluation import evaluate
+import resexp.train
+from resexp import UserError, checkpoint, config
+from resexp.build import build_net, build_state, can_record, load_data
+from resexp.data.normalize import Normalization
+from resexp.evaluate import evaluate
+from resexp.meter import WRONG
 from resexp.models import build_model
-from resexp.runlog import Run
-from resexp.train import (
-    State,
-    build_net,
-    build_state,
-    build_step,
-    evaluate_run,
-    load_data,
-    seeded_generator,
-    set_up_device,
-    train,
-    train_step,
-)
+from resexp.run_folder import open_run
+from resexp.runs.lock import open_folder
+from resexp.runs.reader import CHECKPOINT, CONFIG, METRICS, SUMMARY, Run
+from resexp.runtime import CudaGraph, set_up_device, stop_signals
+from resexp.state import State, seeded_generator
+from resexp.train import train_step
+from resexp.trained import evaluate_run
 
 Resexp = Callable[..., subprocess.CompletedProcess]
+
+
+def train(cfg: config.Config, folder: Path) -> dict:
+    """As the command does."""
+    with open_run(cfg, folder) as run, stop_signals() as stop:
+        return resexp.train.train(cfg, run, stop)
 
 
 def run_tiny(*words: str, folder: str = "run") -> tuple[dict, Run]:
@@ -78,10 +82,9 @@ def test_training_error_is_that_of_the_last_full_epoch(monkeypatch: pytest.Monke
     """512 images in batches of 32: epochs end at steps 16 and 32, and a run of 37 steps reports steps 17 to 32."""
     wrong: list[float] = []
 
-    def spy(*args: object, **options: object) -> torch.Tensor:
-        counted = train_step(*args, **options)  # type: ignore[arg-type]
-        wrong.append(float(counted[1]))
-        return counted
+    def spy(state: State, *drawn: torch.Tensor) -> None:
+        train_step(state, *drawn)
+        wrong.append(float(state.counts.batch[WRONG]))
 
     monkeypatch.setattr("resexp.train.train_step", spy)
     summary, run = run_tiny("protocol.steps=37")
@@ -94,26 +97,58 @@ def test_a_step_is_sgd_on_the_mean_cross_entropy() -> None:
     cfg = config.load(TINY)
     state = build_state(cfg, load_data(cfg), torch.device("cpu"))
     twin = build_state(cfg, load_data(cfg), torch.device("cpu"))
-    inputs, labels = torch.rand(32, 3, 8, 8), torch.randint(10, (32,))
+    drawn = next(state.batches)
+    inputs, labels = state.batches.make(*drawn)
     state.optimizer.lr = 0.05
-    counted = train_step(state.net, state.optimizer, inputs, labels, precision="fp32")
+    train_step(state, *drawn)
     logits = twin.net(inputs)
     loss = torch.nn.functional.cross_entropy(logits, labels)
     loss.backward()
     for ours, theirs in zip(state.net.parameters(), twin.net.parameters(), strict=True):
         update = theirs.grad + 1e-4 * theirs
         assert torch.allclose(ours, theirs - 0.05 * update, atol=1e-7)
-    assert counted.tolist() == pytest.approx([32 * loss.item(), (logits.argmax(1) != labels).sum().item(), 32, 1])
+    wrong = (logits.argmax(1) != labels).sum().item()
+    assert state.counts.batch.tolist() == pytest.approx([32 * loss.item(), wrong, 32, 1])
 
 
 def test_evaluation_counts_every_image_of_the_last_batch_too(monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = config.load([*TINY, "dataset.examples=400"])
     data = load_data(cfg)
     net = build_model(family="plain", depth=8, width=4, image_shape=(3, 8, 8))
-    whole = evaluate(net, data.test, None, precision="fp32")
-    monkeypatch.setattr("resexp.evaluation.EVAL_BATCH", 33)  # 100 images: 33, 33, 33, 1
-    assert evaluate(net, data.test, None, precision="fp32") == pytest.approx(whole)
-    assert net.training
+    whole = evaluate(net, data.test, Normalization(), precision="fp32")
+    monkeypatch.setattr("resexp.evaluate.EVAL_BATCH", 33)  # 100 images: 33, 33, 33, 1
+    assert evaluate(net, data.test, Normalization(), precision="fp32") == pytest.approx(whole)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_leaves_a_net_in_the_mode_it_found(training: bool) -> None:
+    cfg = config.load(TINY)
+    net = build_model(family="plain", depth=8, width=4, image_shape=(3, 8, 8)).train(training)
+    evaluate(net, load_data(cfg).test, Normalization(), precision="fp32")
+    assert net.training == training
+
+
+def test_building_a_state_seeds_nobody() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    cfg = config.load(TINY)
+    build_state(cfg, load_data(cfg), torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_how_often_the_log_is_written_changes_no_result() -> None:
+    """Drops on a plateau too: they are judged at the ends of windows, wherever the log has its lines."""
+    plateau = (
+        "protocol.plateau_window=2",
+        "protocol.plateau_points=50",
+        "protocol.plateau_patience=1",
+        "protocol.lr_drops=[]",
+    )
+    for every in (1, 5):
+        run_tiny(*plateau, f"protocol.log_every={every}", folder=f"every{every}")
+    ends = [checkpoint.load(Path(f"every{every}") / CHECKPOINT, torch.device("cpu")) for every in (1, 5)]
+    assert differences(ends[0]["net"], ends[1]["net"]) == []
+    assert ends[0]["schedule"] == ends[1]["schedule"] and ends[0]["schedule"]["plateau"][2] == 2
 
 
 def test_a_deep_net_warms_up_and_a_shallow_one_does_not() -> None:
@@ -128,7 +163,7 @@ def test_a_deep_net_warms_up_and_a_shallow_one_does_not() -> None:
 def test_bf16_trains_with_weights_and_statistics_in_fp32() -> None:
     summary, run = run_tiny("protocol.precision=bf16", "protocol.steps=40", "protocol.lr_drops=[]")
     assert summary["train_error"] < 80
-    saved = checkpoint.load(run.path / runlog.CHECKPOINT, torch.device("cpu"))
+    saved = checkpoint.load(run.path / CHECKPOINT, torch.device("cpu"))
     assert {t.dtype for t in saved["net"].values()} == {torch.float32, torch.int64}
 
 
@@ -136,21 +171,22 @@ def trained(*words: str, steps: int) -> State:
     """The state after some steps of the tiny run."""
     own_model = any(word.startswith("model=") for word in words)
     cfg = config.load([*(word for word in TINY if not (own_model and word.startswith("model="))), *words])
-    device = set_up_device(cfg.device, deterministic=cfg.deterministic)
+    device = set_up_device(cfg)
     data = load_data(cfg).to(device)
     state = build_state(cfg, data, device)
-    take_step = build_step(cfg, state, data.train, None)
+    step = partial(train_step, state)
+    step = CudaGraph(step) if can_record(cfg, state, device) else step
     for _ in range(steps):
         state.optimizer.lr = 0.05
-        take_step(*state.batches.next())
+        step(*next(state.batches))
     return state
 
 
 def assert_about_equal(fast: State, plain: State) -> None:
     """The same batches, and after ten steps the same loss and weights up to what rounding makes of them."""
-    assert torch.equal(fast.counters[:, 2], plain.counters[:, 2])
-    assert torch.equal(fast.loader.next_batch(), plain.loader.next_batch())
-    assert float(fast.counters[0, 0]) == pytest.approx(float(plain.counters[0, 0]), rel=1e-3)
+    assert torch.equal(fast.counts.sums[:, 2], plain.counts.sums[:, 2])
+    assert torch.equal(fast.batches.order.next_batch(), plain.batches.order.next_batch())
+    assert float(fast.counts.sums[0, 0]) == pytest.approx(float(plain.counts.sums[0, 0]), rel=1e-3)
     for ours, theirs in zip(fast.net.parameters(), plain.net.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)
 
@@ -203,7 +239,7 @@ def killed_and_resumed(
 ) -> tuple[Path, list[int]]:
     """Run ``resexp train``, kill it once its log reaches each of the steps, and let it finish."""
     folder = config.load(words).run_dir
-    log, resumed_at = folder / runlog.METRICS, []
+    log, resumed_at = folder / METRICS, []
     for target in [*kill_at, None]:
         process = subprocess.Popen(
             [sys.executable, "-m", "resexp", "train", *words],
@@ -251,24 +287,24 @@ def test_a_run_killed_at_several_points_ends_bit_identical(uninterrupted: Path) 
     folder, resumed_at = killed_and_resumed(KILLABLE, kill_at=[7, 90, 211, 333])
     assert sum(step > 0 for step in resumed_at) >= 3 and resumed_at == sorted(resumed_at)
     assert differences(end_state(uninterrupted), end_state(folder)) == []
-    ours, theirs = (json.loads((path / runlog.SUMMARY).read_text()) for path in (folder, uninterrupted))
+    ours, theirs = (json.loads((path / SUMMARY).read_text()) for path in (folder, uninterrupted))
     for key in ("status", "step", "train_error", "test_error", "val_error", "best_val_step", "warmup_ended_at"):
         assert ours[key] == theirs[key], key
 
 
-@pytest.mark.parametrize("lost", ["optimizer", "augmentation", "loader", "schedule", "counters"])
+@pytest.mark.parametrize("lost", ["optimizer", "batches", "schedule", "counts"])
 def test_a_resume_that_loses_any_part_of_the_state_is_caught(
     uninterrupted: Path, lost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control: were one part not restored, the comparison above would fail."""
     steps = 0
 
-    def interrupted(*args: object, **options: object) -> torch.Tensor:
+    def interrupted(state: State, *drawn: torch.Tensor) -> None:
         nonlocal steps
         steps += 1
         if steps == 100:  # between two lines of the log, and within an epoch
             os.kill(os.getpid(), signal.SIGTERM)
-        return train_step(*args, **options)  # type: ignore[arg-type]
+        train_step(state, *drawn)
 
     monkeypatch.setattr("resexp.train.train_step", interrupted)
     assert train(config.load(KILLABLE), Path("parts"))["step"] == 100
@@ -289,7 +325,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(uninterrupted: Path, number
     folder = config.load(words).run_dir
     command = [sys.executable, "-m", "resexp", "train", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    while not (folder / runlog.METRICS).is_file() or not (folder / runlog.METRICS).read_text():
+    while not (folder / METRICS).is_file() or not (folder / METRICS).read_text():
         time.sleep(0.01)
     process.send_signal(number)
     out, _ = process.communicate(timeout=60)
@@ -399,10 +435,10 @@ def test_safetensors_are_read_by_name_because_their_order_says_nothing() -> None
 
 def test_a_finished_run_is_not_run_again(resexp: Resexp) -> None:
     assert resexp("train", *TINY).returncode == 0
-    checkpoint_time = (config.load(TINY).run_dir / runlog.CHECKPOINT).stat().st_mtime_ns
+    checkpoint_time = (config.load(TINY).run_dir / CHECKPOINT).stat().st_mtime_ns
     again = resexp("train", *TINY)
     assert again.returncode == 0 and "finished already" in again.stderr
-    assert (config.load(TINY).run_dir / runlog.CHECKPOINT).stat().st_mtime_ns == checkpoint_time
+    assert (config.load(TINY).run_dir / CHECKPOINT).stat().st_mtime_ns == checkpoint_time
 
 
 def test_a_resumed_run_keeps_its_number_of_threads_and_its_first_machine() -> None:
@@ -421,25 +457,25 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoi
     assert result.returncode == 1
     assert run.summary["status"] == "diverged" and 1 < run.summary["step"] <= 4
     assert f"not finite at step {run.summary['step']}" in result.stderr
-    assert not (run.path / runlog.CHECKPOINT).exists()
+    assert not (run.path / CHECKPOINT).exists()
 
 
 def test_weights_that_are_not_finite_are_never_saved() -> None:
     _, run = run_tiny("max_minutes=0.0001")
-    before = (run.path / runlog.CHECKPOINT).read_bytes()
-    saved = checkpoint.load(run.path / runlog.CHECKPOINT, torch.device("cpu"))
+    before = (run.path / CHECKPOINT).read_bytes()
+    saved = checkpoint.load(run.path / CHECKPOINT, torch.device("cpu"))
     saved["net"]["head.weight"].fill_(float("inf"))
-    checkpoint.save(run.path / runlog.CHECKPOINT, saved)
-    poisoned = (run.path / runlog.CHECKPOINT).read_bytes()
+    checkpoint.save(run.path / CHECKPOINT, saved)
+    poisoned = (run.path / CHECKPOINT).read_bytes()
     summary, _ = run_tiny("protocol.save_seconds=0")
     assert summary["status"] == "diverged"
-    assert (run.path / runlog.CHECKPOINT).read_bytes() == poisoned != before
+    assert (run.path / CHECKPOINT).read_bytes() == poisoned != before
 
 
 def test_a_full_disk_keeps_the_previous_checkpoint_and_the_run_goes_on_later(resexp: Resexp) -> None:
     assert resexp("train", *TINY, "max_minutes=0.0001").returncode == 0
     folder = config.load(TINY).run_dir
-    before = (folder / runlog.CHECKPOINT).read_bytes()
+    before = (folder / CHECKPOINT).read_bytes()
 
     def small_files_only() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))
@@ -447,7 +483,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint_and_the_run_goes_on_later(res
     full = resexp("train", *TINY, "tensorboard=true", preexec_fn=small_files_only)
     assert full.returncode == 2 and full.stderr.splitlines()[-1].startswith("resexp: error: cannot write into")
     assert "Traceback" not in full.stderr
-    assert (folder / runlog.CHECKPOINT).read_bytes() == before
+    assert (folder / CHECKPOINT).read_bytes() == before
     assert sorted(path.name for path in folder.glob("*.tmp")) == []
     assert resexp("train", *TINY).returncode == 0
     assert Run(folder).status == "finished"
@@ -456,7 +492,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint_and_the_run_goes_on_later(res
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
 def test_a_damaged_checkpoint_is_refused_and_left_alone(damage: str) -> None:
     _, run = run_tiny("max_minutes=0.0001")
-    path = run.path / runlog.CHECKPOINT
+    path = run.path / CHECKPOINT
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes({"truncate": bytes(content[:-300]), "flip": bytes(content), "empty": b""}[damage])
@@ -513,32 +549,40 @@ def test_a_finished_run_is_not_the_result_of_another_folder(
 
 def test_a_checkpoint_of_another_kind_of_device_is_refused_and_can_be_evaluated() -> None:
     _, run = run_tiny()
-    path = run.path / runlog.CHECKPOINT
+    path = run.path / CHECKPOINT
     saved = checkpoint.load(path, torch.device("cpu"))
-    checkpoint.save(path, {**saved, "device": "cuda", "augmentation": torch.zeros(16, dtype=torch.uint8)})
-    step, (_, error, _) = evaluate_run(run.path, config.load_file(run.path / runlog.CONFIG))
+    checkpoint.save(
+        path,
+        {
+            **saved,
+            "device": "cuda",
+            "batches": {**saved["batches"], "augmentation": torch.zeros(16, dtype=torch.uint8)},
+        },
+    )
+    step, (_, error, _) = evaluate_run(run.path, config.load_file(run.path / CONFIG))
     assert (step, error) == (12, run.summary["test_error"])
-    (run.path / runlog.SUMMARY).unlink()
+    (run.path / SUMMARY).unlink()
     with pytest.raises(UserError, match="started on cuda"):
         run_tiny()
 
 
 def test_a_checkpoint_of_an_earlier_version_is_refused_in_one_line() -> None:
     _, run = run_tiny()
-    path = run.path / runlog.CHECKPOINT
+    path = run.path / CHECKPOINT
     saved = checkpoint.load(path, torch.device("cpu"))
-    checkpoint.save(path, {key: value for key, value in saved.items() if key != "counters"})
-    (run.path / runlog.SUMMARY).unlink()
-    with pytest.raises(UserError, match="of an earlier version; remove it"):
-        run_tiny()
+    (run.path / SUMMARY).unlink()
+    for lacking in ("format", "counts"):
+        checkpoint.save(path, {key: value for key, value in saved.items() if key != lacking})
+        with pytest.raises(UserError, match="of an earlier version; remove it"):
+            run_tiny()
 
 
 def test_speed_counts_the_time_of_all_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice as slow before the interruption must show in the end."""
 
-    def slow(*args: object, **options: object) -> torch.Tensor:
+    def slow(state: State, *drawn: torch.Tensor) -> None:
         time.sleep(0.05)
-        return train_step(*args, **options)  # type: ignore[arg-type]
+        train_step(state, *drawn)
 
     monkeypatch.setattr("resexp.train.train_step", slow)
     run_tiny("max_minutes=0.0001")
@@ -610,7 +654,7 @@ def test_a_tensorboard_server_shows_every_run_with_its_curves_and_hyper_paramete
 
 def test_a_second_process_on_the_same_run_leaves_it_alone(resexp: Resexp) -> None:
     folder = config.load(TINY).run_dir
-    with runlog.open_folder(folder):
+    with open_folder(folder):
         second = resexp("train", *TINY)
     assert second.returncode == 2
     assert f"process {os.getpid()} is training this run" in second.stderr
@@ -631,7 +675,7 @@ def test_holding_out_every_image_is_refused() -> None:
 
 def test_an_evaluated_checkpoint_has_the_test_error_of_its_summary() -> None:
     summary, run = run_tiny()
-    step, (_, error, _) = evaluate_run(run.path, config.load_file(run.path / runlog.CONFIG))
+    step, (_, error, _) = evaluate_run(run.path, config.load_file(run.path / CONFIG))
     assert (step, error) == (12, summary["test_error"])
 
 
@@ -656,7 +700,7 @@ def test_real_cifar10_trains_below_chance_in_forty_steps(images: Path) -> None:
 
 
 def test_peak_memory_is_that_of_the_process_not_of_the_one_that_started_it() -> None:
-    child = "import torch; from resexp.train import peak_memory; print(peak_memory(torch.device('cpu')))"
+    child = "import torch; from resexp.runtime import peak_memory; print(peak_memory(torch.device('cpu')))"
     parent = f"import subprocess, sys; x = b'1' * 3_000_000_000; subprocess.run([sys.executable, '-c', {child!r}])"
     peak = int(subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True).stdout)
     assert 50e6 < peak < 2e9
@@ -683,6 +727,6 @@ def test_batches_are_ready_for_the_net() -> None:
     cfg = config.load(TINY)
     data = load_data(cfg)
     state = build_state(cfg, data, torch.device("cpu"))
-    inputs, labels = make_batch(data.train, None, *state.batches.next(), p=cfg.protocol)
+    inputs, labels = state.batches.make(*next(state.batches))
     assert inputs.shape == (32, 3, 8, 8) and inputs.dtype == torch.float32 and labels.shape == (32,)
     assert inputs.is_contiguous(memory_format=torch.channels_last)

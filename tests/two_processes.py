@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 
 from resexp import config
-from resexp.batches import make_batch, mean_image
-from resexp.evaluation import evaluate
+from resexp.build import build_state, load_data
+from resexp.data.normalize import Normalization
+from resexp.evaluate import evaluate
 from resexp.parallel import end_process, join_world, leave_world
-from resexp.train import build_state, load_data, train_step
+from resexp.train import train_step
 
 STEPS = 10
 
@@ -24,27 +25,27 @@ def main() -> None:
     p = cfg.protocol
     world = join_world(p.batch_size, p.norm_group)
     data = load_data(cfg)
-    mean = mean_image(data.train, p.normalize)
     state = build_state(cfg, data, torch.device("cpu"), world)
     state.net.double()
-    state.trained = world.wrap(state.net, drops_blocks=False)
+    state.parallel_net = world.wrap(state.net, drops_blocks=False)
+    single = state.batches.normalization
+    state.batches.normalization = Normalization(single.mean.double())
     state.optimizer.velocities = [velocity.double() for velocity in state.optimizer.velocities]
     state.optimizer.lr = p.lr
     found: dict[str, object] = {"seen": []}
     for step in range(STEPS):
-        drawn = state.batches.next()
-        inputs, labels = make_batch(data.train, mean, *drawn, p=p)
-        batch = train_step(state.trained, state.optimizer, inputs.double(), labels, precision="fp32")
-        found["seen"].append(list(itertools.chain(*world.gather(drawn[0].tolist()))))
+        drawn = next(state.batches)
+        train_step(state, *drawn)
+        found["seen"].append(list(itertools.chain(*world.gather(drawn[1].tolist()))))
         if step == 0:
             found["gradients"] = [parameter.grad.clone() for parameter in state.net.parameters()]
-            found["batch"] = world.sum(batch)
+            found["batch"] = world.sum(state.counts.batch)
     world.average_buffers(state.net)
     found["net"] = state.net.state_dict()
-    found["evaluation"] = list(evaluate(state.net.float(), data.test, mean, precision="fp32", world=world))
+    found["evaluation"] = list(evaluate(state.net.float(), data.test, single, precision="fp32", world=world))
     if world.is_first:
         torch.save(found, out)
-    world.meet()
+    world.barrier()
     leave_world()
     end_process(0)
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from resexp import UserError, config, did_you_mean, runlog
+from resexp import UserError, config, did_you_mean
 from resexp.analysis.labels import label_of
 from resexp.finding import Finding
-from resexp.runlog import Run, read_run
+from resexp.runs.env import versions
+from resexp.runs.reader import CONFIG, Run, read_run
 from resexp.study import RUNS, find_study
 
 ANALYSES = {  # the file, and what it measures; its ``analyze`` takes ``nets``, ``runs`` or neither, and its settings
@@ -86,7 +87,7 @@ def run_analysis(
             found = analyze([read_subject(run) for run in runs], **settings)
         else:
             found = analyze(runs, **settings)
-    return dataclasses.replace(found, versions=runlog.versions())
+    return dataclasses.replace(found, versions=versions())
 
 
 def _files(text: str) -> list[str]:
@@ -125,7 +126,7 @@ def _find_runs(
         )
     studies, runs = config.names("study", config_dir), []
     for word in words:
-        if word in studies and not (Path(word) / runlog.CONFIG).is_file():
+        if word in studies and not (Path(word) / CONFIG).is_file():
             found = find_study(word, output_dir, config_dir, only=RUNS)
             if found is None:
                 raise UserError(

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from resexp import UserError
 from resexp.analysis.lesion import Dropped
 from resexp.analysis.subject import Trained, about, blocks_of, error_of, is_sum, judged, replaced
-from resexp.batches import make_batch
+from resexp.build import build_state
 from resexp.console import message
 from resexp.finding import Finding, Panel, Row, Series
-from resexp.train import build_state, train_step
+from resexp.train import train_step
 
 MOST = 0.95  # the part of the gradient that the effective paths carry
 NEAR = 3.0  # a share of all paths is that of the paper if it is within this factor
@@ -258,9 +258,9 @@ def train_some(net: Trained, steps: int, chosen: int, seed: int) -> Any:
     count = len(blocks_of(net))
     for step in range(steps):
         state.optimizer.lr = p.lr * 0.1 ** ((step >= steps / 2) + (step >= steps * 3 / 4))
-        inputs, labels = make_batch(net.data.train, net.mean, *state.batches.next(), p=p)
+        drawn = next(state.batches)
         with only(state.net, random.choice(count, chosen, replace=False)):
-            train_step(state.net, state.optimizer, inputs, labels, precision=p.precision)
+            train_step(state, *drawn)
     state.batches.close()
     return state.net.eval()
 

@@ -188,10 +188,10 @@ def revived_units(seed: int, nets: int = 20) -> tuple[int, int]:
     """
     import torch
 
-    from resexp.data import build_data
+    from resexp.data.registry import build_data
 
-    data = build_data(source="digits").train
-    images, labels = data.images.flatten(1).float() / 255 - 0.5, data.labels
+    data = build_data("digits").train
+    images, labels = data.sample().flatten(1).float() / 255 - 0.5, data.labels
     dead_at_start = revived = 0
     for number in range(nets):
         with torch.random.fork_rng():

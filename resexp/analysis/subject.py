@@ -12,19 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resexp import UserError, config, runlog
+from resexp import UserError, config
 from resexp.analysis.labels import label_of
-from resexp.batches import mean_image
 from resexp.config import Config, ProtocolConfig
-from resexp.data import Dataset, Images
-from resexp.data.augment import normalize
+from resexp.data.dataset import Dataset
+from resexp.data.normalize import Normalization, normalization_of
 from resexp.models import count_macs
 from resexp.models.blocks import Block
 from resexp.models.connections import Add
 from resexp.models.resnet import Stage
 from resexp.models.vgg import Layer
-from resexp.runlog import Run
-from resexp.train import choose_threads, load_trained, load_with_weights
+from resexp.runs.reader import CONFIG, Run
+from resexp.runtime import choose_threads
+from resexp.trained import load_trained, load_with_weights
 
 BATCH = 500  # images evaluated at once
 JUDGED_ON = 1000  # training images that decide whether a net has learned
@@ -44,7 +44,7 @@ class Trained:
     cfg: Config
     net: Any
     data: Dataset
-    mean: Tensor | None
+    normalization: Normalization
     weights: str = ""
 
     @property
@@ -75,14 +75,10 @@ class Trained:
 
     def images(self, part: str, count: int | None = None) -> tuple[Tensor, Tensor]:
         """The first images of a part, ready for the net: float32 (N, C, H, W), and labels (N,)."""
-        chosen = getattr(self.data, part)
-        if not isinstance(chosen, Images):
-            chosen = chosen.take(slice(0, count or len(chosen)))
-            views = [(crops[0], labels) for crops, labels in chosen.views("centre", BATCH)]
-            images, labels = torch.cat([v[0] for v in views]), torch.cat([v[1] for v in views])
-        else:
-            images, labels = chosen.images[:count], chosen.labels[:count]
-        return normalize(images, self.mean), labels
+        whole = getattr(self.data, part)
+        views = list(whole.take(slice(0, count or len(whole))).views("centre", BATCH))
+        images = torch.cat([crops[0] for crops, _ in views])
+        return self.normalization(images), torch.cat([labels for _, labels in views])
 
 
 def _changed(p: ProtocolConfig) -> list[str]:
@@ -95,7 +91,7 @@ def _changed(p: ProtocolConfig) -> list[str]:
 
 def read_subject(run: Run) -> Trained:
     """The net of a run's checkpoint. Raises UserError if there is none, or if it is of another net or other images."""
-    cfg = dataclasses.replace(config.load_file(run.path / runlog.CONFIG), device="auto")
+    cfg = dataclasses.replace(config.load_file(run.path / CONFIG), device="auto")
     _, net, data = load_trained(run.path, cfg)
     return _trained(cfg, net, data)
 
@@ -107,8 +103,8 @@ def read_weights(cfg: Config, weights: Path) -> Trained:
 
 def _trained(cfg: Config, net: nn.Module, data: Dataset, weights: str = "") -> Trained:
     torch.set_num_threads(choose_threads(count_macs(net, data.image_shape) * BATCH))  # not those of the training
-    mean = mean_image(data.train, cfg.protocol.normalize)
-    return Trained(label_of(dataclasses.asdict(cfg.model)), cfg, net.eval(), data, mean, weights)
+    normalization = normalization_of(data.train, cfg.protocol.normalize)
+    return Trained(label_of(dataclasses.asdict(cfg.model)), cfg, net.eval(), data, normalization, weights)
 
 
 def about(nets: Sequence[Trained]) -> str:

@@ -14,13 +14,15 @@ from typing import Any
 
 import torch
 
-from resexp import UserError, config, runlog
+from resexp import UserError, config
 from resexp.bench.limits import measure_limits, seconds_of
 from resexp.bench.loops import Loop, Ours, Usual
+from resexp.build import load_data
 from resexp.config import Config
 from resexp.console import message
 from resexp.models import count_macs
-from resexp.train import choose_threads, device_name, load_data, peak_memory, return_freed_memory, set_up_device
+from resexp.runs.env import hardware, versions
+from resexp.runtime import choose_threads, device_name, peak_memory, set_up_device
 
 __all__ = ["GROWTH_BASE", "bench", "growth", "measure_together"]
 
@@ -77,7 +79,7 @@ def bench(cfg: Config, *, against: str | None, rounds: int, steps: int) -> dict[
     if against == "plain":
         others[PLAIN] = dataclasses.replace(cfg, fast=False), None
     elif against == "reference":
-        kind = "cuda" if set_up_device(cfg.device, deterministic=cfg.deterministic).type == "cuda" else "cpu"
+        kind = "cuda" if set_up_device(cfg).type == "cuda" else "cpu"
         others = {f"reference, {workers} workers": (cfg, workers) for workers in WORKERS[kind]}
     rates: dict[str, list[float]] = {name: [] for name in (FAST, *others)}
     limits: list[dict[str, float]] = []
@@ -135,7 +137,7 @@ def growth(overrides: Sequence[str], *, config_dir: Path | None = None, steps: i
             chosen = {word.partition("=")[0]: word for word in (*GROWTH_BASE, *overrides, *words)}
             cfg = config.load(list(chosen.values()), config_dir)
             point = measure_together(cfg, together, steps)
-            result |= {"precision": cfg.protocol.precision, "versions": runlog.versions()}
+            result |= {"precision": cfg.protocol.precision, "versions": versions()}
             result["hardware"] = point.pop("hardware", result.get("hardware"))
             measured.append({"value": value, "settings": words, **point})
             message(f"{axis} {value}: {point.get('failed') or format(point['images_per_s'], ',.1f') + ' images/s'}")
@@ -179,7 +181,7 @@ def _circumstances(cfg: Config) -> dict[str, Any]:
         "dataset": cfg.dataset.name,
         "batch_size": cfg.protocol.batch_size,
         "precision": cfg.protocol.precision,
-        "versions": runlog.versions(),
+        "versions": versions(),
     }
 
 
@@ -224,9 +226,7 @@ def _serve(cfg: Config, workers: int | None, pipe: Connection) -> None:
 
 def _answer(cfg: Config, workers: int | None, pipe: Connection) -> None:
     try:
-        device = set_up_device(cfg.device, deterministic=cfg.deterministic)
-        if cfg.activation_checkpointing:
-            return_freed_memory()
+        device = set_up_device(cfg)
         data = load_data(cfg)
         loop: Loop = Ours(cfg, data, device) if workers is None else Usual(cfg, data, device, workers)
     except UserError as error:
@@ -236,7 +236,7 @@ def _answer(cfg: Config, workers: int | None, pipe: Connection) -> None:
     macs = costs["macs"] if costs else count_macs(loop.net, data.image_shape)  # type: ignore[attr-defined]
     threads = cfg.threads or choose_threads(macs * cfg.protocol.batch_size)
     torch.set_num_threads(threads)
-    pipe.send({"hardware": runlog.hardware(device_name(device)), "threads": threads, **costs})
+    pipe.send({"hardware": hardware(device_name(device)), "threads": threads, **costs})
     wishes: dict[str, Callable[[int], Any]] = {
         "steps": lambda count: _time_steps(loop, count, device),
         "limits": lambda _count: measure_limits(device, cfg.protocol.precision),

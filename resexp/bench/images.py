@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from resexp import UserError, runlog
-from resexp.batches import make_batch, mean_image
+from resexp import UserError
+from resexp.build import build_state, load_data
 from resexp.config import Config
 from resexp.console import message
-from resexp.data import Stream
 from resexp.data.decode import read_image
-from resexp.data.imagefolder import cache_dir
+from resexp.data.root import cache_dir
 from resexp.data.stream import default_workers
-from resexp.train import build_state, device_name, load_data, set_up_device
+from resexp.runs.env import versions
+from resexp.runtime import device_name, set_up_device
 
 DECODED = 2048  # images of a measurement of decoding alone
 
@@ -36,7 +36,7 @@ def bench_images(cfg: Config, *, rounds: int, steps: int) -> dict[str, Any]:
             f"--images dataset={cfg.dataset.name}: its images lie decoded on the device; this is for those "
             "of dataset=imagenet"
         )
-    device = set_up_device(cfg.device, deterministic=cfg.deterministic)
+    device = set_up_device(cfg)
     cache_dir().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cfg.dataset.pack or cache_dir()) as folder:
         packs = dataclasses.replace(cfg, dataset=dataclasses.replace(cfg.dataset, pack=folder))
@@ -51,10 +51,10 @@ def bench_images(cfg: Config, *, rounds: int, steps: int) -> dict[str, Any]:
             "image_size": packed.image_shape[1],
             "batch_size": cfg.protocol.batch_size,
             "hardware": {"device": device_name(device), "cores": default_workers()},
-            "versions": runlog.versions(),
+            "versions": versions(),
         }
         paths: dict[str, Callable[[], float]] = {}
-        if not isinstance(packed.train, Stream):
+        if list(Path(folder).iterdir()):  # few enough to be packed
             result |= {
                 "pack_bytes": sum(path.stat().st_size for path in Path(folder).iterdir()),
                 "first_start_seconds": starts[0],
@@ -89,14 +89,12 @@ def _decode(files: Any) -> float:
 def _delivery(cfg: Config, data: Any, device: torch.device, steps: int) -> Callable[[], float]:
     """A measurement of the batches of one data set, made ready for the net; workers start anew in each."""
     there = data.to(device)
-    part, p = there.train, cfg.protocol
-    mean = mean_image(part, p.normalize)
 
     def measure() -> float:
         batches = build_state(cfg, there, device).batches
         began, counted = 0.0, 0
         for step in range(2 + steps):
-            inputs, _ = make_batch(part, mean, *batches.next(), p=p)
+            inputs, _ = batches.make(*next(batches))
             if step == 1:  # the first two come while workers start
                 inputs.sum().item()
                 began = time.perf_counter()

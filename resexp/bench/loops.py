@@ -1,7 +1,9 @@
 """The training loops that are compared: ours, and the one that people usually write."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,12 +14,14 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from resexp.batches import make_batch, mean_image
 from resexp.bench.limits import seconds_of, step_bytes
+from resexp.build import build_net, build_state, can_record
 from resexp.config import Config
-from resexp.data import Dataset, Images
+from resexp.data.dataset import Dataset
+from resexp.data.source import Source
 from resexp.models import count_macs
-from resexp.train import build_net, build_state, build_step, count_batch, forward
+from resexp.runtime import CudaGraph
+from resexp.train import train_step
 
 FLOPS_PER_MAC = 6  # two forward, and as many for the gradients of the input and of the weights
 PHASES = ("data", "forward", "backward", "update")
@@ -36,14 +40,14 @@ class Ours:
     def __init__(self, cfg: Config, data: Dataset, device: torch.device) -> None:
         self.cfg, self.device = cfg, device
         self.data = data.to(device)
-        self.mean = mean_image(self.data.train, cfg.protocol.normalize)
         self.state = build_state(cfg, self.data, device)
         self.state.optimizer.lr = cfg.protocol.lr
-        self.take_step = build_step(cfg, self.state, self.data.train, self.mean)
+        step = partial(train_step, self.state)
+        self.step: Callable[..., None] = CudaGraph(step) if can_record(cfg, self.state, device) else step
 
     def steps(self, count: int) -> None:
         for _ in range(count):
-            self.take_step(*self.state.batches.next())
+            self.step(*next(self.state.batches))
 
     def costs(self) -> dict[str, int]:
         """What a step asks of the machine."""
@@ -57,30 +61,32 @@ class Ours:
         }
 
     def split(self, count: int) -> dict[str, float]:
-        """Seconds of each phase of a step, mean over ``count`` steps, one phase after another and not recorded."""
-        p, state = self.cfg.protocol, self.state
-        seconds = dict.fromkeys(PHASES, 0.0)
-        done: dict[str, Any] = {}
+        """Seconds of each phase of a step, mean over ``count`` steps, one phase after another and not recorded.
 
-        def data() -> None:
-            done["batch"] = make_batch(self.data.train, self.mean, *state.batches.next(), p=p)
+        The step is the trainer's own; what it calls is timed, and backward is the rest.
+        """
+        state, seconds = self.state, dict.fromkeys(PHASES, 0.0)
 
-        def forward_pass() -> None:
-            done["out"] = forward(state.net, *done["batch"], precision=p.precision)
+        def timed(phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any) -> Any:
+                result: list[Any] = []
+                seconds[phase] += seconds_of(lambda: result.append(function(*args)), self.device) / count
+                return result[0]
 
-        def backward() -> None:
-            state.optimizer.zero_grad()
-            done["out"][0].backward()
+            return call
 
-        def update() -> None:
-            state.optimizer.step()
-            loss, logits = done["out"]
-            state.counters.add_(count_batch(loss, logits, done["batch"][1]))
-
+        whole = copy.copy(state)
+        whole.batches, whole.optimizer = copy.copy(state.batches), copy.copy(state.optimizer)
+        whole.counts = copy.copy(state.counts)
+        whole.batches.make = timed("data", state.batches.make)  # type: ignore[method-assign]
+        whole.parallel_net = timed("forward", state.parallel_net)  # type: ignore[assignment]
+        whole.optimizer.step = timed("update", state.optimizer.step)  # type: ignore[method-assign]
+        whole.counts.add = timed("update", state.counts.add)  # type: ignore[method-assign]
+        draw = timed("data", partial(next, state.batches))
+        total = 0.0
         for _ in range(count):
-            for phase, work in zip(PHASES, (data, forward_pass, backward, update), strict=True):
-                seconds[phase] += seconds_of(work, self.device) / count
-        return seconds
+            total += seconds_of(lambda: train_step(whole, *draw()), self.device) / count
+        return {**seconds, "backward": total - sum(seconds.values())}
 
     def operations(self) -> dict[str, int]:
         """Of one step: operations called on a CPU, kernels and launches on a GPU."""
@@ -109,7 +115,7 @@ class Usual:
         from torchvision import transforms
 
         self.cfg, self.device, p = cfg, device, cfg.protocol
-        pixels = data.train.images.double() / 255
+        pixels = data.train.sample().double() / 255
         mean, std = pixels.mean(dim=(0, 2, 3)).tolist(), pixels.std(dim=(0, 2, 3)).tolist()
         del pixels
         chosen: list[Any] = [transforms.RandomCrop(data.image_shape[1], padding=p.pad)] if p.pad else []
@@ -153,8 +159,8 @@ class Usual:
 class _PillowImages(TorchDataset):
     """What torchvision's CIFAR classes do: arrays in memory, each image turned into a Pillow one and transformed."""
 
-    def __init__(self, part: Images, transform: Callable[[Image.Image], Tensor]) -> None:
-        self.arrays = part.images.permute(0, 2, 3, 1).contiguous().numpy()  # (N, H, W, C)
+    def __init__(self, part: Source, transform: Callable[[Image.Image], Tensor]) -> None:
+        self.arrays = part.sample().permute(0, 2, 3, 1).contiguous().numpy()  # (N, H, W, C)
         self.targets = part.labels.tolist()
         self.transform = transform
 

@@ -8,6 +8,8 @@ antialiased bilinear filter, Pillow's and torchvision's: a batch of images of an
 import torch
 from torch import Tensor
 
+from resexp.data.source import Augmentation
+
 PAPER_CROP = 224
 CENTRE_SCALE = 256  # shorter side of the image whose centre or ten crops are evaluated
 
@@ -17,23 +19,29 @@ def in_proportion(scale: float, crop: int) -> int:
     return round(scale * crop / PAPER_CROP)
 
 
-def draw_crops(count: int, *, flip: bool, colour: float, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-    """What is random for N images: places float64 (N, 4) and the colour's factors float32 (N, 3), None without.
+def draw_places(count: int, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Where the crops of N images lie: float64 (N, 4).
 
     A place is (scale, top, left, mirrored), each from 0 to 1: it fits any image, wherever the image is decoded.
     """
     places = torch.rand(count, 4, dtype=torch.float64, generator=generator, device=generator.device)
-    places[:, 3] = places[:, 3].lt(0.5) if flip else 0
-    if not colour:
-        return places, None
-    return places, colour * torch.randn(count, 3, generator=generator, device=generator.device)
+    places[:, 3] = places[:, 3].lt(0.5) if augmentation.flip else 0
+    if augmentation.scales is None:
+        places[:, 1:3] = 0.5  # the centre
+    return places
+
+
+def crop_scales(augmentation: Augmentation, crop: int) -> tuple[int, int]:
+    """Shortest and longest shorter side of the image before a crop of ``crop`` pixels."""
+    low, high = augmentation.scales or (CENTRE_SCALE, CENTRE_SCALE)
+    return in_proportion(low, crop), in_proportion(high, crop)
 
 
 def place_crops(sides: Tensor, places: Tensor, scales: tuple[int, int], crop: int) -> tuple[Tensor, Tensor]:
     """Sizes of the resized images and offsets of the crops in them, int64 (N, 2) each, height before width.
 
     :param sides: int64 (N, 2), of the images as they are.
-    :param places: of ``draw_crops``.
+    :param places: of ``draw_places``.
     :param scales: shortest and longest shorter side, both possible.
     """
     low, high = scales

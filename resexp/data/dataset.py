@@ -1,86 +1,29 @@
-"""What every source becomes: uint8 images and labels in an order that depends on nothing but the pixels."""
+"""A data set: training, test and perhaps validation images, in an order that depends on nothing but the pixels."""
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from resexp import UserError
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images and labels of one part of a data set.
-
-    :param images: uint8 (N, C, H, W).
-    :param labels: int64 (N,).
-    """
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        channels, height, width = self.images.shape[1:]
-        return channels, height, width
-
-    @property
-    def device(self) -> torch.device:
-        return self.images.device
-
-    def to(self, device: torch.device) -> "Images":
-        return Images(self.images.to(device), self.labels.to(device))
-
-    def take(self, part: slice) -> "Images":
-        return Images(self.images[part], self.labels[part])
-
-    def views(self, view: str, batch: int) -> Iterator[tuple[list[Tensor], Tensor]]:
-        """Batches of all images in order, as they are: uint8 (N, C, H, W), and labels. There is no view but that."""
-        if view != "centre":
-            raise UserError(f"{view}: only images larger than their crop have more than one view (dataset=imagenet)")
-        for images, labels in zip(self.images.split(batch), self.labels.split(batch), strict=True):
-            yield [images], labels
-
-    def sample(self) -> Tensor:
-        """What the mean image is made of: all."""
-        return self.images
-
-
-class Part(Protocol):
-    """One part of a data set as training and evaluation see it: ``Images``, ``Pack`` or ``Stream``."""
-
-    labels: Tensor
-
-    def __len__(self) -> int: ...
-    @property
-    def image_shape(self) -> tuple[int, int, int]: ...
-    @property
-    def device(self) -> torch.device: ...
-    def to(self, device: torch.device) -> Any: ...
-    def take(self, part: slice) -> Any: ...
-    def views(self, view: str, batch: int) -> Iterator[tuple[list[Tensor], Tensor]]: ...
-    def sample(self) -> Tensor: ...
+from resexp.data.images import Images
+from resexp.data.source import Source
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training part, a test part, and a validation part where a protocol holds one out.
+    """Training images, test images, and validation images where a protocol holds some out.
 
     :param fingerprint: of images that are not read at the start; None: ``digest`` reads them.
     """
 
-    train: Any  # each a Part
-    test: Any
+    train: Source
+    test: Source
     classes: tuple[str, ...]
-    val: Any = None
+    val: Source | None = None
     fingerprint: str | None = None
 
     @property
@@ -88,7 +31,7 @@ class Dataset:
         return self.train.image_shape
 
     def hold_out(self, count: int) -> "Dataset":
-        """Move the first ``count`` training images to the validation part; their order is a hash's, so a random one."""
+        """Move the first ``count`` training images to the validation split; they are in the random order of a hash."""
         if count == 0:
             return self
         if count >= len(self.train):
@@ -104,9 +47,9 @@ class Dataset:
         if self.fingerprint:
             return self.fingerprint
         sha = hashlib.sha256()
-        for part in (self.train, self.test, *([self.val] if self.val else [])):
-            sha.update(part.images.cpu().numpy().data)
-            sha.update(part.labels.cpu().numpy().data)
+        for split in (self.train, self.test, *([self.val] if self.val else [])):
+            sha.update(split.sample().cpu().numpy().data)
+            sha.update(split.labels.cpu().numpy().data)
         return sha.hexdigest()[:16]
 
 
@@ -135,13 +78,13 @@ def shrink(dataset: Dataset, side: int) -> Dataset:
     if old % side:
         raise UserError(f"dataset.image_size={side}: does not divide {old}; take {old // 2} or {old // 4}")
 
-    def part(images: Images) -> Images:
-        squares = images.images.unflatten(2, (side, old // side)).unflatten(4, (side, old // side))
-        # (N, C, side, k, side, k) -> (N, C, side, side); in parts, for the means are floats
+    def smaller(source: Source) -> Images:
+        squares = source.sample().unflatten(2, (side, old // side)).unflatten(4, (side, old // side))
+        # (N, C, side, k, side, k) -> (N, C, side, side); in chunks, for the means are floats
         means = [some.float().mean(dim=(3, 5)).round().to(torch.uint8) for some in squares.split(1000)]
-        return Images(torch.cat(means), images.labels)
+        return Images(torch.cat(means), source.labels)
 
-    return dataclasses.replace(dataset, train=part(dataset.train), test=part(dataset.test))
+    return dataclasses.replace(dataset, train=smaller(dataset.train), test=smaller(dataset.test))
 
 
 def relabel(labels: Sequence[int], classes: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from resexp.data.dataset import Dataset, Images, canonical
+from resexp.data.dataset import Dataset, canonical
+from resexp.data.images import Images
 
 TEST_SHARE = 0.2
 
@@ -20,8 +21,8 @@ def load_digits() -> Dataset:
     for label in range(10):
         members = torch.nonzero(everything.labels == label).flatten()
         is_test[members[: round(TEST_SHARE * len(members))]] = True
-    parts = [Images(everything.images[mask], everything.labels[mask]) for mask in (~is_test, is_test)]
-    return Dataset(train=parts[0], test=parts[1], classes=tuple("0123456789"))
+    train, test = (Images(everything.images[mask], everything.labels[mask]) for mask in (~is_test, is_test))
+    return Dataset(train=train, test=test, classes=tuple("0123456789"))
 
 
 def _read_table() -> np.ndarray:

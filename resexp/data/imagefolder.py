@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import os
 import zipfile
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,29 +11,27 @@ import numpy as np
 from PIL import Image
 
 from resexp import UserError
-from resexp.data.dataset import Dataset, Images, canonical
+from resexp.data.dataset import Dataset, canonical
 from resexp.data.decode import SUFFIXES, read_image
-
-Progress = Callable[[str, int, int], None]  # (what, done, of): called now and then while a folder is decoded
-
-
-def cache_dir() -> Path:
-    """``RESEXP_CACHE``, else the user's cache folder."""
-    base = os.environ.get("RESEXP_CACHE")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "resexp"
+from resexp.data.images import Images
+from resexp.data.registry import Progress
+from resexp.data.root import cache_dir, data_root
 
 
-def load_imagefolder(root: Path, *, image_size: int | None = None, progress: Progress | None = None) -> Dataset:
+def load_imagefolder(
+    *, root: str | None = None, image_size: int | None = None, progress: Progress | None = None
+) -> Dataset:
     """Training images of ``root/train``, test images of ``root/val`` or ``root/test``; (N, 3, H, W) each.
 
     :param image_size: resize the short side to this and crop the centre; None asks for images of one size.
     :raises UserError: for a missing folder, a class without images or unknown in training, an unreadable image.
     """
-    train = root / "train"
-    test = root / "val" if (root / "val").is_dir() else root / "test"
-    for folder, what in ((root, "no such folder"), (train, "no train/ in it"), (test, "no val/ or test/ in it")):
+    base = data_root(root, "imagefolder")
+    train = base / "train"
+    test = base / "val" if (base / "val").is_dir() else base / "test"
+    for folder, what in ((base, "no such folder"), (train, "no train/ in it"), (test, "no val/ or test/ in it")):
         if not folder.is_dir():
-            raise UserError(f"data set {root}: {what}; it needs train/ and val/ (or test/) of class folders")
+            raise UserError(f"data set {base}: {what}; it needs train/ and val/ (or test/) of class folders")
     classes = tuple(sorted(folder.name for folder in train.iterdir() if folder.is_dir()))
     if len(classes) < 2:
         found = f"only the class {classes[0]}" if classes else "no class folder"
@@ -42,16 +39,16 @@ def load_imagefolder(root: Path, *, image_size: int | None = None, progress: Pro
     unknown = sorted({folder.name for folder in test.iterdir() if folder.is_dir()} - set(classes))
     if unknown:
         raise UserError(f"data set {test}: class {unknown[0]} is not in {train}; remove it, or add its training images")
-    parts = [_load_part(folder, classes, image_size, progress) for folder in (train, test)]
-    sizes = [part.images.shape[1:] for part in parts]
+    splits = [_load_split(folder, classes, image_size, progress) for folder in (train, test)]
+    sizes = [split.images.shape[1:] for split in splits]
     if sizes[0] != sizes[1]:
         raise UserError(
-            f"data set {root}: training images {tuple(sizes[0])}, test images {tuple(sizes[1])}; set dataset.image_size"
+            f"data set {base}: training images {tuple(sizes[0])}, test images {tuple(sizes[1])}; set dataset.image_size"
         )
-    return Dataset(train=parts[0], test=parts[1], classes=classes)
+    return Dataset(train=splits[0], test=splits[1], classes=classes)
 
 
-def _load_part(folder: Path, classes: tuple[str, ...], image_size: int | None, progress: Progress | None) -> Images:
+def _load_split(folder: Path, classes: tuple[str, ...], image_size: int | None, progress: Progress | None) -> Images:
     files: list[tuple[str, int]] = []
     fingerprint = hashlib.sha256(f"v1 {image_size}".encode())
     for label, name in enumerate(classes):

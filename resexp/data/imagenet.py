@@ -14,8 +14,10 @@ from resexp import UserError, did_you_mean
 from resexp.data.crops import in_proportion
 from resexp.data.dataset import Dataset
 from resexp.data.decode import SUFFIXES, read_image
-from resexp.data.imagefolder import cache_dir
-from resexp.data.pack import Pack, Progress, read_pack, write_pack
+from resexp.data.pack import Pack, read_pack, write_pack
+from resexp.data.registry import Progress
+from resexp.data.root import cache_dir, data_root
+from resexp.data.source import Source
 from resexp.data.stream import Stream, default_workers
 
 PAPER_CROP = 224
@@ -42,8 +44,8 @@ class Files:
 
 
 def load_imagenet(
-    root: Path,
     *,
+    root: str | Path | None = None,
     image_size: int | None = None,
     classes: int | None = None,
     wnids: Sequence[str] = (),
@@ -53,7 +55,7 @@ def load_imagenet(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
-    """Training images of ``root/train``, test images of ``root/val``.
+    """Training images of ``root/train``, test images of ``root/val``, packed or streamed.
 
     :param image_size: side of the crops, 224 by default.
     :param classes: only the first so many wnids.
@@ -61,25 +63,27 @@ def load_imagenet(
     :param images_per_class: only the first so many training images of each class, in the order of their hashes.
     :param pack: folder of the packs; None: the cache folder.
     :param pack_gb: images that would take more than this are streamed from their files; 0 streams all.
-    :param workers: processes that decode streamed images; None: one a core.
-    :raises UserError: for a tree that is none, unknown wnids, unreadable images, a pack of another tree.
+    :param workers: processes that decode streamed images; None: one per core.
+    :raises UserError: for a folder that is no such tree, unknown wnids, unreadable images, a pack of another tree.
     """
+    tree = data_root(root, "imagenet")
     crop = image_size or PAPER_CROP
     longest = in_proportion(LONGEST, crop)
-    chosen = choose_classes(root, classes, wnids)
-    parts = (list_split(root, "train", chosen, images_per_class), list_split(root, "val", chosen, None))
-    count = sum(len(files.names) for files in parts)
+    chosen = choose_classes(tree, classes, wnids)
+    splits = (list_split(tree, "train", chosen, images_per_class), list_split(tree, "val", chosen, None))
+    count = sum(len(files.names) for files in splits)
     if count * 3 * longest**2 * ASPECT > pack_gb * 1e9:
-        loaded: list[Pack | Stream] = [_stream(files, crop, workers) for files in parts]
-        fingerprint = "".join(_fingerprint(files, 0) for files in parts)
+        loaded: list[Source] = [_stream(files, crop, workers) for files in splits]
+        fingerprint = "".join(_fingerprint(files, 0) for files in splits)
     else:
-        prints = [_fingerprint(files, longest) for files in parts]
-        folder = Path(pack).expanduser() if pack else cache_dir() / "packs" / f"{root.resolve().name}-{prints[0][:12]}"
+        prints = [_fingerprint(files, longest) for files in splits]
+        folder = Path(pack).expanduser() if pack else cache_dir() / "packs" / f"{tree.resolve().name}-{prints[0][:12]}"
         loaded = [
-            _packed(files, folder, print_, crop, longest, progress) for files, print_ in zip(parts, prints, strict=True)
+            _packed(files, folder, print_, crop, longest, progress)
+            for files, print_ in zip(splits, prints, strict=True)
         ]
         fingerprint = "".join(prints)
-    _note_enlargement(parts[0], crop)
+    _note_enlargement(splits[0], crop)
     digest = hashlib.sha256(" ".join([fingerprint, str(crop), *chosen]).encode()).hexdigest()[:16]
     return Dataset(train=loaded[0], test=loaded[1], classes=tuple(chosen), fingerprint=digest)
 
@@ -207,7 +211,6 @@ def _stream(files: Files, crop: int, workers: int | None) -> Stream:
 
 
 def _note_enlargement(files: Files, crop: int) -> None:
-
     side = min(read_image(files.folder / files.names[0]).size)
     if side < crop:
         print(

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,8 @@ from torch import Tensor
 from resexp import UserError
 from resexp.data.crops import (
     CENTRE_SCALE,
+    crop_scales,
+    draw_places,
     filter_weights,
     first_tap,
     in_proportion,
@@ -26,11 +28,12 @@ from resexp.data.crops import (
     view_offsets,
 )
 from resexp.data.decode import read_image, shorter_side_to
+from resexp.data.registry import Progress
+from resexp.data.source import Augmentation, Drawn
 
 HEADER = 4096  # bytes; they stay zero until all else is written
 CHUNK = 64  # images resized at once: it bounds the memory beside the batch
 SAMPLE = 4096  # images whose centre crops give the mean: their order is random, and so is the sample
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Pack:
     labels: Tensor
     crop: int
     limits: tuple[int, int]
+    views_differ = True
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,12 +67,28 @@ class Pack:
     def device(self) -> torch.device:
         return self.labels.device
 
+    @property
+    def draws_on(self) -> torch.device:
+        return self.labels.device
+
     def to(self, device: torch.device) -> "Pack":
         moved = {name: getattr(self, name).to(device) for name in ("pixels", "starts", "sides", "labels")}
         return replace(self, **moved)
 
     def take(self, part: slice) -> "Pack":
         return replace(self, starts=self.starts[part], sides=self.sides[part], labels=self.labels[part])
+
+    def draw(self, count: int, augmentation: Augmentation, generator: torch.Generator) -> Drawn:
+        """The places of the crops, float64 (N, 4)."""
+        return (draw_places(count, augmentation, generator),)
+
+    def prepare(self, drawn: Iterable[Drawn], augmentation: Augmentation) -> Generator[Drawn, None, None]:
+        yield from drawn
+
+    def batch(self, augmentation: Augmentation, *prepared: Tensor | None) -> tuple[Tensor, Tensor]:
+        indices, places = prepared
+        assert indices is not None and places is not None
+        return self.crops(indices, places, crop_scales(augmentation, self.crop)), self.labels[indices]
 
     def crops(self, indices: Tensor, places: Tensor, scales: tuple[int, int]) -> Tensor:
         """Drawn crops: float32 (N, 3, crop, crop) of values 0 to 255."""
@@ -89,7 +109,7 @@ class Pack:
             ]
             yield crops, self.labels[indices]
 
-    def wholes(self, indices: Sequence[int]) -> Iterator[Tensor]:
+    def wholes(self, indices: Iterable[int]) -> Iterator[Tensor]:
         """Whole images, uint8 (3, h, w) each."""
         for index in indices:
             high, wide = self.sides[index].tolist()

@@ -6,7 +6,8 @@ a second and core (``resexp bench --images``).
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,12 +17,21 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from resexp import UserError
-from resexp.data.crops import CENTRE_SCALE, in_proportion, place_crops, resized_sides, view_offsets
+from resexp.data.crops import (
+    CENTRE_SCALE,
+    crop_scales,
+    draw_places,
+    in_proportion,
+    place_crops,
+    resized_sides,
+    view_offsets,
+)
 from resexp.data.decode import read_image
 from resexp.data.pack import SAMPLE
+from resexp.data.source import Augmentation, Drawn
 
 EVAL_BATCH = 64
-Task = tuple[int, list[float]]  # an image, and its place as in ``draw_crops``
+Task = tuple[int, list[float]]  # an image, and its place as in ``draw_places``
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,7 @@ class Stream:
     crop: int
     workers: int
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    views_differ = True
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,9 +64,31 @@ class Stream:
     def take(self, part: slice) -> "Stream":
         return replace(self, files=self.files[part], labels=self.labels[part])
 
-    def batches(self, tasks: Iterable[list[Task]], scales: tuple[int, int]) -> Iterator[Tensor]:
-        """The crops of each batch of tasks, uint8 (N, 3, crop, crop), decoded ahead of their use."""
-        yield from self._loader(_Crops(self.files, self.crop, scales), tasks)
+    @property
+    def draws_on(self) -> torch.device:
+        return torch.device("cpu")
+
+    def draw(self, count: int, augmentation: Augmentation, generator: torch.Generator) -> Drawn:
+        """The places of the crops, float64 (N, 4)."""
+        return (draw_places(count, augmentation, generator),)
+
+    def prepare(self, drawn: Iterable[Drawn], augmentation: Augmentation) -> Generator[Drawn, None, None]:
+        """The crops of each batch, uint8 (N, 3, crop, crop), decoded ahead of their use, and labels."""
+        waiting: deque[Tensor] = deque()
+
+        def tasks() -> Iterator[list[Task]]:
+            for indices, places in drawn:
+                assert indices is not None and places is not None
+                waiting.append(indices)
+                yield list(zip(indices.tolist(), places.tolist(), strict=True))
+
+        for crops in self._loader(_Crops(self.files, self.crop, crop_scales(augmentation, self.crop)), tasks()):
+            yield crops.to(self.device, non_blocking=True), self.labels[waiting.popleft().to(self.device)]
+
+    def batch(self, augmentation: Augmentation, *prepared: Tensor | None) -> tuple[Tensor, Tensor]:
+        crops, labels = prepared
+        assert crops is not None and labels is not None
+        return crops, labels
 
     def views(self, view: str, batch: int) -> Iterator[tuple[list[Tensor], Tensor]]:
         """Batches of all images in order: the crops of a view, each uint8 (N, 3, crop, crop), and labels."""
@@ -64,7 +97,7 @@ class Stream:
         for crops, indices in zip(loaded, ranges, strict=True):  # crops: (N, views, 3, crop, crop)
             yield list(crops.to(self.device).unbind(dim=1)), self.labels[indices[0] : indices[-1] + 1]
 
-    def wholes(self, indices: Sequence[int]) -> Iterator[Tensor]:
+    def wholes(self, indices: Iterable[int]) -> Iterator[Tensor]:
         """Whole images, uint8 (3, h, w) each."""
         for index in indices:
             yield _pixels(self.files[index]).to(self.device)

@@ -52,9 +52,10 @@ def build_model(
     :raises resexp.UserError: for a depth or a knob that the family does not have, or images that are too small.
     """
     settings = catalog.resolve({"family": family, "depth": depth, **knobs})
-    net = BUILDERS[family](
-        settings, image_shape=image_shape, classes=classes, activation_checkpointing=activation_checkpointing
-    )
+    with torch.random.fork_rng(devices=[]):  # torch's own initial weights, drawn here, are overwritten below
+        net = BUILDERS[family](
+            settings, image_shape=image_shape, classes=classes, activation_checkpointing=activation_checkpointing
+        )
     for module in net.modules():
         if isinstance(module, BatchNorm | Conv3x3):
             module.fast = fast

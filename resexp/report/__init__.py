@@ -14,7 +14,9 @@ from resexp import UserError, config, finding
 from resexp.popular import ANALYSIS, answer_all, answer_rows
 from resexp.popular import COLUMNS as ANSWER_COLUMNS
 from resexp.report import plots
-from resexp.runlog import CONFIG, Run, duration, write_text
+from resexp.runs.files import write_text
+from resexp.runs.progress import duration
+from resexp.runs.reader import CONFIG, Run
 from resexp.study import (
     REFERENCE,
     RUNS,

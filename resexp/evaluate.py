@@ -1,16 +1,23 @@
-"""Test error: the single view, ten crops, or whole images at several scales; in one process or shared by many."""
+"""Test error: the single view, ten crops, or whole images at several scales, shared by all processes of a run."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resexp import UserError
-from resexp.data.augment import normalize
+from resexp.config import ProtocolConfig
 from resexp.data.crops import in_proportion
+from resexp.data.dataset import Dataset
+from resexp.data.normalize import Normalization
+from resexp.data.source import Source
 from resexp.parallel import World
+from resexp.runtime import autocast
+from resexp.state import State
 
 EVAL_BATCH = 1000  # images of 32 pixels; fewer of larger ones
 LEAST_BATCH = 16
@@ -25,34 +32,33 @@ class Evaluation(NamedTuple):
     top5_error: float
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bf16 where a layer gains by it; weights, optimiser and batch norm's statistics stay fp32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
-
-
 @torch.inference_mode()
 def evaluate(
     net: nn.Module,
-    part: Any,
-    mean: Tensor | None,
+    source: Source,
+    normalization: Normalization,
     *,
     precision: str,
     view: str = "centre",
     scales: Sequence[int] = (),
     world: World | None = None,
 ) -> Evaluation:
-    """Mean loss and errors over all images of ``part`` in evaluation mode, each image exactly once.
+    """Mean loss and errors over all images in evaluation mode, each image exactly once; the net's mode is restored.
 
     :param view: ``centre`` (the single view), ``ten-crop`` or ``multi-scale``; of several, the mean of the softmax.
     :param scales: of ``multi-scale``: shorter sides for a net trained on crops of 224 pixels.
     :raises UserError: for a view that these images do not have.
     """
     world = world or World()
-    mine = part.take(world.turn()) if world.size > 1 else part
+    mine = source.take(world.evaluated()) if world.size > 1 else source
+    was_training = net.training
     net.eval()
-    totals = torch.zeros(4, dtype=torch.float64, device=part.labels.device)
-    scores = _whole_scores(net, mine, mean, scales, precision) if view == "multi-scale" else None
-    for logs, labels in scores or _crop_scores(net, mine, mean, view, precision):
+    totals = torch.zeros(4, dtype=torch.float64, device=source.labels.device)
+    if view == "multi-scale":
+        scores = _whole_scores(net, mine, normalization, scales, precision)
+    else:
+        scores = _crop_scores(net, mine, normalization, view, precision)
+    for logs, labels in scores:
         best = logs.topk(min(5, logs.shape[1]), dim=1).indices == labels[:, None]
         first = (logs.argmax(dim=1) != labels).sum()
         counts = [
@@ -62,47 +68,44 @@ def evaluate(
             torch.tensor(len(labels), device=labels.device),
         ]
         totals += torch.stack([count.double() for count in counts])
-    net.train()
+    net.train(was_training)
     loss, wrong, wrong5, seen = world.sum(totals).tolist()
     return Evaluation(loss / seen, 100 * wrong / seen, 100 * wrong5 / seen)
 
 
 def _crop_scores(
-    net: nn.Module, part: Any, mean: Tensor | None, view: str, precision: str
+    net: nn.Module, source: Source, normalization: Normalization, view: str, precision: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(log probabilities (N, classes), labels) of each batch, the mean over the crops of a view."""
-    side = part.image_shape[1]
+    side = source.image_shape[1]
     batch = min(EVAL_BATCH, max(LEAST_BATCH, EVAL_BATCH * 32 * 32 // side**2))
-    for crops, labels in part.views(view, batch):
-        yield _mean_scores([_logits(net, normalize(crop, mean), precision) for crop in crops]), labels
+    for crops, labels in source.views(view, batch):
+        yield _mean_scores([_logits(net, normalization(crop), precision) for crop in crops]), labels
 
 
 def _whole_scores(
-    net: nn.Module, part: Any, mean: Tensor | None, scales: Sequence[int], precision: str
+    net: nn.Module, source: Source, normalization: Normalization, scales: Sequence[int], precision: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """As ``_crop_scores``, of whole images at each scale, and of their mirror images: the net applied everywhere.
 
     Global average pooling in front of a linear classifier averages the scores of all places (He et al. 2015, Sec. 3.4).
     The mean image fits one size only: here its mean over the pixels is subtracted.
     """
-    if not hasattr(part, "wholes"):
-        raise UserError("multi-scale: only images larger than their crop have more than one scale (dataset=imagenet)")
-    sides = [in_proportion(scale, part.image_shape[1]) for scale in scales]
-    if mean is not None:
-        mean = mean.mean(dim=(-2, -1), keepdim=True)
-    for first in range(0, len(part), LEAST_BATCH):
-        indices = range(first, min(first + LEAST_BATCH, len(part)))
+    sides = [in_proportion(scale, source.image_shape[1]) for scale in scales]
+    normalization = normalization.of_any_size()
+    for first in range(0, len(source), LEAST_BATCH):
+        indices = range(first, min(first + LEAST_BATCH, len(source)))
         by_shape: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
-        for index, image in zip(indices, part.wholes(indices), strict=True):
+        for index, image in zip(indices, source.wholes(indices), strict=True):
             by_shape.setdefault(tuple(image.shape), []).append((index, image))
         for members in by_shape.values():
             images = torch.stack([image for _, image in members]).float()
-            labels = part.labels[[index for index, _ in members]]
+            labels = source.labels[[index for index, _ in members]]
             logits = []
             for side in sides:
                 resized = resize(images, side)
                 for view in (resized, resized.flip(3)):
-                    logits.append(_logits(net, normalize(view.clone(), mean), precision))
+                    logits.append(_logits(net, normalization(view.clone()), precision))
             yield _mean_scores(logits), labels
 
 
@@ -126,7 +129,44 @@ def _mean_scores(logits: Sequence[Tensor]) -> Tensor:
     return torch.stack([one.softmax(dim=1) for one in logits]).mean(dim=0).log()
 
 
-def check_view(view: str, family: str, large: bool) -> None:
+def check_view(view: str, family: str, *, large: bool) -> None:
     """Raise UserError if a net cannot be applied to whole images of any size."""
     if view == "multi-scale" and (family in ONE_SIZE or (family == "vgg" and large)):
         raise UserError(f"multi-scale: {family} nets take images of one size; take ten-crop")
+
+
+def evaluate_splits(state: State, data: Dataset, p: ProtocolConfig, log: Callable[..., None]) -> None:
+    """Evaluate on the validation and test images, log both, and keep the step that the validation images prefer.
+
+    After the last step the test images are also seen in the view that the paper's tables have.
+
+    :param log: takes the state, the name of the split, loss, error in percent and images/s.
+    """
+    found, normalization = state.results, state.batches.normalization
+    for split, source in (("val", data.val), ("test", data.test)):
+        if source is None:
+            continue
+        began = time.monotonic()
+        one = evaluate(state.net, source, normalization, precision=p.precision, world=state.world)
+        log(state, split, one.loss, one.error, len(source) / (time.monotonic() - began))
+        found[f"{split}_error"] = one.error
+        if split == "test" and source.views_differ:
+            found["test_top5_error"] = one.top5_error
+    if data.val and found["val_error"] < found.get("best_val_error", math.inf):
+        found |= {
+            "best_val_step": state.step,
+            "best_val_error": found["val_error"],
+            "best_val_test_error": found["test_error"],
+        }
+    if state.step == p.steps and p.final_view != "centre":
+        name = p.final_view.replace("-", "_")
+        final = evaluate(
+            state.net,
+            data.test,
+            normalization,
+            precision=p.precision,
+            view=p.final_view,
+            scales=p.test_scales,
+            world=state.world,
+        )
+        found |= {f"{name}_error": final.error, f"{name}_top5_error": final.top5_error}

@@ -1,0 +1,135 @@
+"""From the configuration to the objects of a run: data, net, optimiser, schedule, state."""
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from resexp import UserError
+from resexp.catalog import SMALL_SIDE
+from resexp.config import Config, ProtocolConfig
+from resexp.data.batches import Batches, Order
+from resexp.data.dataset import Dataset
+from resexp.data.normalize import normalization_of
+from resexp.data.registry import build_data
+from resexp.data.source import Augmentation
+from resexp.evaluate import check_view
+from resexp.meter import Counts, Stopwatch
+from resexp.models import build_model
+from resexp.models.norm_relu import set_statistics
+from resexp.models.resnet import drops_blocks, has_dropout
+from resexp.optim import SGD, AdamW, Optimizer
+from resexp.parallel import World
+from resexp.runs.progress import print_progress
+from resexp.schedule import Schedule
+from resexp.state import Noise, State, seeded_generator
+
+
+def load_data(cfg: Config, world: World | None = None) -> Dataset:
+    """The configured data set on the CPU, with the protocol's validation images held out. Raises UserError.
+
+    :param world: rank 0 reads first, and fills the caches that the others read.
+    """
+    d = cfg.dataset
+    try:
+        with (world or World()).first_before_others():
+            data = build_data(**dataclasses.asdict(d), progress=print_progress)
+    except OSError as error:
+        raise UserError(f"{d.name}: cannot read {error.filename}: {error.strerror}") from None
+    size, held_out = len(data.train), cfg.protocol.val_size
+    if held_out >= size:
+        raise UserError(f"protocol.val_size={held_out}: {d.name} has only {size:,} training images; hold out fewer")
+    check_view(cfg.protocol.final_view, cfg.model.family, large=is_large(data))
+    return data.hold_out(held_out)
+
+
+def is_large(data: Dataset) -> bool:
+    """Whether nets take their form for large images."""
+    return data.image_shape[1] > SMALL_SIDE
+
+
+def build_net(cfg: Config, data: Dataset) -> nn.Module:
+    """The configured net with fresh weights, on the CPU."""
+    return build_model(
+        **dataclasses.asdict(cfg.model),
+        image_shape=data.image_shape,
+        classes=len(data.classes),
+        seed=cfg.seed,
+        activation_checkpointing=cfg.activation_checkpointing,
+        fast=cfg.fast,
+    )
+
+
+def place_net(net: nn.Module, device: torch.device) -> nn.Module:
+    """The net on its device, channels last in memory."""
+    return net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def build_state(cfg: Config, data: Dataset, device: torch.device, world: World | None = None) -> State:
+    """A net with fresh weights, and all that trains it, at step 0. Seeds nothing but its own generators.
+
+    :param data: on ``device``.
+    """
+    p, world = cfg.protocol, world or World()
+    net = place_net(build_net(cfg, data), device)
+    set_statistics(net, group=p.norm_group, synced=world.size > 1 and p.norm_group is None)
+    order, draws = (seeded_generator(cfg.seed, stream=stream, device=data.train.draws_on) for stream in (1, 2))
+    return State(
+        net=net,
+        parallel_net=world.wrap(net, drops_blocks=drops_blocks(net)),
+        optimizer=build_optimizer(cfg, net),
+        schedule=build_schedule(cfg),
+        batches=Batches(
+            data.train,
+            Order(len(data.train), p.batch_size, order),
+            draws,
+            augmentation=augmentation_of(p),
+            normalization=normalization_of(data.train, p.normalize),
+            world=world,
+        ),
+        noise=Noise(cfg.seed, device, world.rank),
+        counts=Counts(device, batch_size=p.batch_size, size=len(data.train), world=world),
+        watch=Stopwatch(device),
+        precision=p.precision,
+        seed=cfg.seed,
+        world=world,
+    )
+
+
+def augmentation_of(p: ProtocolConfig) -> Augmentation:
+    scales = (p.scales[0], p.scales[1]) if p.scales else None
+    return Augmentation(pad=p.pad, flip=p.flip, scales=scales, colour=p.colour)
+
+
+def build_optimizer(cfg: Config, net: nn.Module) -> Optimizer:
+    p = cfg.protocol
+    if p.optimizer == "adamw":
+        return AdamW(net.parameters(), weight_decay=p.weight_decay, fused=cfg.fast)
+    return SGD(net.parameters(), momentum=p.momentum, weight_decay=p.weight_decay, fused=cfg.fast)
+
+
+def build_schedule(cfg: Config) -> Schedule:
+    p = cfg.protocol
+    return Schedule(
+        base_lr=p.lr,
+        drops=p.lr_drops,
+        drop_factor=p.lr_drop_factor,
+        warmup=p.warmup_depth is not None and cfg.model.depth >= p.warmup_depth,
+        warmup_steps=p.warmup_steps,
+        warmup_lr=p.warmup_lr,
+        warmup_error=p.warmup_error,
+        warmup_window=p.warmup_window,
+        warmup_limit=p.warmup_limit,
+        plateau_window=p.plateau_window,
+        plateau_points=p.plateau_points,
+        plateau_patience=p.plateau_patience,
+        plateau_drops=p.plateau_drops,
+    )
+
+
+def can_record(cfg: Config, state: State, device: torch.device) -> bool:
+    """Whether a step can be a CUDA graph: not where the host drops blocks, or must read the generator to recompute, nor
+    where processes meet within a step.
+    """
+    host_draws = drops_blocks(state.net) or (cfg.activation_checkpointing and has_dropout(state.net))
+    return cfg.fast and device.type == "cuda" and not host_draws and state.world.size == 1

@@ -1,0 +1,231 @@
+"""The run folder as the training loop sees it: restore, log, show progress, save, finish. Rank 0 writes."""
+
+import contextlib
+import errno
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resexp import RunError, UserError, checkpoint
+from resexp.config import Config, identity, to_yaml
+from resexp.data.dataset import Dataset
+from resexp.meter import Diverged, Window, summary_of
+from resexp.models import count_macs, count_parameters
+from resexp.models.kernels import load_kernels
+from resexp.parallel import World, join_world, leave_world, lost_a_process
+from resexp.runs.env import write_env
+from resexp.runs.files import write_json, write_text
+from resexp.runs.lock import open_folder
+from resexp.runs.log import MetricsLog
+from resexp.runs.progress import ProgressLine
+from resexp.runs.reader import CHECKPOINT, CONFIG, SUMMARY
+from resexp.runtime import choose_threads, device_name, peak_memory
+from resexp.state import FORMAT, State
+
+RESULTS = ("test_error", "val_error", "best_val_step", "best_val_error", "best_val_test_error")  # null if not measured
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a disk that takes no more
+
+
+class RunFolder:
+    """One run on the disk, held by this process.
+
+    Every rank calls every method: restoring is each one's own, what must be collected is collected, rank 0 writes.
+    """
+
+    def __init__(self, cfg: Config, path: Path, world: World) -> None:
+        self.cfg, self.path, self.world = cfg, path, world
+        self.opened = time.perf_counter()
+        self.facts: dict[str, Any] = {}  # of net, data and machine, for checkpoint and summary
+        self.log_size = 0
+        self.metrics: MetricsLog | None = None
+        self.progress: ProgressLine | None = None
+
+    @property
+    def show_seconds(self) -> float:
+        """Between two updates of the progress."""
+        return self.progress.seconds if self.progress else float("inf")
+
+    def restore(self, state: State, data: Dataset) -> None:
+        """Put ``state`` where the checkpoint left it, if there is one, and set the number of CPU threads.
+
+        :raises UserError: for a checkpoint that is damaged or does not belong to this run.
+        """
+        cfg, path, device = self.cfg, self.path, state.watch.device
+        macs = count_macs(state.net, data.image_shape)
+        threads = choose_threads(macs * cfg.protocol.batch_size / self.world.size)
+        saved = checkpoint.load_matching(path / CHECKPOINT, cfg, device)
+        self.facts = {"data": data.digest(), "device": device.type, "world_size": self.world.size}
+        if saved:
+            if saved.get("format") != FORMAT:
+                raise UserError(f"{path}: {checkpoint.EARLIER_VERSION}; remove it to start the run again")
+            checkpoint.check_data(saved, self.facts["data"], cfg.dataset.name, path)
+            if saved["device"] != device.type:
+                raise UserError(
+                    f"{path}: started on {saved['device']}; go on there, or start anew with another output_dir"
+                )
+            if saved["world_size"] == self.world.size:
+                threads = saved["threads"]
+            self.log_size = saved["log_size"]
+        self.facts |= {"threads": cfg.threads or threads, "macs": macs, "params": count_parameters(state.net)}
+        torch.set_num_threads(self.facts["threads"])
+        state.watch.started = self.opened
+        if saved:
+            try:
+                state.load_state_dict(saved)
+            except (KeyError, RuntimeError, TypeError):
+                raise UserError(f"{path}: {checkpoint.EARLIER_VERSION}; remove it to start the run again") from None
+
+    def begin(self, state: State, data: Dataset, *, recorded: bool) -> None:
+        """Write settings and environment, open the log, and say what is trained.
+
+        :param recorded: whether the steps are a CUDA graph.
+        """
+        self.facts["classes"] = len(data.classes)
+        if not self.world.is_first:
+            return
+        cfg, device, threads = self.cfg, state.watch.device, self.facts["threads"]
+        write_text(self.path / CONFIG, to_yaml(cfg))
+        (self.path / SUMMARY).unlink(missing_ok=True)  # it is written last, when this process ends
+        paths = fast_paths(cfg, device, recorded=recorded)
+        write_env(
+            self.path,
+            step=state.step,
+            device=device_name(device),
+            threads=threads,
+            fast_paths=paths,
+            world_size=self.world.size,
+        )
+        self.metrics = MetricsLog(self.path, size=self.log_size, step=state.step, tensorboard=cfg.tensorboard)
+        self.progress = ProgressLine(step=state.step, steps=cfg.protocol.steps)
+        for line in self._introduction(state, data, paths):
+            self.progress.note(line)
+
+    def _introduction(self, state: State, data: Dataset, paths: list[str]) -> Iterator[str]:
+        cfg, p, facts = self.cfg, self.cfg.protocol, self.facts
+        threads, device = facts["threads"], device_name(state.watch.device)
+        together = f"{self.world.size} processes of " if self.world.size > 1 else ""
+        yield str(self.path)
+        yield (
+            f"{cfg.model.name}, width {cfg.model.width}: {facts['params']:,} parameters, "
+            f"{facts['macs'] / 1e6:,.2f} M multiply-adds; {device}, {together}{threads} thread{'s' * (threads > 1)}, "
+            f"{p.precision}, {' and '.join(paths) or 'plain torch'}"
+        )
+        yield (
+            f"{cfg.dataset.name}: {len(data.train):,} training, {len(data.val or ()):,} validation, "
+            f"{len(data.test):,} test images; protocol {p.name}: {p.steps:,} steps of {p.batch_size}"
+        )
+        yield f"resuming at step {state.step} of {p.steps}" if state.step else f"starting at step 0 of {p.steps}"
+
+    def log(self, state: State, split: str, loss: float, error: float, rate: float) -> None:
+        """One line of the log.
+
+        :param error: in percent.
+        :param rate: images/s.
+        """
+        if self.metrics:
+            epoch = state.step * self.cfg.protocol.batch_size / state.counts.size
+            self.metrics.write(
+                step=state.step,
+                epoch=epoch,
+                split=split,
+                loss=loss,
+                error=error,
+                lr=state.optimizer.lr,
+                images_per_s=rate,
+            )
+
+    def show(self, state: State, window: Window) -> None:
+        """Update the progress on the terminal."""
+        if self.progress:
+            rate, test_error = state.watch.rate(), state.results.get("test_error")
+            self.progress.show(state.step, loss=window.loss, train_error=window.error, test_error=test_error, rate=rate)
+
+    def save(self, state: State) -> None:
+        """Write a checkpoint. Raises Diverged for weights that are not finite, OSError for a full disk."""
+        if not all(bool(weight.isfinite().all()) for weight in state.net.parameters()):
+            raise Diverged(state.step)
+        whole = state.state_dict()
+        if self.metrics:
+            kept = {key: self.facts[key] for key in ("data", "device", "threads", "world_size")}
+            own = {"identity": identity(self.cfg), "log_size": self.metrics.size(), **kept}
+            checkpoint.save(self.path / CHECKPOINT, {**whole, **own})
+
+    def finish(self, state: State, *, diverged_at: int | None, signal: int | None) -> dict[str, Any]:
+        """Write the summary and return it: plain values; errors in percent, None for what was not measured."""
+        finished = state.step == self.cfg.protocol.steps
+        status = "diverged" if diverged_at else "finished" if finished else "interrupted"
+        measured = summary_of(state.counts, state.watch, state.step, diverged=diverged_at is not None)
+        summary = {
+            "status": status,
+            "step": diverged_at or state.step,
+            "train_error": measured["train_error"],
+            **{key: state.results.get(key) for key in RESULTS},
+            **{key: value for key, value in state.results.items() if key not in RESULTS},
+            "warmup_ended_at": state.schedule.warmup_ended_at,
+            **{key: self.facts[key] for key in ("classes", "params", "macs")},
+            "seconds": measured["seconds"],
+            "images_per_s": measured["images_per_s"],
+            "peak_memory_bytes": peak_memory(state.watch.device),
+            "signal": signal if status == "interrupted" else None,
+        }
+        if self.world.is_first:
+            write_json(self.path / SUMMARY, summary)
+        self.world.barrier()
+        return summary
+
+    def close(self) -> None:
+        for part in (self.progress, self.metrics):
+            if part:
+                part.close()
+
+
+@contextlib.contextmanager
+def open_run(cfg: Config, path: Path) -> Iterator[RunFolder]:
+    """Join the processes of a run and hold its folder. What can go wrong around a run ends here, in one line.
+
+    :raises UserError: for bad data, a folder that cannot be written, a full disk, or a checkpoint that does not fit.
+    :raises RunError: if another process of the run is gone.
+    """
+    world = join_world(cfg.protocol.batch_size, cfg.protocol.norm_group)
+    run = RunFolder(cfg, path, world)
+    with open_folder(path) if world.is_first else contextlib.nullcontext():
+        try:
+            yield run
+        except UserError:
+            raise
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            kept = " (the last checkpoint is intact)" if (path / CHECKPOINT).is_file() else ""
+            reason = error.strerror or error
+            raise UserError(f"cannot write into {path}: {reason}; make room and repeat{kept}") from error
+        except Exception as error:
+            if world.is_first:
+                write_json(path / SUMMARY, {"status": "failed", "error": f"{type(error).__name__}: {error}"})
+            if world.size > 1 and lost_a_process(error):
+                raise RunError(_lost(path, world, error)) from error
+            raise
+        finally:
+            run.close()
+            leave_world()
+
+
+def _lost(path: Path, world: World, error: Exception) -> str:
+    """One line for whoever finds the run ended."""
+    kept = "there is no checkpoint yet, it starts anew"
+    if (path / CHECKPOINT).is_file():
+        step = checkpoint.load(path / CHECKPOINT, torch.device("cpu"))["step"]
+        kept = f"it goes on from the checkpoint of step {step:,}"
+    reason = str(error).splitlines()[0][:120]
+    return f"{path}: process {world.rank} of {world.size} lost another one ({reason}); repeat the same command: {kept}"
+
+
+def fast_paths(cfg: Config, device: torch.device, *, recorded: bool) -> list[str]:
+    """Which of our own take the place of torch's operations one by one."""
+    if not cfg.fast:
+        return []
+    first = ["recorded step"] if recorded else ["own kernels"] if device.type == "cpu" and load_kernels() else []
+    return [*first, "fused update"]

@@ -1,0 +1,72 @@
+"""Where and how a run ran: versions, hardware, the commit, the command."""
+
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from resexp.runs.files import write_json
+from resexp.runs.reader import ENV
+
+
+def versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("torch", "torchvision", "numpy")},
+    }
+
+
+def hardware(device: str) -> dict[str, Any]:
+    return {"cpu": _cpu_name(), "cores": len(os.sched_getaffinity(0)), "device": device}
+
+
+def write_env(
+    run_dir: Path, *, step: int, device: str, threads: int, fast_paths: Sequence[str], world_size: int = 1
+) -> None:
+    """Where and how this run runs; a resumed one adds an entry to ``resumed`` and keeps what its first process said."""
+    here = {
+        "start": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["resexp", *sys.argv[1:]]),
+        "git_commit": _git_commit(),
+        "versions": versions(),
+        "hardware": hardware(device),
+        "threads": threads,
+        "fast_paths": list(fast_paths),
+        "world_size": world_size,
+    }
+    path = run_dir / ENV
+    if step and path.is_file():
+        first = json.loads(path.read_text())
+        first.setdefault("resumed", []).append({"step": step, **here})
+        here = first
+    write_json(path, here)
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout this program runs from, with ``+`` behind it if files differ; None in a wheel."""
+    checkout = Path(__file__).resolve().parent.parent
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        commit, changes = (
+            subprocess.run(["git", *words], cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if changes else "")
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

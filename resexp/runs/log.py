@@ -1,0 +1,50 @@
+"""The log of a run: ``metrics.jsonl``, and TensorBoard's events beside it."""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+from resexp import UserError
+from resexp.runs.reader import METRICS
+from resexp.runs.tensorboard import TensorBoardEvents
+
+
+class MetricsLog:
+    """Appends to ``metrics.jsonl`` and to TensorBoard's events.
+
+    :param size: bytes of the log that belong to the resumed checkpoint; what a killed run wrote past them is cut off.
+    :param step: the step at which this process starts; TensorBoard hides what an earlier one wrote past it.
+    """
+
+    def __init__(self, run_dir: Path, *, size: int, step: int, tensorboard: bool) -> None:
+        path = run_dir / METRICS
+        path.touch()
+        if path.stat().st_size < size:
+            raise UserError(f"{path}: shorter than its checkpoint says; remove {run_dir} to start the run again")
+        os.truncate(path, size)
+        self.file = path.open("a")
+        self.events = TensorBoardEvents(run_dir, step=step) if tensorboard else None
+
+    def write(
+        self, *, step: int, epoch: float, split: str, loss: float, error: float, lr: float, images_per_s: float
+    ) -> None:
+        """One line. ``split`` is train, val or test; ``error`` in percent; ``lr`` that of the last update."""
+        values = {"loss": loss, "error": error, "lr": lr, "images_per_s": round(images_per_s, 1)}
+        self.file.write(json.dumps({"step": step, "epoch": round(epoch, 4), "split": split, **values}) + "\n")
+        self.file.flush()
+        if self.events:
+            self.events.write(split, values, step=step)
+
+    def size(self) -> int:
+        """Bytes written so far, on the disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        return self.file.tell()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk has been reported by the write that met it
+            self.file.close()
+        with contextlib.suppress(OSError):
+            if self.events:
+                self.events.file.close()

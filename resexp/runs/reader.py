@@ -1,0 +1,124 @@
+"""A run, read back: settings, environment, curves and summary. The files of a run folder have their names here."""
+
+import contextlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from resexp import UserError
+
+METRICS, SUMMARY, CONFIG, ENV, CHECKPOINT = "metrics.jsonl", "summary.json", "config.yaml", "env.json", "checkpoint.pt"
+EVENTS = "tb"
+QUANTITIES: tuple[str, ...] = ("loss", "error", "lr", "images_per_s")  # of a line of the log
+SPLITS = ("train", "val", "test")
+STATUSES = ("finished", "interrupted", "diverged", "failed")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read."""
+
+    path: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return _read(self.path / CONFIG, lambda text: yaml.load(text, Loader=_YAML))
+
+    @cached_property
+    def env(self) -> dict[str, Any]:
+        return _read(self.path / ENV, json.loads)
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Empty for a run that was killed or is still running."""
+        return _read(self.path / SUMMARY, json.loads)
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """All complete lines; a line that a kill cut short is not one."""
+        path = self.path / METRICS
+        records = []
+        for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
+            with contextlib.suppress(json.JSONDecodeError):
+                records.append(json.loads(line))
+        return [r for r in records if isinstance(r, dict) and r.get("split") in SPLITS and type(r.get("step")) is int]
+
+    def curve(self, split: str, key: str = "error") -> tuple[list[int], list[float]]:
+        """(steps, values) of one split: ``train``, ``val`` or ``test``."""
+        records = [record for record in self.metrics if record["split"] == split and is_number(record.get(key))]
+        return [record["step"] for record in records], [record[key] for record in records]
+
+    @property
+    def status(self) -> str:
+        """The summary's status; without a summary ``partial`` if there is a checkpoint, else ``new``."""
+        if self.summary:
+            return self.summary["status"]
+        return "partial" if (self.path / CHECKPOINT).is_file() else "new"
+
+    def refuse_other_root(self, source: str, root: str | None) -> None:
+        """Raise UserError if this run is finished and its images came from another folder than ``root``."""
+        by_folder = source in ("imagefolder", "imagenet")
+        earlier = self.config["dataset"]["root"] if self.status == "finished" and by_folder else root
+        if earlier != root:
+            raise UserError(
+                f"{self.path}: finished with the images of {earlier}; name those of {root}: dataset.name=..."
+            )
+
+    @property
+    def step(self) -> int:
+        step = self.summary.get("step")
+        return step if type(step) is int and step else max((record["step"] for record in self.metrics), default=0)
+
+    @property
+    def images_per_s(self) -> float | None:
+        """Training speed: the summary's, or the last line's of a run that has none yet."""
+        if is_number(self.summary.get("images_per_s")):
+            return self.summary["images_per_s"]
+        rates = self.curve("train", "images_per_s")[1]
+        return rates[-1] if rates else None
+
+
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has it
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """A file of a run folder; empty if there is none. Raises UserError if it is damaged."""
+    try:
+        value = parse(path.read_text()) if path.is_file() else {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        value = str(error).splitlines()[0]
+    if isinstance(value, dict):
+        return value
+    raise UserError(f"{path}: damaged ({value}); restore it, or remove {path.parent} and repeat the run")
+
+
+def read_run(path: Path) -> Run:
+    """Raises UserError if ``path`` is no run folder, or a damaged one."""
+    if not (path / CONFIG).is_file():
+        raise UserError(f"{path}: not a run folder (it has no {CONFIG})")
+    run = Run(path)
+    groups = ("model", "dataset", "protocol")
+    lacking = [key for key in groups if not isinstance(run.config.get(key), dict)]
+    if lacking or type(run.config.get("seed")) is not int:
+        raise UserError(f"{path}: not a run folder (its {CONFIG} has no {', '.join(lacking) or 'seed'})")
+    for key in ("hardware", "versions"):
+        if not isinstance(run.env.get(key, {}), dict):
+            raise UserError(f"{path / ENV}: damaged ({key} is {run.env[key]!r}); restore it, or repeat the run")
+    if run.summary and run.summary.get("status") not in STATUSES:
+        raise UserError(f"{path / SUMMARY}: damaged (no status); restore it, or remove it and repeat the run")
+    return run
+
+
+def is_number(value: Any) -> bool:
+    """NaN is one: a diverged run has it."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def find_runs(root: Path) -> list[Run]:
+    """All run folders directly below ``root``, by name."""
+    return [Run(path.parent) for path in sorted(root.glob(f"*/{CONFIG}"))]

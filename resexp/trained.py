@@ -1,0 +1,61 @@
+"""Nets that have been trained: from the checkpoint of a run, or from a file of anybody's weights."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from resexp import UserError, checkpoint
+from resexp.build import build_net, is_large, load_data, place_net
+from resexp.config import Config
+from resexp.data.dataset import Dataset
+from resexp.data.normalize import normalization_of
+from resexp.evaluate import Evaluation, check_view, evaluate
+from resexp.runs.reader import CHECKPOINT
+from resexp.runtime import set_up_device
+
+
+def load_trained(run_dir: Path, cfg: Config) -> tuple[dict[str, Any], nn.Module, Dataset]:
+    """A run's checkpoint, its net with the weights, and its images, the two on the device. Raises UserError."""
+    device = set_up_device(cfg)
+    saved = checkpoint.load_matching(run_dir / CHECKPOINT, cfg, device)
+    if saved is None:
+        raise UserError(f"{run_dir}: no {CHECKPOINT}; resume the run to make one")
+    torch.set_num_threads(saved["threads"])
+    data = load_data(cfg)
+    checkpoint.check_data(saved, data.digest(), cfg.dataset.name, run_dir)
+    net = build_net(cfg, data)
+    try:
+        net.load_state_dict(saved["net"])
+    except RuntimeError:
+        raise UserError(f"{run_dir}: {checkpoint.EARLIER_VERSION}; remove it and train the run again") from None
+    return saved, place_net(net, device), data.to(device)
+
+
+def load_with_weights(cfg: Config, weights: Path) -> tuple[nn.Module, Dataset]:
+    """The configured net with the weights of a file, and its images, both on the device. Raises UserError."""
+    device = set_up_device(cfg)
+    data = load_data(cfg)
+    net = build_net(cfg, data)
+    checkpoint.load_weights(net, weights)
+    return place_net(net, device), data.to(device)
+
+
+def evaluate_run(run_dir: Path, cfg: Config, *, view: str = "centre") -> tuple[int, Evaluation]:
+    """The step of a run's checkpoint, and its test error. Raises UserError."""
+    saved, net, data = load_trained(run_dir, cfg)
+    return saved["step"], evaluate_net(cfg, net, data, view)
+
+
+def evaluate_weights(cfg: Config, weights: Path, *, view: str = "centre") -> Evaluation:
+    """The test error of the configured net with the weights of a file. Raises UserError."""
+    return evaluate_net(cfg, *load_with_weights(cfg, weights), view)
+
+
+def evaluate_net(cfg: Config, net: nn.Module, data: Dataset, view: str) -> Evaluation:
+    """The test error of a net in one view. Raises UserError for a view that its images do not have."""
+    p = cfg.protocol
+    check_view(view, cfg.model.family, large=is_large(data))
+    normalization = normalization_of(data.train, p.normalize)
+    return evaluate(net, data.test, normalization, precision=p.precision, view=view, scales=p.test_scales)
