@@ -15,7 +15,7 @@ from resexp.data.registry import build_data
 from resexp.data.source import Augmentation
 from resexp.evaluate import check_view
 from resexp.meter import Counts, Stopwatch
-from resexp.models import build_model
+from resexp.models.build import build_model
 from resexp.models.norm_relu import set_statistics
 from resexp.models.resnet import drops_blocks, has_dropout
 from resexp.optim import SGD, AdamW, Optimizer

@@ -13,7 +13,7 @@ from resexp import RunError, UserError, checkpoint
 from resexp.config import Config, identity, to_yaml
 from resexp.data.dataset import Dataset
 from resexp.meter import Diverged, Window, summary_of
-from resexp.models import count_macs, count_parameters
+from resexp.models.build import count_macs, count_parameters
 from resexp.models.kernels import load_kernels
 from resexp.parallel import World, join_world, leave_world, lost_a_process
 from resexp.runs.env import write_env

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from resexp import UserError
 from resexp.console import print_table
-from resexp.figures import draw_curves
+from resexp.figures.study import draw_curves
 from resexp.runs.reader import read_run
 from resexp.study import TABLE_COLUMNS, group_runs, table_rows
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from resexp import UserError, config
-from resexp.bench import measure_together
+from resexp.bench.measure import measure_together
 from resexp.console import message, print_table
 from resexp.runs.env import versions
 from resexp.runs.progress import duration

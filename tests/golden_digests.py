@@ -76,7 +76,7 @@ def digest(tensors: Iterable[torch.Tensor]) -> str:
 
 def nets() -> dict[str, dict[str, Any]]:
     """Of each net: a digest of its initial weights, one of its logits for a fixed batch, and their sum."""
-    from resexp.models import build_model
+    from resexp.models.build import build_model
 
     torch.set_num_threads(1)
     found = {}

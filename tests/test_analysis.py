@@ -18,7 +18,6 @@ from test_sweep import write_run
 
 from resexp import UserError, config, finding
 from resexp.analysis import (
-    ANALYSES,
     convergence,
     ensemble,
     gradients,
@@ -35,6 +34,7 @@ from resexp.analysis import relu_collapse as collapse
 from resexp.analysis import shattering as shatter
 from resexp.analysis.labels import label_of
 from resexp.analysis.responses import layer_responses
+from resexp.analysis.runner import ANALYSES
 from resexp.analysis.subject import (
     Trained,
     about,

@@ -11,11 +11,11 @@ import torch
 from conftest import TINY
 
 from resexp import config
-from resexp.bench import bench, growth
 from resexp.bench.limits import measure_limits, step_bytes
 from resexp.bench.loops import PHASES, Ours, Usual
+from resexp.bench.measure import bench, growth
 from resexp.build import load_data
-from resexp.models import build_model, count_macs
+from resexp.models.build import build_model, count_macs
 from resexp.models.kernels import load_kernels
 
 Resexp = Callable[..., subprocess.CompletedProcess]
@@ -94,7 +94,7 @@ def test_a_bench_that_cannot_write_says_so_in_one_line(resexp: Resexp) -> None:
 
 
 def test_the_reference_is_the_fastest_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resexp.bench.WORKERS", {"cpu": (0, 1), "cuda": (0,)})
+    monkeypatch.setattr("resexp.bench.measure.WORKERS", {"cpu": (0, 1), "cuda": (0,)})
     result = bench(config.load(TINY), against="reference", rounds=1, steps=1)
     others = {name: rates[0] for name, rates in result["rounds"].items() if name != "resexp"}
     assert set(others) == {"reference, 0 workers", "reference, 1 workers"}
@@ -104,7 +104,7 @@ def test_the_reference_is_the_fastest_number_of_workers(monkeypatch: pytest.Monk
 
 def test_growth_measures_every_point_and_goes_on_past_one_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "resexp.bench.AXES",
+        "resexp.bench.measure.AXES",
         {
             "batch": [(4, ["protocol.batch_size=4"], 1), (8, ["protocol.batch_size=8"], 1)],
             "runs side by side": [(2, ["threads=1"], 2)],

@@ -9,7 +9,9 @@ import pytest
 from conftest import TINY
 
 from resexp import __version__, config
-from resexp.cli import COMMANDS, _result_line, main
+from resexp.cli import main
+from resexp.cli.main import COMMANDS
+from resexp.cli.runs import result_line
 
 Resexp = Callable[..., subprocess.CompletedProcess]
 
@@ -35,7 +37,7 @@ def test_help_shows_groups_keys_and_defaults(capsys: pytest.CaptureFixture[str])
         main(["train", "--help"])
     text = capsys.readouterr().out
     assert "dataset=cifar10, cifar10-16, cifar100, digits" in text
-    assert all(f"  {key}=" in text for key, _ in config.describe_keys())
+    assert all(f"  {key}=" in text for key, _ in config.describe_keys(config.Config))
     assert "protocol.lr_drops=[640, 960]" in text
 
 
@@ -90,7 +92,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(resexp: Resexp) -> None:
 )
 def test_the_published_number_stands_beside_a_run_of_its_images_and_length(words: list[str], stands: bool) -> None:
     cfg = config.load(["model=resnet20", *words])
-    line = _result_line(cfg, {"status": "finished", "step": cfg.protocol.steps, "test_error": 9.0})
+    line = result_line(cfg, {"status": "finished", "step": cfg.protocol.steps, "test_error": 9.0})
     assert ("published 8.75% (He et al. 2015, Table 6)" in line) is stands
 
 

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from test_sweep import write_run
 
 from resexp import config
-from resexp.figures import draw_gaps, draw_study
 from resexp.figures.curves import _draw_split, draw_curves
 from resexp.figures.gap import gap_curve
+from resexp.figures.study import draw_gaps, draw_study
 from resexp.figures.style import error_floor
 from resexp.figures.summary import _series
 from resexp.runs.reader import CONFIG, METRICS, Run

@@ -25,7 +25,7 @@ from resexp.data.registry import build_data
 from resexp.data.source import Augmentation
 from resexp.data.stream import Stream
 from resexp.evaluate import check_view, evaluate
-from resexp.models import build_model
+from resexp.models.build import build_model
 from resexp.runs.reader import Run
 
 Tree = Callable[..., Path]

@@ -25,7 +25,7 @@ ALLOWED = {  # module: what of resexp it may import, besides the package's own U
     "schedule": set(),
     "parallel": set(),
     "data": {"data", "catalog", "parallel"},
-    "config": {"catalog", "data"},
+    "config": {"config", "catalog", "data"},
     "published": {"config"},
     "models": {"models", "catalog"},
     "checkpoint": {"config"},
@@ -114,7 +114,9 @@ def imports(path: Path, top_level_only: bool = False) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name not in ("cli", "__main__", "__init__")])
+@pytest.mark.parametrize(
+    "module", [name for name in MODULES if name.split(".")[0] not in ("cli", "__main__", "__init__")]
+)
 def test_modules_import_what_the_layout_allows(module: str) -> None:
     ours = {name.split(".")[1] for name in imports(MODULES[module]) if name.startswith("resexp.")}
     words = {name for name in ours if name in {other.split(".")[0] for other in MODULES}}
@@ -132,15 +134,15 @@ def test_a_run_starts_without_the_slow_imports_that_it_does_not_need() -> None:
 
 
 def test_nobody_imports_the_command_line() -> None:
-    importers = {name for name, path in MODULES.items() if "resexp.cli" in imports(path)}
-    assert importers == {"__main__"}
+    named = {name for name, path in MODULES.items() if any(one.startswith("resexp.cli") for one in imports(path))}
+    assert {name for name in named if not name.startswith("cli.")} == {"__main__"}
 
 
 def test_only_config_names_hydra_and_omegaconf() -> None:
     importers = {
         name for name, path in MODULES.items() if {w.split(".")[0] for w in imports(path)} & {"hydra", "omegaconf"}
     }
-    assert importers == {"config"}
+    assert importers == {"config.compose", "config.overrides", "config.studies"}
 
 
 @pytest.mark.parametrize("module", NO_TORCH)
@@ -177,8 +179,9 @@ def test_help_lists_and_mistakes_import_no_torch(words: list[str]) -> None:
 def test_the_wheel_holds_every_package() -> None:
     """A folder of modules that pyproject.toml does not name works in a checkout and is missing in an installation."""
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
-    named = {name for name in project["tool"]["setuptools"]["packages"] if not name.startswith("resexp.conf")}
+    packages = set(project["tool"]["setuptools"]["packages"])
+    named = {name for name in packages if not f"{name}.".startswith("resexp.conf.")}
     folders = {path.parent.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py")}
     assert named == {".".join(folder.parts) for folder in folders}
     configured = {path.parent.name for path in (PACKAGE.parent / "conf").rglob("*.yaml")} - {"conf"}
-    assert {f"resexp.conf.{name}" for name in configured} <= set(project["tool"]["setuptools"]["packages"])
+    assert {f"resexp.conf.{name}" for name in configured} <= packages

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from resexp import config
-from resexp.bench import GROWTH_BASE
+from resexp.bench.measure import GROWTH_BASE
 from resexp.memory import available_bytes, needed_bytes
 from resexp.sweep import Job, Sweep
 

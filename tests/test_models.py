@@ -10,8 +10,8 @@ import torchvision
 from torch import Tensor, nn
 
 from resexp import UserError, catalog, config
-from resexp.models import BUILDERS, build_model, count_macs, count_parameters
 from resexp.models.blocks import ORDERS, Paths
+from resexp.models.build import BUILDERS, build_model, count_macs, count_parameters
 from resexp.models.connections import Add, Gated
 from resexp.models.shortcuts import ZeroPad
 from resexp.published import published

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from resexp.models import build_model
+from resexp.models.build import build_model
 from resexp.models.kernels import load_kernels
 from resexp.models.norm_relu import BatchNorm
 

@@ -15,7 +15,7 @@ import torch
 from conftest import TINY
 
 from resexp import UserError, config
-from resexp.models import build_model
+from resexp.models.build import build_model
 from resexp.models.norm_relu import BatchNorm, set_statistics
 from resexp.parallel import World, check_shares
 from resexp.runs.reader import CHECKPOINT, ENV, Run

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from resexp import config, finding
-from resexp.analysis import ANALYSES
+from resexp.analysis.runner import ANALYSES
 from resexp.study import find_study
 from resexp.verdict import AGAINST, AS_CLAIMED, FAILS, HOLDS, UNDECIDED, judge
 

@@ -18,7 +18,7 @@ from test_sweep import write_run
 from resexp import UserError, config
 from resexp.cli import main
 from resexp.popular import load_popular
-from resexp.report import write_report
+from resexp.report.page import write_report
 
 ROOT = Path(__file__).parent.parent
 STUDY = ("plain20", "plain56", "resnet20", "resnet56")

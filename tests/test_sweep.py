@@ -248,7 +248,7 @@ def test_a_measurement_now_takes_the_place_of_what_the_folder_says() -> None:
 
 
 def test_a_long_study_begins_with_its_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("resexp.bench.measure_together", lambda *_: {"images_per_s": 400.0})
+    monkeypatch.setattr("resexp.bench.measure.measure_together", lambda *_: {"images_per_s": 400.0})
     monkeypatch.setattr("resexp.sweep.run_sweep", lambda *_args, **_: pytest.fail("as far as here"))
     with pytest.raises(pytest.fail.Exception):
         main(["study", "he2015-fig6-eighth", "model=plain20", "dataset.root=/none", "seed=0"])

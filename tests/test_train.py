@@ -27,7 +27,7 @@ from resexp.build import build_net, build_state, can_record, load_data
 from resexp.data.normalize import Normalization
 from resexp.evaluate import evaluate
 from resexp.meter import WRONG
-from resexp.models import build_model
+from resexp.models.build import build_model
 from resexp.run_folder import open_run
 from resexp.runs.lock import open_folder
 from resexp.runs.reader import CHECKPOINT, CONFIG, METRICS, SUMMARY, Run

@@ -17,8 +17,8 @@ from resexp.analysis.labels import label_of
 from resexp.config import Config, ProtocolConfig
 from resexp.data.dataset import Dataset
 from resexp.data.normalize import Normalization, normalization_of
-from resexp.models import count_macs
 from resexp.models.blocks import Block
+from resexp.models.build import count_macs
 from resexp.models.connections import Add
 from resexp.models.resnet import Stage
 from resexp.models.vgg import Layer

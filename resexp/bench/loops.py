@@ -19,7 +19,7 @@ from resexp.build import build_net, build_state, can_record
 from resexp.config import Config
 from resexp.data.dataset import Dataset
 from resexp.data.source import Source
-from resexp.models import count_macs
+from resexp.models.build import count_macs
 from resexp.runtime import CudaGraph
 from resexp.train import train_step
 

@@ -1,0 +1,260 @@
+"""How fast a net trains here: against the usual loop, against the machine's own limit, and as the net grows."""
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import signal
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resexp import UserError, config
+from resexp.bench.limits import measure_limits, seconds_of
+from resexp.bench.loops import Loop, Ours, Usual
+from resexp.build import load_data
+from resexp.config import Config
+from resexp.console import message
+from resexp.models.build import count_macs
+from resexp.runs.env import hardware, versions
+from resexp.runtime import choose_threads, device_name, peak_memory, set_up_device
+
+__all__ = ["GROWTH_BASE", "bench", "growth", "measure_together"]
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own talk, in the processes started below
+
+WARMUP_STEPS = 5  # a GPU's step is recorded in the fourth
+SPLIT_STEPS = 5
+SLOW_SECONDS = 4.0  # of a step: two of them tell enough of how the cost grows
+WORKERS = {"cpu": (0, 1, 2), "cuda": (0, 1, 2, 8, 16)}  # of the reference's DataLoader; the fastest counts
+CORES = len(os.sched_getaffinity(0))
+GROWTH_BASE = (
+    "model=resnet20",
+    "dataset=synthetic",
+    "dataset.examples=2048",
+    "dataset.image_size=32",
+    "protocol=he2015-cifar",
+    "protocol.val_size=0",
+)
+AXES: dict[str, list[tuple[int, list[str], int]]] = {  # of growth: value, settings, loops at once
+    "depth": [
+        *((depth, [f"model=resnet{depth}"], 1) for depth in (20, 32, 44, 56, 110)),
+        (1202, ["model=resnet1202", "activation_checkpointing=true"], 1),
+    ],
+    "batch": [(batch, [f"protocol.batch_size={batch}"], 1) for batch in (32, 64, 128, 256, 512, 1024)],
+    "image side": [
+        (side, [f"dataset.image_size={side}", "protocol.batch_size=32"], 1) for side in (8, 16, 32, 64, 128, 224)
+    ],
+    "runs side by side": [(runs, [], runs) for runs in (1, 2, 4, 8, 16) if runs <= CORES],
+}
+FAST, PLAIN = "resexp", "resexp, fast=false"
+
+
+def bench(cfg: Config, *, against: str | None, rounds: int, steps: int) -> dict[str, Any]:
+    """Measure images/s in training, ``rounds`` times ``steps`` steps of each loop, in alternation.
+
+    Each loop lives in a process of its own, as it would in use, and sleeps while another one is measured. The machine's
+    limits are measured in every round too.
+
+    :param against: ``"reference"``, the usual loop; ``"plain"``, ours without its fast paths; or None.
+    :return: plain values: ``images_per_s`` (median), ``rounds`` of each loop, ``split``, ``limits``, shares of them,
+        and with ``against`` the ``ratio``: the median over the rounds of ours against the best of the other loops.
+    :raises UserError: for bad data.
+    """
+    batch = cfg.protocol.batch_size
+    others: dict[str, tuple[Config, int | None]] = {}
+    if against == "reference" and cfg.protocol.optimizer != "sgd":
+        rule = "the usual loop has SGD; drop one of the two"
+        raise UserError(f"--against reference protocol.optimizer={cfg.protocol.optimizer}: {rule}")
+    if against == "reference" and cfg.dataset.source == "imagenet":
+        raise UserError(
+            f"--against reference dataset={cfg.dataset.name}: the usual loop takes decoded images; "
+            "--images compares the ways to read these"
+        )
+    if against == "plain":
+        others[PLAIN] = dataclasses.replace(cfg, fast=False), None
+    elif against == "reference":
+        kind = "cuda" if set_up_device(cfg).type == "cuda" else "cpu"
+        others = {f"reference, {workers} workers": (cfg, workers) for workers in WORKERS[kind]}
+    rates: dict[str, list[float]] = {name: [] for name in (FAST, *others)}
+    limits: list[dict[str, float]] = []
+    with ExitStack() as stack:
+        loops = {FAST: stack.enter_context(_Process(cfg))}
+        loops |= {name: stack.enter_context(_Process(*other)) for name, other in others.items()}
+        facts = {name: loop.receive() for name, loop in loops.items()}[FAST]  # all are ready
+        for index in range(rounds):
+            for name, loop in loops.items():
+                rates[name].append(steps * batch / loop.ask("steps", steps))
+            if index == 0:
+                peak = loops[FAST].ask("peak")  # before the limits, which take memory of their own
+            limits.append(loops[FAST].ask("limits"))
+            last = ", ".join(f"{name} {values[-1]:,.0f}" for name, values in rates.items())
+            message(f"round {index + 1} of {rounds}, images/s: {last}")
+        split = loops[FAST].ask("split", SPLIT_STEPS)
+        operations = {name: loops[name].ask("operations") for name in (FAST, PLAIN) if name in loops}
+    median = {name: statistics.median(values) for name, values in rates.items()}
+    limit = {key: statistics.median(measured[key] for measured in limits) for key in limits[0]}
+    seconds = batch / median[FAST]
+    result: dict[str, Any] = {
+        **_circumstances(cfg),
+        **facts,
+        "steps": steps,
+        "images_per_s": median[FAST],
+        "rounds": rates,
+        "seconds_per_step": seconds,
+        "split": split,
+        "operations_per_step": operations,
+        "peak_memory_bytes": peak,
+        "limits": limit,
+        "share_of_matmul_rate": facts["flops_per_step"] / seconds / limit["matmul_flops_per_s"],
+        "share_of_copy_bandwidth": facts["bytes_per_step"] / seconds / limit["copy_bytes_per_s"],
+    }
+    if others:
+        best = max(others, key=median.__getitem__)
+        result["reference"] = best
+        result["ratio"] = statistics.median(a / b for a, b in zip(rates[FAST], rates[best], strict=True))
+    return result
+
+
+def growth(overrides: Sequence[str], *, config_dir: Path | None = None, steps: int) -> dict[str, Any]:
+    """Images/s and peak memory as one thing grows and the others stay: depth, batch, image side, runs side by side.
+
+    On random images, so that the side can be any. A point that cannot be measured, for lack of memory, says why.
+
+    :param overrides: settings for all points, but for what an axis varies.
+    :return: plain values: ``axes``, a list of points for each axis.
+    :raises UserError: for bad settings.
+    """
+    result: dict[str, Any] = {"axes": {}}
+    for axis, points in AXES.items():
+        measured = result["axes"][axis] = []
+        for value, words, together in points:
+            chosen = {word.partition("=")[0]: word for word in (*GROWTH_BASE, *overrides, *words)}
+            cfg = config.load(list(chosen.values()), config_dir)
+            point = measure_together(cfg, together, steps)
+            result |= {"precision": cfg.protocol.precision, "versions": versions()}
+            result["hardware"] = point.pop("hardware", result.get("hardware"))
+            measured.append({"value": value, "settings": words, **point})
+            message(f"{axis} {value}: {point.get('failed') or format(point['images_per_s'], ',.1f') + ' images/s'}")
+    return result
+
+
+def measure_together(cfg: Config, together: int, steps: int) -> dict[str, Any]:
+    """``together`` loops at once, sharing the cores: images/s of all, and the peak memory of one."""
+    if together > 1 and cfg.threads is None:
+        cfg = dataclasses.replace(cfg, threads=max(1, CORES // together))
+    with ExitStack() as stack:
+        loops = [stack.enter_context(_Process(cfg)) for _ in range(together)]
+        try:
+            facts, *_ = [loop.receive() for loop in loops]
+            slow = loops[0].ask("steps", 1) > SLOW_SECONDS
+            count, repeats = (1, 2) if slow else (steps, 3)
+            rates = []
+            for _ in range(repeats):
+                for loop in loops:
+                    loop.send("steps", count)
+                rates.append(sum(count * cfg.protocol.batch_size / loop.receive() for loop in loops))
+            return {
+                "images_per_s": statistics.median(rates),
+                "least": min(rates),
+                "most": max(rates),
+                "peak_memory_bytes": max(loop.ask("peak") for loop in loops),
+                "threads": facts["threads"],
+                "hardware": facts["hardware"],
+            }
+        except EOFError:
+            return {"failed": "ended by the system, out of memory"}
+        except UserError as error:
+            return {"failed": str(error)}
+
+
+def _circumstances(cfg: Config) -> dict[str, Any]:
+    """What was measured, where and with what."""
+    return {
+        "net": cfg.model.name,
+        "width": cfg.model.width,
+        "dataset": cfg.dataset.name,
+        "batch_size": cfg.protocol.batch_size,
+        "precision": cfg.protocol.precision,
+        "versions": versions(),
+    }
+
+
+class _Process:
+    """A training loop in a process of its own; ``workers`` is None for ours."""
+
+    def __init__(self, cfg: Config, workers: int | None = None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, self.theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(cfg, workers, self.theirs))
+
+    def __enter__(self) -> "_Process":
+        self.process.start()
+        self.theirs.close()  # so that its death ends our waiting
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        with contextlib.suppress(OSError):  # it may have ended already
+            self.send("end")
+        self.process.join()
+
+    def send(self, wish: str, count: int = 0) -> None:
+        self.pipe.send((wish, count))
+
+    def receive(self) -> Any:
+        answer = self.pipe.recv()
+        if isinstance(answer, UserError):
+            raise answer
+        return answer
+
+    def ask(self, wish: str, count: int = 0) -> Any:
+        self.send(wish, count)
+        return self.receive()
+
+
+def _serve(cfg: Config, workers: int | None, pipe: Connection) -> None:
+    """Build the loop, say where it runs, then answer wishes until the end, which comes with Ctrl-C's parent too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        _answer(cfg, workers, pipe)
+
+
+def _answer(cfg: Config, workers: int | None, pipe: Connection) -> None:
+    try:
+        device = set_up_device(cfg)
+        data = load_data(cfg)
+        loop: Loop = Ours(cfg, data, device) if workers is None else Usual(cfg, data, device, workers)
+    except UserError as error:
+        pipe.send(error)
+        return
+    costs = loop.costs() if isinstance(loop, Ours) else {}
+    macs = costs["macs"] if costs else count_macs(loop.net, data.image_shape)  # type: ignore[attr-defined]
+    threads = cfg.threads or choose_threads(macs * cfg.protocol.batch_size)
+    torch.set_num_threads(threads)
+    pipe.send({"hardware": hardware(device_name(device)), "threads": threads, **costs})
+    wishes: dict[str, Callable[[int], Any]] = {
+        "steps": lambda count: _time_steps(loop, count, device),
+        "limits": lambda _count: measure_limits(device, cfg.protocol.precision),
+        "peak": lambda _count: peak_memory(device),
+    }
+    if isinstance(loop, Ours):
+        wishes |= {"split": loop.split, "operations": lambda _count: loop.operations()}
+    warm = False
+    while (wish := pipe.recv())[0] != "end":
+        if not warm:
+            loop.steps(min(WARMUP_STEPS, wish[1]))
+            warm = True
+        pipe.send(wishes[wish[0]](wish[1]))
+
+
+def _time_steps(loop: Loop, count: int, device: torch.device) -> float:
+    if count > 1:
+        loop.steps(2)  # it slept, and others used the caches
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return seconds_of(lambda: loop.steps(count), device)

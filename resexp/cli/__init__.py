@@ -1,0 +1,5 @@
+"""The command line."""
+
+from resexp.cli.main import main
+
+__all__ = ["main"]

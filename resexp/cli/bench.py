@@ -1,0 +1,153 @@
+"""``bench``: how fast a net trains here."""
+
+import argparse
+import statistics
+from pathlib import Path
+
+from resexp import UserError
+
+
+def bench_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--against",
+        choices=["reference", "plain"],
+        help="alternate with the usual DataLoader loop, or with ours without its fast paths",
+    )
+    parser.add_argument("--growth", action="store_true", help="cost against depth, batch, image side, runs at once")
+    parser.add_argument("--images", action="store_true", help="decoding, packing and streaming of dataset=imagenet")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each loop (default: 5)")
+    parser.add_argument("--steps", type=int, default=10, help="steps of each measurement (default: 10)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there; /dev/stdout prints it")
+
+
+def bench(args: argparse.Namespace) -> int:
+    import json
+
+    from resexp import config
+    from resexp.console import print_table
+
+    for key in ("rounds", "steps"):
+        config.check(getattr(args, key) >= 1, f"--{key}", getattr(args, key), "must be at least 1")
+    if args.growth and args.against:
+        raise UserError(f"--growth --against {args.against}: growth measures our loop alone; drop one of the two")
+    if args.images and (args.growth or args.against):
+        raise UserError("--images measures no training; drop --growth and --against")
+    cfg = config.load(args.overrides, args.config_dir)
+    if args.json and not args.json.parent.is_dir():
+        raise UserError(f"--json {args.json}: no folder {args.json.parent}")
+    from resexp.bench.measure import bench, growth
+    from resexp.figures.cost import draw_bench, draw_growth
+    from resexp.figures.study import slug
+
+    if args.images:
+        from resexp.bench.images import bench_images
+
+        result = bench_images(cfg, rounds=args.rounds, steps=args.steps)
+    elif args.growth:
+        result = growth(args.overrides, config_dir=args.config_dir, steps=args.steps)
+    else:
+        result = bench(cfg, against=args.against, rounds=args.rounds, steps=args.steps)
+    figures = Path(cfg.output_dir) / "figures"
+    try:  # the files first: a closed pipe ends the printing
+        if args.json:
+            args.json.write_text(json.dumps(result, indent=2) + "\n")
+        if args.images:
+            written = []
+        elif args.growth:
+            written = draw_growth(result, figures / "growth")
+        else:
+            written = draw_bench(result, figures / slug(f"bench {result['net']} {result['dataset']}"))
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename}: {error.strerror}; set another file or output_dir=") from None
+    if args.images:
+        _print_images(result)
+        return 0
+    if args.growth:
+        for axis, points in result["axes"].items():
+            print_table((axis, "images/s, median", "least", "most", "peak memory"), _growth_rows(points))
+    else:
+        _print_bench(result)
+    print("figure: " + ", ".join(map(str, written)))
+    return 0
+
+
+def _print_bench(result: dict) -> None:
+    from resexp.console import print_table
+
+    title = (
+        f"{result['net']}, {result['dataset']}, batch {result['batch_size']}, {result['precision']}, "
+        f"{result['hardware']['device']}, threads {result['threads']}"
+    )
+    rows = []
+    for name, rates in result["rounds"].items():
+        counts = result["operations_per_step"].get(name, {})
+        called = ", ".join(f"{value:,} {what}" for what, value in counts.items())
+        median = statistics.median(rates)
+        rows.append([name, f"{median:,.0f}", f"{min(rates):,.0f}", f"{max(rates):,.0f}", called or "-"])
+    print_table(("loop", "images/s, median", "least", "most", "in one step"), rows, title)
+    total = sum(result["split"].values())
+    rows = [[name, f"{1000 * t:.2f}", f"{100 * t / total:.0f} %"] for name, t in result["split"].items()]
+    print_table(("phase of a step", "ms", "share"), rows)
+    seconds, limits = result["seconds_per_step"], result["limits"]
+    rows = [
+        [
+            name,
+            f"{work / 1e9:,.2f} {unit}",
+            f"{work / seconds / 1e9:,.1f} {unit}/s",
+            f"{limit / 1e9:,.1f} {unit}/s",
+            f"{100 * share:.0f} %",
+        ]
+        for name, unit, work, limit, share in (
+            (
+                "arithmetic (matrix product)",
+                "GFLOP",
+                result["flops_per_step"],
+                limits["matmul_flops_per_s"],
+                result["share_of_matmul_rate"],
+            ),
+            (
+                "memory (copy)",
+                "GB",
+                result["bytes_per_step"],
+                limits["copy_bytes_per_s"],
+                result["share_of_copy_bandwidth"],
+            ),
+        )
+    ]
+    print_table(("limit", "a step needs", "reached", "this machine's, measured now", "share"), rows)
+    print(f"peak memory {result['peak_memory_bytes'] / 1e9:.2f} GB")
+    if "ratio" in result:
+        print(f"{result['ratio']:.2f} times the {result['reference']}")
+
+
+def _print_images(result: dict) -> None:
+    from resexp.console import print_table
+
+    rows = [
+        [name, *(f"{value:,.0f}" for value in (statistics.median(rates), min(rates), max(rates)))]
+        for name, rates in result["images_per_s"].items()
+    ]
+    title = (
+        f"{result['dataset']}, {result['images']:,} images, crops of {result['image_size']}, "
+        f"batch {result['batch_size']}, {result['hardware']['device']}"
+    )
+    print_table(("path", "images/s, median", "least", "most"), rows, title)
+    if "pack_bytes" in result:
+        first, second = result["first_start_seconds"], result["second_start_seconds"]
+        print(
+            f"pack: {result['pack_bytes'] / 1e6:,.0f} MB; first start {first:.1f} s, {result['images'] / first:,.0f} "
+            f"images/s; second start {second:.2f} s"
+        )
+
+
+def _growth_rows(points: list[dict]) -> list[list[str]]:
+    return [
+        [
+            f"{p['value']:,}",
+            *(f"{p[key]:,.1f}" for key in ("images_per_s", "least", "most")),
+            f"{p['peak_memory_bytes'] / 1e9:.2f} GB",
+        ]
+        if "images_per_s" in p
+        else [f"{p['value']:,}", p["failed"], "-", "-", "-"]
+        for p in points
+    ]

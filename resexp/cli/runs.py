@@ -1,0 +1,127 @@
+"""``train`` and ``eval``: one net."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resexp import UserError
+
+if TYPE_CHECKING:
+    from resexp.config import Config
+    from resexp.evaluate import Evaluation
+
+EVALUATED = ("test loss", "test error %", "top-5 error %")
+
+
+def rank() -> int:
+    """The rank of this process, where torchrun started several for one run."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def train_net(args: argparse.Namespace) -> int:
+    from resexp import config
+    from resexp.runs.reader import Run
+
+    cfg = config.load(args.overrides, args.config_dir)
+    if cfg.launcher.name != "local":
+        raise UserError(f"launcher={cfg.launcher.name}: train runs here; resexp sweep hands runs to a launcher")
+    run = Run(cfg.run_dir)
+    run.refuse_other_root(cfg.dataset.source, cfg.dataset.root)
+    if run.status == "finished":
+        if rank() == 0:
+            print(f"{cfg.run_dir}: finished already; another seed= is another run", file=sys.stderr)
+            print(result_line(cfg, run.summary))
+        return 0
+    from resexp.parallel import end_process, launched_in_parallel
+    from resexp.run_folder import open_run
+    from resexp.runtime import stop_signals
+    from resexp.train import train
+
+    with open_run(cfg, cfg.run_dir) as folder, stop_signals() as stop:
+        summary = train(cfg, folder, stop)
+    if rank() == 0:
+        _report(cfg, summary)
+    code = 128 + summary["signal"] if summary["signal"] else int(summary["status"] == "diverged")
+    if launched_in_parallel():
+        end_process(code)
+    return code
+
+
+def _report(cfg: "Config", summary: dict) -> None:
+    """How a run ended, on stdout; what to do about a run that diverged, on stderr."""
+    print(result_line(cfg, summary))
+    if summary["status"] == "diverged":
+        saved = (cfg.run_dir / "checkpoint.pt").is_file()
+        kept = "the last good checkpoint is kept" if saved else "there was no checkpoint yet"
+        where = f"the loss is not finite at step {summary['step']}"
+        print(f"resexp: {where}; {kept}; try a smaller protocol.lr", file=sys.stderr)
+
+
+def result_line(cfg: "Config", summary: dict) -> str:
+    from resexp.study import published_like
+
+    reached = f"{summary['status']} at step {summary['step']:,} of {cfg.protocol.steps:,}"
+    parts = [f"{cfg.model.name} on {cfg.dataset.name}: {reached}"]
+    for key in ("train_error", "val_error", "test_error", "ten_crop_error", "multi_scale_error"):
+        if summary.get(key) is not None:
+            parts.append(f"{key.removesuffix('_error').replace('_', '-')} error {summary[key]:.2f}%")
+    if known := published_like(dataclasses.asdict(cfg)):
+        parts.append(f"published {known}% ({known.source})")
+    if summary["status"] == "interrupted":
+        parts.append("the same command goes on")
+    return "; ".join(parts)
+
+
+def eval_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="RUN | weights=FILE key=value ...",
+        help="a run folder; or a state dict in a file and the settings of its net",
+    )
+    parser.add_argument(
+        "--view",
+        choices=["centre", "ten-crop", "multi-scale"],
+        default="centre",
+        help="of larger images: the centre crop, ten crops, or whole at several scales",
+    )
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    from resexp import config
+    from resexp.console import print_table
+    from resexp.runs.reader import CONFIG, read_run
+
+    if len(args.words) != 1 or ("=" in args.words[0] and not Path(args.words[0]).exists()):
+        return _eval_weights(args)
+    run = read_run(Path(args.words[0]))
+    cfg = dataclasses.replace(config.load_file(run.path / CONFIG), device="auto")
+    from resexp.trained import evaluate_run
+
+    step, found = evaluate_run(run.path, cfg, view=args.view)
+    row = [cfg.model.name, cfg.dataset.name, str(cfg.seed), f"{step:,}", args.view, *_errors(found)]
+    print_table(("net", "data set", "seed", "step", "view", *EVALUATED), [row])
+    return 0
+
+
+def _eval_weights(args: argparse.Namespace) -> int:
+    from resexp import config
+    from resexp.console import print_table
+
+    files = [word.partition("=")[2] for word in args.words if word.startswith("weights=")]
+    if len(files) != 1:
+        raise UserError("resexp eval takes a run folder, or weights=FILE with the settings of a net: model=resnet56")
+    cfg = config.load([word for word in args.words if not word.startswith("weights=")], args.config_dir)
+    from resexp.trained import evaluate_weights
+
+    found = evaluate_weights(cfg, Path(files[0]), view=args.view)
+    row = [cfg.model.name, cfg.dataset.name, files[0], cfg.protocol.normalize, args.view, *_errors(found)]
+    print_table(("net", "data set", "weights", "normalisation", "view", *EVALUATED), [row])
+    return 0
+
+
+def _errors(found: "Evaluation") -> list[str]:
+    return [f"{found.loss:.4f}", f"{found.error:.2f}", f"{found.top5_error:.2f}"]

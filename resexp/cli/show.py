@@ -1,0 +1,64 @@
+"""What several commands show: a study's figure and table, its verdicts, what an analysis found."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resexp import UserError
+
+if TYPE_CHECKING:
+    from resexp.config import Study
+    from resexp.finding import Finding
+    from resexp.verdict import Verdict
+
+
+def draw(groups: list, path: Path, *, title: str, note: str, study: "Study | None") -> None:
+    """The figure as PNG and SVG, and the table as Markdown beside it and on stdout."""
+    from resexp.console import markdown_table, print_table
+    from resexp.figures.study import draw_gaps, draw_study
+    from resexp.study import TABLE_COLUMNS, other_rows, table_rows
+
+    rows = table_rows(groups, study)
+    try:
+        written = draw_study(groups, path, kind=study.figure if study else "curves", title=title, note=note)
+        if study and study.gaps:
+            gap = path.with_name(f"{path.name}-gap")
+            written += draw_gaps(study.gaps, groups, gap, title=f"{title}: gaps over the steps", note=note)
+        table_file = path.with_name(path.name + ".md")
+        table_file.write_text(f"{title}. {note}\n\n{markdown_table(TABLE_COLUMNS, rows)}")
+    except OSError as error:
+        raise UserError(f"cannot write into {path.parent}: {error.strerror}; set another output folder") from None
+    print_table(TABLE_COLUMNS, rows, title)
+    if study and study.others:
+        print_table(
+            ("source", "length", *study.others[0].nets), other_rows(study), "Published, test error %, by length"
+        )
+    print("figure: " + ", ".join(map(str, written)))
+
+
+def show_verdicts(study: "Study", groups: list) -> "list[Verdict]":
+    """Print the verdicts, and how far the errors are from published means."""
+    from resexp.console import print_table
+    from resexp.verdict import DISTANCE_COLUMNS, VERDICT_COLUMNS, distance_rows, judge, verdict_rows
+
+    verdicts = judge(study.claims, groups)
+    if verdicts:
+        source = f"; published: {study.source}" if study.source else ""
+        print_table(VERDICT_COLUMNS, verdict_rows(verdicts, study), f"{study.title}: claims, in points{source}")
+    if distances := distance_rows(groups):
+        print_table(DISTANCE_COLUMNS, distances, "Distance to the published number, in its standard deviations")
+    return verdicts
+
+
+def write_finding(found: "Finding", path: Path) -> None:
+    """The figure as PNG and SVG, the table as Markdown, and the numbers behind both as JSON."""
+    from resexp import finding
+    from resexp.console import markdown_table
+    from resexp.figures.finding import draw_finding
+
+    try:
+        print("figure: " + ", ".join(map(str, draw_finding(found, path))))
+        finding.save(found, path.with_name(path.name + ".json"))
+        text = f"{found.title}. {found.about}\n\n{markdown_table(finding.COLUMNS, finding.table(found))}"
+        path.with_name(path.name + ".md").write_text(text)
+    except OSError as error:
+        raise UserError(f"cannot write into {path.parent}: {error.strerror}; set another --output-dir") from None

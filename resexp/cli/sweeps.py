@@ -1,0 +1,140 @@
+"""``sweep`` and ``study``: many nets, side by side here or on a cluster."""
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resexp import UserError
+from resexp.cli.show import draw, show_verdicts
+
+if TYPE_CHECKING:
+    from resexp.config import Study
+    from resexp.sweep import Sweep
+
+MEASURED_STEPS = 4  # of a training, several times: about ten seconds for a net of 20 layers
+
+
+def sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--wait", action="store_true", help="launcher=slurm: stay until no job is left, then draw")
+    parser.add_argument("--status", action="store_true", help="start nothing, show how far each run is")
+
+
+def study_arguments(parser: argparse.ArgumentParser) -> None:
+    sweep_arguments(parser)
+    parser.add_argument("name", metavar="NAME", help="resexp studies lists them")
+
+
+def sweep(args: argparse.Namespace) -> int:
+    from resexp import config
+
+    jobs = config.expand(args.overrides, args.config_dir)
+    from resexp.figures.study import slug
+
+    narrowed = {word for overrides, _ in jobs for word in overrides if word.startswith("model.width=")}
+    for word in sorted(narrowed - set(args.overrides)):
+        print(f"{word}: every net is narrowed, for speed; set model.width for another width", file=sys.stderr)
+    sweep = _launch(jobs, args)
+    if sweep is None:
+        return 0
+    nets = list(dict.fromkeys(cfg.model.name for _, cfg in jobs))
+    title = ", ".join(nets) if len(nets) <= 6 else f"{len(nets)} nets"
+    datasets = " ".join(dict.fromkeys(cfg.dataset.name for _, cfg in jobs))
+    settings = hashlib.sha256(" ".join(sorted(cfg.run_name for _, cfg in jobs)).encode()).hexdigest()[:6]
+    _show_sweep(sweep, title=title, stem=slug(f"{title} {datasets} {settings}"))
+    return _sweep_exit_code(sweep)
+
+
+def study(args: argparse.Namespace) -> int:
+    from resexp import config
+
+    study, jobs = config.load_study(args.name, args.overrides, args.config_dir)
+    print(study.title, file=sys.stderr)
+    sweep = _launch(jobs, args)
+    if sweep is None:
+        return 0
+    groups = _show_sweep(sweep, title=study.title, stem=study.name, study=study)
+    from resexp.verdict import FAILS, in_words
+
+    verdicts = show_verdicts(study, groups)
+    print(in_words(study, groups, verdicts))
+    return _sweep_exit_code(sweep) or int(any(verdict.word == FAILS for verdict in verdicts))
+
+
+def _launch(jobs: list, args: argparse.Namespace) -> "Sweep | None":
+    """Run all jobs where the launcher says; None if they were only submitted, or only shown."""
+    from resexp import slurm
+    from resexp.console import stdout
+    from resexp.sweep import live_table, plan_sweep, run_sweep
+
+    on_cluster = jobs[0][1].launcher.name == "slurm"
+    if args.wait and not (on_cluster or args.status):
+        raise UserError("--wait is for launcher=slurm; a local sweep waits anyway")
+    if args.status:
+        sweep = plan_sweep(jobs)
+        slurm.refresh(sweep)
+    elif not on_cluster:
+        _say_how_long(jobs)
+        return run_sweep(jobs, config_dir=args.config_dir)
+    else:
+        sweep = slurm.submit_sweep(jobs, config_dir=args.config_dir)
+    if args.wait:
+        slurm.wait_for(sweep)
+        return sweep
+    stdout().print(live_table(sweep))
+    return None
+
+
+def _say_how_long(jobs: list) -> None:
+    """Before a sweep of hours: how many, from a measurement of its smallest net now."""
+    from resexp.console import message
+    from resexp.runs.progress import duration
+    from resexp.sweep import estimate_left, is_long, plan_sweep
+
+    todo = [job for job in plan_sweep(jobs).jobs if job.outcome != "finished"]
+    if not todo or not is_long(todo):
+        return
+    from resexp.bench.measure import measure_together
+
+    cfg = min(todo, key=lambda job: job.cfg.model.depth).cfg
+    point = measure_together(cfg, 1, MEASURED_STEPS)
+    left = estimate_left(todo, {cfg.model.name: point["images_per_s"]}) if "images_per_s" in point else None
+    if left is not None:
+        message(
+            f"about {duration(left)} for {len(todo)} runs one after another, by {cfg.model.name}'s "
+            f"{point['images_per_s']:,.0f} images/s here now; it may be stopped and goes on"
+        )
+
+
+def _show_sweep(sweep: "Sweep", *, title: str, stem: str, study: "Study | None" = None) -> list:
+    """Figure, table, and what is left. Returns the groups of runs."""
+    from resexp.runs.progress import duration
+    from resexp.runs.reader import CONFIG
+    from resexp.study import group_runs
+    from resexp.sweep import estimate_left
+
+    output_dir = Path(sweep.jobs[0].cfg.output_dir)
+    groups = group_runs([job.run for job in sweep.jobs if (job.cfg.run_dir / CONFIG).is_file()])
+    if groups:
+        draw(groups, output_dir / "figures" / stem, title=title, note="Own runs.", study=study)
+    for job in sweep.failed:
+        print(f"{job.name}: {job.message}; see {job.cfg.run_dir / 'log.txt'}", file=sys.stderr)
+    if sweep.unfinished:
+        left = estimate_left(sweep.jobs)
+        time_left = (
+            f"about {duration(left / sweep.workers)} at the measured speed" if left is not None else "speed unknown"
+        )
+        steps = sum(job.cfg.protocol.steps - job.run.step for job in sweep.unfinished)
+        print(
+            f"left: {len(sweep.unfinished)} of {len(sweep.jobs)} runs, {steps:,} steps, {time_left}; "
+            "the same command goes on",
+            file=sys.stderr,
+        )
+    return groups
+
+
+def _sweep_exit_code(sweep: "Sweep") -> int:
+    if sweep.stopped_by is not None:
+        return 128 + sweep.stopped_by
+    return 1 if sweep.failed else 0

@@ -1,0 +1,52 @@
+"""All configuration: ``load(overrides) -> Config``. The only package that names hydra or omegaconf."""
+
+from resexp.config.compose import CONF, expand, first_comment, load, load_file, names, read_yaml
+from resexp.config.keys import (
+    check,
+    check_choice,
+    check_folder,
+    completed,
+    deciding,
+    describe_keys,
+    flatten,
+    identity,
+    setting,
+    to_yaml,
+)
+from resexp.config.model import ModelConfig
+from resexp.config.overrides import GROUPS
+from resexp.config.schema import Config, DatasetConfig, LauncherConfig, ProtocolConfig
+from resexp.config.studies import Claim, Gap, Other, Outline, Study, load_study, outline_study
+
+__all__ = [
+    "CONF",
+    "GROUPS",
+    "Claim",
+    "Config",
+    "DatasetConfig",
+    "Gap",
+    "LauncherConfig",
+    "ModelConfig",
+    "Other",
+    "Outline",
+    "ProtocolConfig",
+    "Study",
+    "check",
+    "check_choice",
+    "check_folder",
+    "completed",
+    "deciding",
+    "describe_keys",
+    "expand",
+    "first_comment",
+    "flatten",
+    "identity",
+    "load",
+    "load_file",
+    "load_study",
+    "names",
+    "outline_study",
+    "read_yaml",
+    "setting",
+    "to_yaml",
+]

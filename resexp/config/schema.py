@@ -1,0 +1,262 @@
+"""The settings of one run: dataclasses that check themselves."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from resexp import UserError
+from resexp.config.keys import check, check_choice, identity, setting
+from resexp.config.model import ModelConfig
+from resexp.data.registry import READERS
+
+
+def read_wnids(file: str) -> list[str]:
+    """The first word of each line. Raises UserError."""
+    try:
+        lines = Path(file).expanduser().read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"dataset.wnid_file={file}: cannot read it ({error}); name a text file of wnids") from None
+    wnids = [line.split()[0] for line in lines if line.strip()]
+    check(bool(wnids), "dataset.wnid_file", file, "has no wnids; write one a line")
+    return wnids
+
+
+@dataclass(kw_only=True, slots=True)
+class DatasetConfig:
+    """The data set."""
+
+    name: str = setting(doc="its name in tables and run folders")
+    source: str = setting(doc="digits, cifar10, cifar100, imagefolder, synthetic")
+    root: str | None = setting(None, doc="folder of the images; null: the variable RESEXP_DATA", decides=False)
+    download: bool = setting(False, doc="fetch and verify the official archive if it is missing", decides=False)
+    image_size: int | None = setting(
+        None, doc="imagefolder: resize the short side, crop the centre; cifar: average to it; synthetic: side"
+    )
+    examples: int | None = setting(None, doc="synthetic: training images")
+    classes: int | None = setting(None, doc="imagenet: only the first so many wnids")
+    wnids: list[str] = setting([], doc="imagenet: only these, as in [n01443537,n01629819]")
+    wnid_file: str | None = setting(None, doc="imagenet: a file of wnids, one a line, for dataset.wnids", decides=False)
+    images_per_class: int | None = setting(None, doc="imagenet: only so many training images of each class")
+    pack: str | None = setting(None, doc="imagenet: folder of the packs; null: the cache folder", decides=False)
+    pack_gb: float = setting(
+        8.0, doc="imagenet: up to this size images are decoded once into a pack; 0: always streamed", decides=False
+    )
+    workers: int | None = setting(
+        None, doc="imagenet: processes that decode streamed images; null: one a core", decides=False
+    )
+    sweep_width: int | None = setting(None, doc="width of every net in a sweep that sets none", decides=False)
+
+    def __post_init__(self) -> None:
+        check_choice("dataset.source", self.source, list(READERS))
+        folder = self.root or os.environ.get("RESEXP_DATA")
+        if READERS[self.source].named_by_folder and folder:
+            beneath = Path(folder).expanduser() / self.name
+            named = self.root is None and (beneath / "train").is_dir()  # RESEXP_DATA may hold several data sets
+            self.root = str((beneath if named else Path(folder).expanduser()).resolve())
+            if self.name == self.source:
+                self.name = Path(self.root).name
+        if self.wnid_file:
+            self.wnids, self.wnid_file = read_wnids(self.wnid_file), None
+        used = {"name", "source", "sweep_width", *READERS[self.source].options}
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            unset = [] if f.name == "wnids" else f.default
+            rule = f"dataset={self.name} does not use it; drop it"
+            check(value == unset or f.name in used, f"dataset.{f.name}", value, rule)
+        check(self.pack_gb >= 0, "dataset.pack_gb", self.pack_gb, "must be at least 0")
+        check(self.workers is None or self.workers >= 0, "dataset.workers", self.workers, "must be at least 0")
+        for key in ("image_size", "examples", "classes", "images_per_class"):
+            value = getattr(self, key)
+            check(value is None or value >= 1, f"dataset.{key}", value, "must be at least 1")
+        check("/" not in self.name and bool(self.name), "dataset.name", self.name, "a plain word, please")
+
+
+VIEWS = ("centre", "ten-crop", "multi-scale")
+
+
+@dataclass(kw_only=True, slots=True)
+class ProtocolConfig:
+    """Everything besides net and data that decides the number."""
+
+    name: str = setting(doc="its name in tables and run folders")
+    steps: int = setting(doc="optimiser updates of the whole run")
+    batch_size: int = setting(doc="images of one step")
+    val_size: int = setting(0, doc="images held out of the training set, never trained on")
+    lr: float = setting(doc="learning rate")
+    lr_drops: list[int] = setting([], doc="steps at which the rate is multiplied by lr_drop_factor, from step 0")
+    lr_drop_factor: float = setting(0.1, doc="factor of each drop")
+    optimizer: str = setting("sgd", doc="sgd (with momentum), adamw (for transformers)")
+    momentum: float = setting(0.9, doc="SGD momentum")
+    weight_decay: float = setting(0.0, doc="L2 penalty on all parameters; adamw: decoupled")
+    warmup_depth: int | None = setting(None, doc="nets of at least this depth warm up; null: none does")
+    warmup_steps: int = setting(0, doc="every net warms up for so many steps; 0: only those of warmup_depth")
+    warmup_lr: float = setting(0.01, doc="learning rate of the warm-up")
+    warmup_error: float = setting(
+        80.0, doc="that of warmup_depth ends when the mean error (%) of warmup_window batches is below this"
+    )
+    warmup_window: int = setting(100, doc="batches in that mean")
+    warmup_limit: int = setting(4000, doc="and after so many steps at the latest")
+    normalize: str = setting(
+        "pixel-mean",
+        doc="pixel-mean: subtract the training images' mean at each pixel; channel: their mean and standard deviation "
+        "of each channel; imagenet: torchvision's of ImageNet; none",
+    )
+    scales: list[int] = setting(
+        [],
+        doc="imagenet: shorter side of the image before the crop, drawn between these two, for a crop of 224, and in "
+        "proportion for others; []: the centre crop",
+    )
+    colour: float = setting(0.0, doc="imagenet: spread of the shift along the colours' principal components")
+    norm_group: int | None = setting(
+        None, doc="images whose batch-norm statistics are taken together; null: the whole batch, of all processes"
+    )
+    plateau_window: int | None = setting(
+        None, doc="steps of a window of training error; the rate drops when windows get no better; null: lr_drops alone"
+    )
+    plateau_points: float = setting(0.3, doc="a window is better that is lower by so many points")
+    plateau_patience: int = setting(2, doc="windows in a row that are no better, before a drop")
+    plateau_drops: int = setting(2, doc="drops by plateaus, at most")
+    final_view: str = setting("centre", doc="imagenet: at the last step test also on ten-crop or multi-scale")
+    test_scales: list[int] = setting(
+        [224, 256, 384, 480, 640], doc="multi-scale: shorter sides of the whole images, for crops of 224 in training"
+    )
+    pad: int = setting(0, doc="zero pixels around the image before the random crop; 0: no crop")
+    flip: bool = setting(False, doc="mirror half of the images")
+    precision: str = setting("fp32", doc="fp32 or bf16 (autocast; weights stay fp32)")
+    eval_every: int = setting(doc="steps between evaluations on the validation and test images")
+    log_every: int = setting(doc="steps between lines of the training error, the mean since the line before")
+    save_seconds: float = setting(60.0, doc="seconds between checkpoints", decides=False)
+
+    def __post_init__(self) -> None:
+        def at_least(bound: float, *keys: str) -> None:
+            for key in keys:
+                check(getattr(self, key) >= bound, f"protocol.{key}", getattr(self, key), f"must be at least {bound}")
+
+        at_least(1, "steps", "eval_every", "log_every", "warmup_window", "warmup_limit")
+        at_least(2, "batch_size")  # batch norm has no variance of one image
+        at_least(
+            0,
+            "lr_drop_factor",
+            "warmup_error",
+            "val_size",
+            "momentum",
+            "weight_decay",
+            "pad",
+            "save_seconds",
+            "lr",
+            "warmup_lr",
+            "warmup_steps",
+        )
+        ordered = all(0 < a < b for a, b in zip([0.5, *self.lr_drops], self.lr_drops, strict=False))
+        check(ordered, "protocol.lr_drops", self.lr_drops, "must be growing steps of at least 1")
+        at_least(1, "plateau_patience")
+        at_least(0, "plateau_points", "plateau_drops", "colour")
+        check(
+            self.plateau_window is None or self.plateau_window >= 1,
+            "protocol.plateau_window",
+            self.plateau_window,
+            "must be at least 1, or null",
+        )
+        fits = self.norm_group is None or (self.norm_group >= 2 and self.batch_size % self.norm_group == 0)
+        check(
+            fits, "protocol.norm_group", self.norm_group, f"must be at least 2 and divide batch_size={self.batch_size}"
+        )
+        ranged = not self.scales or (len(self.scales) == 2 and 224 <= self.scales[0] <= self.scales[1])
+        check(ranged, "protocol.scales", self.scales, "must be two sides of at least 224, as in [256,480], or []")
+        check(
+            bool(self.test_scales) and min(self.test_scales) >= 1,
+            "protocol.test_scales",
+            self.test_scales,
+            "must be sides of at least 1",
+        )
+        check_choice("protocol.final_view", self.final_view, VIEWS)
+        check_choice("protocol.normalize", self.normalize, ("pixel-mean", "channel", "imagenet", "none"))
+        check_choice("protocol.optimizer", self.optimizer, ("sgd", "adamw"))
+        check_choice("protocol.precision", self.precision, ("fp32", "bf16"))
+
+
+@dataclass(kw_only=True, slots=True)
+class LauncherConfig:
+    """Where the runs of a sweep run. All but ``name`` is for SLURM."""
+
+    name: str = setting("local", doc="local: side by side here; slurm: as jobs of a cluster")
+    partition: str | None = setting(None, doc="slurm: null: the cluster's default")
+    hours: float = setting(24.0, doc="slurm: time limit of a job; one that reaches it saves, requeues and goes on")
+    nodes: int = setting(1, doc="slurm: machines of a run")
+    gpus: int = setting(0, doc="slurm: GPUs of a machine")
+    processes: int = setting(1, doc="slurm: processes of a run on each machine, usually one a GPU")
+    cpus: int | None = setting(None, doc="slurm: cores of a process")
+    memory_gb: float | None = setting(None, doc="slurm: of a machine")
+    save_seconds: int = setting(90, doc="slurm: how long before the time limit a run is told to save")
+    options: dict[str, str] = setting({}, doc="slurm: further options of sbatch, as in {account: me}")
+
+    def __post_init__(self) -> None:
+        check_choice("launcher.name", self.name, ("local", "slurm"))
+        for key in ("nodes", "processes", "cpus", "save_seconds"):
+            value = getattr(self, key)
+            check(value is None or value >= 1, f"launcher.{key}", value, "must be at least 1")
+        check(self.hours > 0, "launcher.hours", self.hours, "must be above 0")
+        check(self.gpus >= 0, "launcher.gpus", self.gpus, "must be at least 0")
+        check(self.memory_gb is None or self.memory_gb > 0, "launcher.memory_gb", self.memory_gb, "must be above 0")
+
+
+@dataclass(kw_only=True, slots=True)
+class Config:
+    """One run."""
+
+    model: ModelConfig
+    dataset: DatasetConfig
+    protocol: ProtocolConfig
+    launcher: LauncherConfig = field(default_factory=LauncherConfig, metadata={"doc": "", "decides": False})
+    seed: int = setting(0, doc="of initialisation, order and augmentation")
+    fast: bool = setting(
+        True, doc="the fast paths; false: torch's own operations one by one, the same up to rounding", decides=False
+    )
+    deterministic: bool = setting(False, doc="on a GPU: bit-identical repeats, slower", decides=False)
+    device: str = setting("auto", doc="auto, cpu, cuda, cuda:1, ...", decides=False)
+    threads: int | None = setting(None, doc="CPU threads; null: one for a tiny net, else all cores", decides=False)
+    workers: int | None = setting(None, doc="sweep: runs side by side; null: one a core, four on a GPU", decides=False)
+    activation_checkpointing: bool = setting(False, doc="less memory for one more forward pass", decides=False)
+    max_minutes: float | None = setting(None, doc="stop cleanly with a checkpoint after this time", decides=False)
+    output_dir: str = setting("outputs", doc="holds runs/ and figures/", decides=False)
+    tensorboard: bool = setting(True, doc="write TensorBoard events into the run folder", decides=False)
+
+    def __post_init__(self) -> None:
+        check(0 <= self.seed < 2**32, "seed", self.seed, "must be from 0 to 4294967295")
+        known = self.device in ("auto", "cpu", "cuda") or (
+            self.device.startswith("cuda:") and self.device[5:].isdecimal()
+        )
+        check(known, "device", self.device, "choose from auto, cpu, cuda, cuda:1, ...")
+        for key in ("threads", "workers"):
+            value = getattr(self, key)
+            check(value is None or value >= 1, key, value, "must be at least 1, or null")
+        crops = READERS[self.dataset.source].photographs
+        for key, unset in (("scales", []), ("colour", 0.0), ("final_view", "centre")):
+            value = getattr(self.protocol, key)
+            check(
+                crops or value == unset,
+                f"protocol.{key}",
+                value,
+                f"needs dataset=imagenet, and this is {self.dataset.name}",
+            )
+        check(
+            not crops or self.protocol.pad == 0,
+            "protocol.pad",
+            self.protocol.pad,
+            "dataset=imagenet crops by protocol.scales; set protocol.pad=0",
+        )
+        check(self.max_minutes is None or self.max_minutes > 0, "max_minutes", self.max_minutes, "must be above 0")
+
+    @property
+    def run_name(self) -> str:
+        """``<net>-<dataset>-<protocol>-s<seed>-<hash>``, the hash over all that decides the result."""
+        text = json.dumps(identity(self), sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return f"{self.model.name}-{self.dataset.name}-{self.protocol.name}-s{self.seed}-{digest}"
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.output_dir) / "runs" / self.run_name
