@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,27 @@ from resexp import config, explain, finding
 from resexp.golden import COUNTS
 from resexp.published import published
 from resexp.study import REFERENCE, StudyRuns, find_study
-from resexp.verdict import AGAINST, AS_CLAIMED, FAILS, HOLDS, OPEN, judge
+from resexp.verdict import Outcome, judge
 
 ANALYSIS = "analysis"  # the folder of findings, one's own and those committed with the project
-AGREES, DISAGREES, OPEN_YET, MISSING = "yes", "NO", "undecided", "not measured"
-IN_FAVOUR: Mapping[str, bool] = {HOLDS: True, AS_CLAIMED: True, FAILS: False, AGAINST: False}  # others decide nothing
+
+
+class Agreement(StrEnum):
+    """Whether the evidence agrees with an answer."""
+
+    AGREES = "yes"
+    DISAGREES = "NO"
+    OPEN_YET = "undecided"
+    MISSING = "not measured"
+    UNTESTABLE = ""  # no evidence could agree or disagree
+
+
+IN_FAVOUR: Mapping[str, bool] = {  # others decide nothing
+    Outcome.HOLDS: True,
+    Outcome.AS_CLAIMED: True,
+    Outcome.FAILS: False,
+    Outcome.AGAINST: False,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +73,12 @@ class Answer:
     popular: Popular
     ground: str
     measured: str
-    agrees: str
+    agrees: Agreement
 
     @property
     def stands(self) -> bool:
         """Whether nothing that was measured speaks against the answer, and nothing is missing."""
-        return self.agrees not in (DISAGREES, MISSING)
+        return self.agrees not in (Agreement.DISAGREES, Agreement.MISSING)
 
 
 def load_popular() -> list[Popular]:
@@ -83,28 +100,30 @@ def answer_all(output_dir: Path, studies: Sequence[StudyRuns] = ()) -> list[Answ
 
 def _answer(popular: Popular, output_dir: Path, found: dict[str, StudyRuns]) -> Answer:
     if popular.cannot:
-        return Answer(popular, "cannot be tested", f"because {popular.cannot}", "")
+        return Answer(popular, "cannot be tested", f"because {popular.cannot}", Agreement.UNTESTABLE)
     if popular.arithmetic:
         true = calculate(popular.arithmetic)
         words = f"{popular.arithmetic}: {'true' if true else 'FALSE'}"
-        return Answer(popular, "arithmetic", words, AGREES if true else DISAGREES)
+        return Answer(popular, "arithmetic", words, Agreement.AGREES if true else Agreement.DISAGREES)
     if popular.study:
         ground, evidence = f"study {popular.study}", _of_study(popular, output_dir, found)
     else:
         ground, evidence = f"analysis {popular.analysis}", _of_analysis(popular, output_dir)
-    return Answer(popular, ground, "\n".join(one.text for one in evidence) or MISSING, compare(popular.needs, evidence))
+    return Answer(
+        popular, ground, "\n".join(one.text for one in evidence) or Agreement.MISSING, compare(popular.needs, evidence)
+    )
 
 
-def compare(needs: Mapping[str, bool | None], evidence: Sequence[Evidence]) -> str:
+def compare(needs: Mapping[str, bool | None], evidence: Sequence[Evidence]) -> Agreement:
     """Whether the evidence is what the answer needs; rows that share an id must all be."""
     if set(needs) - {one.id for one in evidence}:
-        return MISSING
+        return Agreement.MISSING
     outcomes = [
         None if one.true is None else one.true == needs[one.id] for one in evidence if needs[one.id] is not None
     ]
     if False in outcomes:
-        return DISAGREES
-    return AGREES if outcomes and None not in outcomes else OPEN_YET
+        return Agreement.DISAGREES
+    return Agreement.AGREES if outcomes and None not in outcomes else Agreement.OPEN_YET
 
 
 def _of_study(popular: Popular, output_dir: Path, found: dict[str, StudyRuns]) -> list[Evidence]:
@@ -122,7 +141,7 @@ def _of_study(popular: Popular, output_dir: Path, found: dict[str, StudyRuns]) -
                 IN_FAVOUR.get(verdict.word),
             )
             for verdict in verdicts
-            if verdict.word != OPEN and verdict.claim.id in popular.needs
+            if verdict.word != Outcome.OPEN and verdict.claim.id in popular.needs
         ]
         if set(popular.needs) == {one.id for one in evidence}:
             break

@@ -21,7 +21,7 @@ from resexp.runs.files import write_json, write_text
 from resexp.runs.lock import open_folder
 from resexp.runs.log import MetricsLog
 from resexp.runs.progress import ProgressLine
-from resexp.runs.reader import CHECKPOINT, CONFIG, SUMMARY
+from resexp.runs.reader import CHECKPOINT, CONFIG, SUMMARY, Status
 from resexp.runtime import choose_threads, device_name, peak_memory
 from resexp.state import FORMAT, State
 
@@ -156,7 +156,7 @@ class RunFolder:
     def finish(self, state: State, *, diverged_at: int | None, signal: int | None) -> dict[str, Any]:
         """Write the summary and return it: plain values; errors in percent, None for what was not measured."""
         finished = state.step == self.cfg.protocol.steps
-        status = "diverged" if diverged_at else "finished" if finished else "interrupted"
+        status = Status.DIVERGED if diverged_at else Status.FINISHED if finished else Status.INTERRUPTED
         measured = summary_of(state.counts, state.watch, state.step, diverged=diverged_at is not None)
         summary = {
             "status": status,
@@ -169,7 +169,7 @@ class RunFolder:
             "seconds": measured["seconds"],
             "images_per_s": measured["images_per_s"],
             "peak_memory_bytes": peak_memory(state.watch.device),
-            "signal": signal if status == "interrupted" else None,
+            "signal": signal if status == Status.INTERRUPTED else None,
         }
         if self.world.is_first:
             write_json(self.path / SUMMARY, summary)
@@ -204,7 +204,7 @@ def open_run(cfg: Config, path: Path) -> Iterator[RunFolder]:
             raise UserError(f"cannot write into {path}: {reason}; make room and repeat{kept}") from error
         except Exception as error:
             if world.is_first:
-                write_json(path / SUMMARY, {"status": "failed", "error": f"{type(error).__name__}: {error}"})
+                write_json(path / SUMMARY, {"status": Status.FAILED, "error": f"{type(error).__name__}: {error}"})
             if world.size > 1 and lost_a_process(error):
                 raise RunError(_lost(path, world, error)) from error
             raise

@@ -19,7 +19,8 @@ from resexp import UserError, did_you_mean
 from resexp.config import Config, LauncherConfig
 from resexp.console import message
 from resexp.runs.files import write_json
-from resexp.sweep import LOG, Job, Sweep, live_table, plan_sweep
+from resexp.runs.reader import Status
+from resexp.sweep import LOG, Job, JobState, Sweep, live_table, plan_sweep
 
 JOB = "slurm.json"  # in a run's folder: the job that was last submitted for it
 ACTIVE = {
@@ -109,7 +110,8 @@ def submit_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path |
     todo = [
         job
         for job in sweep.jobs
-        if job.outcome != "finished" and job.outcome not in ("queued", "running") and job.run.status != "diverged"
+        if job.outcome not in (JobState.FINISHED, JobState.QUEUED, JobState.RUNNING)
+        and job.run.status != Status.DIVERGED
     ]
     folder = Path(cfg.output_dir).resolve() / "slurm"
     extra = ["--config-dir", str(config_dir.resolve())] if config_dir else []
@@ -205,21 +207,21 @@ def refresh(sweep: Sweep) -> None:
         number = _job_number(job.cfg.run_dir)
         state = (states or {}).get(number or "", "")
         job.message = f"job {number}" if number else ""
-        if run.status == "finished":
-            job.outcome = "finished"
+        if run.status == Status.FINISHED:
+            job.outcome = JobState.FINISHED
         elif state in ACTIVE:
-            job.outcome = "running" if state in ("RUNNING", "COMPLETING") else "queued"
+            job.outcome = JobState.RUNNING if state in ("RUNNING", "COMPLETING") else JobState.QUEUED
             job.message += f", {state.lower()}"
-        elif run.status in ("diverged", "failed", "interrupted"):
-            job.outcome = run.status
-            if run.status == "diverged":
+        elif run.status in (Status.DIVERGED, Status.FAILED, Status.INTERRUPTED):
+            job.outcome = JobState(run.status)
+            if run.status == Status.DIVERGED:
                 job.message = f"diverged at step {run.step}"
         elif number is None:
-            job.outcome = "waiting"
+            job.outcome = JobState.WAITING
         elif states is None:
-            job.outcome = "unknown"  # no queue to ask: it may run elsewhere
+            job.outcome = JobState.UNKNOWN  # no queue to ask: it may run elsewhere
         else:
-            job.outcome = "failed"
+            job.outcome = JobState.FAILED
             job.message += f" is gone ({state.lower() or 'not in the queue'}): {_last_line(job.cfg.run_dir)}"
 
 
@@ -236,7 +238,7 @@ def wait_for(sweep: Sweep) -> None:
                 if seen.get(job.name) != job.outcome:
                     seen[job.name] = job.outcome
                     message(f"{job.name}: {job.outcome}{f' ({job.message})' if job.message else ''}")
-            if all(job.outcome not in ("queued", "running") for job in sweep.jobs):
+            if all(job.outcome not in (JobState.QUEUED, JobState.RUNNING) for job in sweep.jobs):
                 return
             time.sleep(POLL_SECONDS)
 

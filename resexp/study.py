@@ -14,7 +14,7 @@ from resexp import UserError, catalog, config
 from resexp.config import Config, Study
 from resexp.console import message
 from resexp.published import Published, published
-from resexp.runs.reader import CONFIG, Run, is_number, read_run
+from resexp.runs.reader import CONFIG, Run, Status, is_number, read_run
 from resexp.stats import Summary, summarize
 
 RUNS, REFERENCE = "runs", "reference"  # folders of output_dir: one's own runs, and those committed with the project
@@ -76,7 +76,7 @@ class Group:
 
         Of the finished runs, if there are any: one seed that has just begun would cut the rest.
         """
-        finished = [run for run in self.runs if run.status == "finished"]
+        finished = [run for run in self.runs if run.status == Status.FINISHED]
         found = {run.config["seed"]: dict(zip(*run.curve(split), strict=True)) for run in finished or self.runs}
         found = {seed: curve for seed, curve in found.items() if curve}
         steps = sorted(set.intersection(*(set(curve) for curve in found.values()))) if found else []
@@ -228,7 +228,7 @@ def describe_runs(groups: Sequence[Group], *, seeds_as: str = "mean") -> str:
     )
     if len(seeds) > 1:
         text += f" ({seeds_as})"
-    unfinished = sum(run.status != "finished" for run in runs)
+    unfinished = sum(run.status != Status.FINISHED for run in runs)
     return text + (f"; {unfinished} of {len(runs)} runs unfinished." if unfinished else ".")
 
 
@@ -336,9 +336,9 @@ def published_like(config: dict[str, Any]) -> Published | None:
 
 def _cell(group: Group, metric: str) -> str:
     value = group.error(metric)
-    ended = ("finished", "diverged")
+    ended = (Status.FINISHED, Status.DIVERGED)
     others = [run.status for run in group.runs if run.status not in ended]
-    diverged = sum(run.status == "diverged" for run in group.runs)
+    diverged = sum(run.status == Status.DIVERGED for run in group.runs)
     if value is None:
         return others[0] if others else "-"
     tens = group.error("ten_crop_error") if metric == "test_error" and group.measured("ten_crop_error") else None
@@ -352,9 +352,9 @@ def final_error(run: Run, metric: str) -> float | None:
 
     The one rule for tables, figures, verdicts and distances.
     """
-    if run.status == "diverged":
+    if run.status == Status.DIVERGED:
         return 100 * (1 - 1 / run.summary.get("classes", 10))
-    return number(run.summary.get(metric)) if run.status == "finished" else None
+    return number(run.summary.get(metric)) if run.status == Status.FINISHED else None
 
 
 def number(value: Any) -> float | None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -23,7 +24,7 @@ from resexp.console import make_table, message
 from resexp.data.registry import READERS
 from resexp.memory import available_bytes, needed_bytes
 from resexp.runs.progress import duration
-from resexp.runs.reader import Run, find_runs
+from resexp.runs.reader import Run, Status, find_runs
 
 LOG = "log.txt"  # what a run's process printed
 POLL_SECONDS = 0.2
@@ -31,6 +32,19 @@ REPORT_SECONDS = 15.0  # between plain lines where there is no terminal
 GPU_WORKERS = 4  # runs on one GPU: a small net leaves most of it idle
 LONG = 2e10  # steps times images, pixels and layers: from here on a sweep says beforehand how long it will take
 START_SECONDS = 5.0  # with less than this left of max_minutes a run is not started: it would only load
+
+
+class JobState(StrEnum):
+    """Where one run of a sweep stands."""
+
+    WAITING = "waiting"
+    QUEUED = "queued"  # on a cluster
+    RUNNING = "running"
+    UNKNOWN = "unknown"  # there is no queue to ask
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+    DIVERGED = "diverged"
+    FAILED = "failed"
 
 
 @dataclass
@@ -41,11 +55,10 @@ class Job:
     cfg: Config
     process: subprocess.Popen | None = None
     log: TextIO | None = None
-    log_start: int = 0  # where this process began to write into the log
     announced: bool = False
     began: float = 0.0
     seconds: float = 0.0  # of its process here
-    outcome: str = "waiting"  # then running, and at the end: finished, interrupted, diverged, failed
+    outcome: JobState = JobState.WAITING
     message: str = ""
     settings: str = ""  # those in which it differs from the other jobs, besides net and seed
 
@@ -70,8 +83,8 @@ class Sweep:
 
     def next_job(self) -> Job | None:
         """The first waiting job that fits beside the running ones; alone, any does."""
-        running = [job for job in self.jobs if job.outcome == "running"]
-        waiting = [job for job in self.jobs if job.outcome == "waiting"]
+        running = [job for job in self.jobs if job.outcome == JobState.RUNNING]
+        waiting = [job for job in self.jobs if job.outcome == JobState.WAITING]
         if len(running) >= self.workers:
             return None
         if not running or self.memory is None:
@@ -81,11 +94,11 @@ class Sweep:
 
     @property
     def failed(self) -> list[Job]:
-        return [job for job in self.jobs if job.outcome in ("failed", "diverged")]
+        return [job for job in self.jobs if job.outcome in (JobState.FAILED, JobState.DIVERGED)]
 
     @property
     def unfinished(self) -> list[Job]:
-        return [job for job in self.jobs if job.outcome != "finished"]
+        return [job for job in self.jobs if job.outcome != JobState.FINISHED]
 
 
 def run_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path | None = None) -> Sweep:
@@ -97,7 +110,7 @@ def run_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path | No
     cfg = jobs[0][1]
     sweep = plan_sweep(jobs)
     extra = ["--config-dir", str(config_dir)] if config_dir else []
-    todo = [job for job in sweep.jobs if job.outcome == "waiting"]
+    todo = [job for job in sweep.jobs if job.outcome == JobState.WAITING]
     cores = len(os.sched_getaffinity(0))
     device = "cuda" if cfg.device == "auto" and Path("/dev/nvidia0").exists() else cfg.device
     sweep.workers = max(1, min(cfg.workers or choose_workers(device, cores), len(todo)))
@@ -114,8 +127,8 @@ def run_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path | No
     if live:
         live.start()
     try:
-        while any(job.outcome in ("waiting", "running") for job in todo):
-            running = [job for job in todo if job.outcome == "running"]
+        while any(job.outcome in (JobState.WAITING, JobState.RUNNING) for job in todo):
+            running = [job for job in todo if job.outcome == JobState.RUNNING]
             left = deadline - time.monotonic() if deadline else math.inf
             closing = sweep.stopped_by is not None or left < START_SECONDS
             if closing and not running:
@@ -162,8 +175,8 @@ def plan_sweep(jobs: Sequence[tuple[list[str], Config]]) -> Sweep:
         own = [word for word in job.overrides if word not in shared and word.split("=")[0] not in ("model", "seed")]
         job.settings = " ".join(word.removeprefix("model.") for word in own)
         job.run.refuse_other_root(job.cfg.dataset.source, job.cfg.dataset.root)
-        if job.run.status == "finished":
-            job.outcome, job.message = "finished", "was finished already"
+        if job.run.status == Status.FINISHED:
+            job.outcome, job.message = JobState.FINISHED, "was finished already"
     return sweep
 
 
@@ -188,7 +201,6 @@ def _start(job: Job, extra: Sequence[str], threads: int, minutes: float | None) 
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         job.log = (run_dir / LOG).open("a")
-        job.log_start = job.log.seek(0, os.SEEK_END)
     except OSError as error:
         raise UserError(
             f"cannot write into {run_dir}: {error.strerror}; set output_dir= to a writable folder"
@@ -202,18 +214,19 @@ def _start(job: Job, extra: Sequence[str], threads: int, minutes: float | None) 
         env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         process_group=0,  # a terminal's Ctrl-C reaches us alone, and we pass it on once; a new session would be nice 0
     )
-    job.outcome, job.began = "running", time.monotonic()
+    job.outcome, job.began = JobState.RUNNING, time.monotonic()
 
 
 def _announce(job: Job) -> None:
-    """Repeat the process's own word on where it starts."""
-    if not job.announced:
-        with (job.cfg.run_dir / LOG).open() as log:
-            log.seek(job.log_start)
-            for line in log:
-                if line.startswith(("starting at step", "resuming at step")):
-                    job.announced = True
-                    message(f"{job.name}: {line.strip()}")
+    """Say where the job's process starts, once it has written its environment."""
+    if job.announced or job.process is None:
+        return
+    env = job.run.env
+    latest = (env.get("resumed") or [env])[-1]
+    if latest.get("pid") == job.process.pid:
+        job.announced = True
+        steps, step = job.cfg.protocol.steps, latest.get("step", 0)
+        message(f"{job.name}: " + (f"resuming at step {step} of {steps}" if step else f"starting at step 0 of {steps}"))
 
 
 def _collect(job: Job, *, stopped: bool) -> None:
@@ -222,22 +235,22 @@ def _collect(job: Job, *, stopped: bool) -> None:
     if code is None:
         return
     status = job.run.status
-    if status in ("finished", "interrupted") and code in (0, 128 + signal.SIGINT, 128 + signal.SIGTERM):
-        job.outcome = status
+    if status in (Status.FINISHED, Status.INTERRUPTED) and code in (0, 128 + signal.SIGINT, 128 + signal.SIGTERM):
+        job.outcome = JobState(status)
     elif stopped and code in (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT):
-        job.outcome, job.message = "interrupted", "before its first step"
-    elif status == "diverged" and code == 1:
-        job.outcome, job.message = status, f"diverged at step {job.run.step}"
+        job.outcome, job.message = JobState.INTERRUPTED, "before its first step"
+    elif status == Status.DIVERGED and code == 1:
+        job.outcome, job.message = JobState.DIVERGED, f"diverged at step {job.run.step}"
     else:
-        job.outcome = "failed"
+        job.outcome = JobState.FAILED
         lines = (job.cfg.run_dir / LOG).read_text().strip().splitlines()
         last = lines[-1] if lines else "no message"
         job.message = f"killed by signal {-code}" if code < 0 else f"exit code {code}: {last}"
     summary = job.run.summary
     numbers = ""
-    if job.outcome == "finished":
+    if job.outcome == JobState.FINISHED:
         numbers = f": train {summary['train_error']:.2f}%, test {summary['test_error']:.2f}%"
-    elif summary.get("status") == "interrupted":
+    elif summary.get("status") == Status.INTERRUPTED:
         numbers = f" at step {summary['step']}, saved"
     job.seconds = time.monotonic() - job.began
     took = duration(job.seconds)
@@ -249,7 +262,7 @@ def live_table(sweep: Sweep) -> Table:
     rows = []
     for job in sweep.jobs:
         run = job.run
-        records = run.metrics if job.outcome != "waiting" else []
+        records = run.metrics if job.outcome != JobState.WAITING else []
         last = {record["split"]: record for record in records}
         errors = [f"{last[split]['error']:.2f}" if split in last else "-" for split in ("train", "test")]
         rate = f"{last['train']['images_per_s']:,.0f}" if "train" in last else "-"
@@ -263,7 +276,7 @@ def live_table(sweep: Sweep) -> Table:
 
 def is_long(jobs: Sequence[Job]) -> bool:
     """Whether what is left takes hours rather than minutes on a few cores: by steps, images, pixels and layers."""
-    left = (job for job in jobs if job.outcome != "finished")
+    left = (job for job in jobs if job.outcome != JobState.FINISHED)
     return (
         sum(
             (job.cfg.protocol.steps - job.run.step)
@@ -293,7 +306,7 @@ def estimate_left(jobs: Sequence[Job], now: Mapping[str, float] | None = None) -
             measured.setdefault(_cost_key(run.config), {})[catalog.net_name(run.config["model"])] = run.images_per_s
     total = 0.0
     for job in jobs:
-        if job.outcome == "finished":
+        if job.outcome == JobState.FINISHED:
             continue
         rates = measured.get(_cost_key(dataclasses.asdict(job.cfg)), {})
         name = job.cfg.model.name

@@ -5,6 +5,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from resexp import catalog, config
@@ -13,8 +14,19 @@ from resexp.published import Spread, published_pair, spread
 from resexp.stats import LEAST_SEEDS, POWER, Difference, paired, seeds_needed, welch
 from resexp.study import Group, final_error, matches, on_its_images
 
-HOLDS, FAILS, UNDECIDED, OPEN = "holds", "does NOT hold", "undecided", "open"
-AS_CLAIMED, AGAINST = "as claimed (one seed)", "against (one seed)"  # one value on a side has no interval
+
+class Outcome(StrEnum):
+    """What the runs say of a claim. One value on a side has no interval, and so no verdict but a direction."""
+
+    HOLDS = "holds"
+    FAILS = "does NOT hold"
+    UNDECIDED = "undecided"
+    OPEN = "open"
+    AS_CLAIMED = "as claimed (one seed)"
+    AGAINST = "against (one seed)"
+
+
+WORST_FIRST = (Outcome.FAILS, Outcome.AGAINST, Outcome.UNDECIDED, Outcome.AS_CLAIMED, Outcome.HOLDS)
 # What two runs of one seed must share to see the same images in the same order, cropped and mirrored alike.
 SHARED_DRAWS = (
     "dataset",
@@ -57,7 +69,7 @@ class Verdict:
     """
 
     claim: Claim
-    word: str
+    word: Outcome
     comparisons: tuple[Comparison, ...] = ()
     needed: int | None = None
     even: int | None = None
@@ -92,8 +104,15 @@ def _judge(claim: Claim, groups: Sequence[Group]) -> Verdict:
         pairs = paired(one, two) if alike else None
         found.append(Comparison(setting, seeds, one, two, welch(one, two), pairs))
     words = [_word(claim, one.effect) for one in found]
-    word = next((word for word in (FAILS, AGAINST, UNDECIDED, AS_CLAIMED, HOLDS) if word in words), OPEN)
-    undecided = [one for one, its in zip(found, words, strict=True) if its == UNDECIDED]
+    word = next(
+        (
+            word
+            for word in (Outcome.FAILS, Outcome.AGAINST, Outcome.UNDECIDED, Outcome.AS_CLAIMED, Outcome.HOLDS)
+            if word in words
+        ),
+        Outcome.OPEN,
+    )
+    undecided = [one for one, its in zip(found, words, strict=True) if its == Outcome.UNDECIDED]
     needed, even = (_most(_needed(claim, one, power) for one in undecided) for power in (POWER, 0.5))
     return Verdict(claim, word, tuple(found), needed, even, tuple(group for side in sides for group in side))
 
@@ -102,7 +121,7 @@ def _judge_best(claim: Claim, sides: Sequence[Sequence[Group]]) -> Verdict:
     """Each side at the setting with the lowest mean training error, by its own runs."""
     known = [[group for group in side if group.error("train_error") and group.error(claim.metric)] for side in sides]
     if not all(known):
-        return Verdict(claim, OPEN)
+        return Verdict(claim, Outcome.OPEN)
     chosen = [min(side, key=lambda group: _mean(group, "train_error")) for side in known]
     one, two = (
         [value for run in group.runs if (value := final_error(run, claim.metric)) is not None] for group in chosen
@@ -113,7 +132,7 @@ def _judge_best(claim: Claim, sides: Sequence[Sequence[Group]]) -> Verdict:
     seeds = tuple(sorted({seed for group in chosen for seed in group.seeds}))
     found = Comparison(" against ".join(named) + ":", seeds, tuple(one), tuple(two), welch(one, two))
     word = _word(claim, found.effect)
-    needed, even = (_needed(claim, found, power) if word == UNDECIDED else None for power in (POWER, 0.5))
+    needed, even = (_needed(claim, found, power) if word == Outcome.UNDECIDED else None for power in (POWER, 0.5))
     return Verdict(claim, word, (found,), needed, even, tuple(chosen))
 
 
@@ -151,13 +170,13 @@ def _bounds(claim: Claim) -> tuple[float, float]:
     )
 
 
-def _word(claim: Claim, effect: Difference) -> str:
+def _word(claim: Claim, effect: Difference) -> Outcome:
     low, high = _bounds(claim)
     if not effect.has_interval:
-        return AS_CLAIMED if low < effect.mean < high else AGAINST
+        return Outcome.AS_CLAIMED if low < effect.mean < high else Outcome.AGAINST
     if low < effect.low and effect.high < high:
-        return HOLDS
-    return FAILS if effect.high < low or effect.low > high else UNDECIDED
+        return Outcome.HOLDS
+    return Outcome.FAILS if effect.high < low or effect.low > high else Outcome.UNDECIDED
 
 
 def _needed(claim: Claim, one: Comparison, power: float) -> int | None:
@@ -239,7 +258,7 @@ def verdict_rows(verdicts: Sequence[Verdict], study: Study) -> list[list[str]]:
         claim, known = verdict.claim, published_difference(verdict.claim, study, verdict.groups)
         source = f"\n{known.source}" if known and known.source != study.source else ""
         seeds = ",".join(map(str, verdict.seeds)) or "-"
-        if verdict.word == UNDECIDED:
+        if verdict.word == Outcome.UNDECIDED:
             seeds += f"\n{_needed_words(verdict)}"
         rows.append(
             [
@@ -341,16 +360,16 @@ def in_words(study: Study, groups: Sequence[Group], verdicts: Sequence[Verdict])
     words = [verdict.word for verdict in verdicts]
     if words:
         plural = {
-            HOLDS: "hold",
-            FAILS: "do NOT hold",
-            UNDECIDED: "are undecided",
-            OPEN: "have no runs yet",
-            AS_CLAIMED: "came out as claimed (one seed)",
-            AGAINST: "came out against it (one seed)",
+            Outcome.HOLDS: "hold",
+            Outcome.FAILS: "do NOT hold",
+            Outcome.UNDECIDED: "are undecided",
+            Outcome.OPEN: "have no runs yet",
+            Outcome.AS_CLAIMED: "came out as claimed (one seed)",
+            Outcome.AGAINST: "came out against it (one seed)",
         }
         counts = ", ".join(f"{words.count(word)} {plural.get(word, word)}" for word in dict.fromkeys(words))
         sentences.append(f"Of {len(words)} claims, {counts}.")
-    if any(word in (AS_CLAIMED, AGAINST) for word in words):
+    if any(word in (Outcome.AS_CLAIMED, Outcome.AGAINST) for word in words):
         sentences.append("One seed has no spread: more seeds, seed=0,1,2, give intervals and verdicts.")
     return textwrap.fill(" ".join([*sentences, study.note]).strip(), 118)
 

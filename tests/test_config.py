@@ -9,7 +9,7 @@ from test_sweep import write_run
 
 from resexp import UserError, config
 from resexp.study import group_runs, matches
-from resexp.verdict import OPEN, judge
+from resexp.verdict import Outcome, judge
 
 
 @pytest.mark.parametrize("dataset", config.names("dataset"))
@@ -35,7 +35,7 @@ def test_every_study_composes_and_its_claims_and_published_numbers_speak_of_its_
     words = [*study.published, *(words for claim in study.claims for words in (claim.net, claim.minus))]
     for side in words:
         assert any(matches(group, side) for group in groups), side
-    assert study.claims and all(verdict.word != OPEN for verdict in judge(study.claims, groups))
+    assert study.claims and all(verdict.word != Outcome.OPEN for verdict in judge(study.claims, groups))
     assert not study.published or study.source
 
 

@@ -7,10 +7,16 @@ import pytest
 from resexp import config, finding
 from resexp.analysis.runner import ANALYSES
 from resexp.study import find_study
-from resexp.verdict import AGAINST, AS_CLAIMED, FAILS, HOLDS, UNDECIDED, judge
+from resexp.verdict import Outcome, judge
 
 OUTPUTS = Path(__file__).parent.parent / "outputs"
-LETTERS = {HOLDS: "h", FAILS: "f", UNDECIDED: "u", AS_CLAIMED: "d", AGAINST: "a"}
+LETTERS = {
+    Outcome.HOLDS: "h",
+    Outcome.FAILS: "f",
+    Outcome.UNDECIDED: "u",
+    Outcome.AS_CLAIMED: "d",
+    Outcome.AGAINST: "a",
+}
 FOUND = {  # study: seeds, and the verdict on each claim in the order of the file
     "activation-order-small": ((0, 1, 2), "huuuu"),
     "cardinality-small": ((0, 1, 2), "uuuuu"),

@@ -19,7 +19,7 @@ from resexp.runs.progress import duration
 from resexp.runs.reader import CHECKPOINT, CONFIG, ENV, METRICS, SUMMARY, Run, find_runs
 from resexp.study import find_study, group_runs, table_rows
 from resexp.sweep import Job, choose_workers, estimate_left, is_long, plan_sweep
-from resexp.verdict import HOLDS, UNDECIDED, judge
+from resexp.verdict import Outcome, judge
 
 Resexp = Callable[..., subprocess.CompletedProcess]
 MANY = [word for word in TINY if not word.startswith("model=")] + ["model=plain8,resnet8"]
@@ -294,8 +294,8 @@ def test_the_committed_runs_come_to_the_embedded_studys_verdicts_in_five_seeds(t
     assert {run.path.name for run in found} == expected
     verdicts = {verdict.claim.id: verdict for verdict in judge(degradation.study.claims, degradation.groups)}
     undecided = {"plain-saturates", "residual-56-20"}  # within a point? five seeds cannot tell
-    assert {key for key, verdict in verdicts.items() if verdict.word == UNDECIDED} == undecided
-    assert all(verdict.word == HOLDS for key, verdict in verdicts.items() if key not in undecided)
+    assert {key for key, verdict in verdicts.items() if verdict.word == Outcome.UNDECIDED} == undecided
+    assert all(verdict.word == Outcome.HOLDS for key, verdict in verdicts.items() if key not in undecided)
     assert all(verdict.seeds == (0, 1, 2, 3, 4) for verdict in verdicts.values())
 
 

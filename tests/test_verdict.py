@@ -11,35 +11,10 @@ from test_sweep import write_run
 from resexp import config
 from resexp.cli import main
 from resexp.config import Claim
-from resexp.popular import (
-    AGREES,
-    DISAGREES,
-    MISSING,
-    OPEN_YET,
-    Answer,
-    Evidence,
-    Popular,
-    answer_all,
-    calculate,
-    compare,
-    load_popular,
-)
+from resexp.popular import Agreement, Answer, Evidence, Popular, answer_all, calculate, compare, load_popular
 from resexp.stats import paired, seeds_needed, welch
 from resexp.study import group_runs, published_like, table_rows
-from resexp.verdict import (
-    AGAINST,
-    AS_CLAIMED,
-    FAILS,
-    HOLDS,
-    OPEN,
-    UNDECIDED,
-    distance_rows,
-    in_words,
-    judge,
-    published_difference,
-    verdict_data,
-    verdict_rows,
-)
+from resexp.verdict import Outcome, distance_rows, in_words, judge, published_difference, verdict_data, verdict_rows
 
 ROOT = Path(__file__).parent.parent
 
@@ -119,13 +94,13 @@ def test_a_paired_interval_is_scipys() -> None:
 @pytest.mark.parametrize(
     ("deep", "bounds", "word"),
     [
-        ([30.0, 31.0, 30.5], {"at_least": 20}, HOLDS),
-        ([30.0, 31.0, 30.5], {"at_least": 40}, FAILS),
-        ([30.0, 31.0, 30.5], {"at_least": 20, "at_most": 25}, FAILS),
-        ([30.0, 15.0, 40.0], {"at_least": 20}, UNDECIDED),
-        ([30.0], {"at_least": 20}, AS_CLAIMED),
-        ([30.0], {"at_least": 40}, AGAINST),
-        ([], {"at_least": 40}, OPEN),
+        ([30.0, 31.0, 30.5], {"at_least": 20}, Outcome.HOLDS),
+        ([30.0, 31.0, 30.5], {"at_least": 40}, Outcome.FAILS),
+        ([30.0, 31.0, 30.5], {"at_least": 20, "at_most": 25}, Outcome.FAILS),
+        ([30.0, 15.0, 40.0], {"at_least": 20}, Outcome.UNDECIDED),
+        ([30.0], {"at_least": 20}, Outcome.AS_CLAIMED),
+        ([30.0], {"at_least": 40}, Outcome.AGAINST),
+        ([], {"at_least": 40}, Outcome.OPEN),
     ],
 )
 def test_a_verdict_follows_from_the_interval(
@@ -133,7 +108,7 @@ def test_a_verdict_follows_from_the_interval(
 ) -> None:
     groups = write_sides(tmp_path, deep, [1.0, 1.5, 0.5][: max(1, len(deep))])
     verdict = judge([claim(**bounds)], groups)[0]
-    assert verdict.word == word and (verdict.needed is None) == (verdict.even is None) == (word != UNDECIDED)
+    assert verdict.word == word and (verdict.needed is None) == (verdict.even is None) == (word != Outcome.UNDECIDED)
     assert verdict_rows([verdict], config.load_study("degradation")[0])[0][0] == word
 
 
@@ -168,7 +143,7 @@ def test_the_best_setting_of_each_side_is_that_of_its_training_error(tmp_path: P
     ]
     best = Claim(text="t", metric="test_error", net="plain56", minus="plain20", at_least=0, best=True)
     verdict = judge([best], group_runs(runs))[0]
-    assert verdict.effects == (60.0 - 97.0,) and verdict.word == FAILS
+    assert verdict.effects == (60.0 - 97.0,) and verdict.word == Outcome.FAILS
     assert "plain56 protocol.lr=0.01 against plain20 protocol.lr=0.1" in verdict.comparisons[0].setting
 
 
@@ -176,19 +151,19 @@ def test_a_claim_compares_runs_of_the_same_settings_alone(tmp_path: Path) -> Non
     words = [("plain56", 4, 50.0), ("plain20", 4, 1.0), ("plain56", 8, 10.0), ("plain20", 8, 2.0)]
     runs = [write_run(tmp_path, [f"model={n}", f"model.width={w}"], train_error=e) for n, w, e in words]
     verdict = judge([claim(at_least=20)], group_runs(runs))[0]
-    assert verdict.effects == (49.0, 8.0) and verdict.word == AGAINST  # the worse of the two
+    assert verdict.effects == (49.0, 8.0) and verdict.word == Outcome.AGAINST  # the worse of the two
 
 
 @pytest.mark.parametrize("number", [None, "many", float("nan")])
 def test_a_claim_on_a_number_that_runs_lack_is_open(number: object, tmp_path: Path) -> None:
     runs = [write_run(tmp_path, [f"model=plain{depth}"], val_error=number) for depth in (20, 56)]  # type: ignore[arg-type]
     on_val = Claim(text="t", metric="val_error", net="plain56", minus="plain20", at_least=0)
-    assert judge([on_val], group_runs(runs))[0].word == OPEN
+    assert judge([on_val], group_runs(runs))[0].word == Outcome.OPEN
 
 
 def test_a_claim_without_finished_runs_is_open(tmp_path: Path) -> None:
     runs = [write_run(tmp_path, [f"model=plain{depth}"], status="interrupted") for depth in (20, 56)]
-    assert judge([claim(at_least=0)], group_runs(runs))[0].word == OPEN
+    assert judge([claim(at_least=0)], group_runs(runs))[0].word == Outcome.OPEN
 
 
 def test_a_claim_names_the_settings_that_tell_runs_apart(tmp_path: Path) -> None:
@@ -218,10 +193,10 @@ def test_a_claim_finds_its_runs_when_others_are_missing_or_nothing_varies(tmp_pa
     study, jobs = config.load_study("stochastic-depth-small")
     runs = [write_run(tmp_path, job) for job, _ in jobs[:2]]
     verdicts = judge(study.claims, group_runs(runs))
-    assert [verdict.word != OPEN for verdict in verdicts] == [True, False, False]
+    assert [verdict.word != Outcome.OPEN for verdict in verdicts] == [True, False, False]
     study, jobs = config.load_study("resnet-v2", ["dataset=cifar10"])
     groups = group_runs([write_run(tmp_path, job) for job, _ in jobs])
-    judged = [v.word != OPEN for v in judge(study.claims, groups)]
+    judged = [v.word != Outcome.OPEN for v in judge(study.claims, groups)]
     assert judged == [True] * 6 + [False] * 2  # the two of CIFAR-100
 
 
@@ -233,7 +208,7 @@ def test_a_width_that_only_one_side_has_in_two_is_compared_with_its_like(tmp_pat
 
 
 def test_no_difference_at_all_is_no_difference_claimed(tmp_path: Path) -> None:
-    for count, word in ((1, AGAINST), (2, UNDECIDED)):
+    for count, word in ((1, Outcome.AGAINST), (2, Outcome.UNDECIDED)):
         groups = write_sides(tmp_path / str(count), [90.0] * count, [90.0] * count)
         assert judge([claim(at_least=0)], groups)[0].word == word
 
@@ -245,7 +220,7 @@ def test_a_diverged_run_counts_as_guessing(tmp_path: Path) -> None:
     ]
     claim = config.Claim(text="t", metric="train_error", net="plain56", minus="plain20", at_least=20)
     verdict = judge([claim], group_runs(runs))[0]
-    assert verdict.word == AS_CLAIMED and verdict.effects == (74.0,)
+    assert verdict.word == Outcome.AS_CLAIMED and verdict.effects == (74.0,)
 
 
 def test_one_rule_counts_a_diverged_run_in_tables_and_verdicts(tmp_path: Path) -> None:
@@ -376,7 +351,7 @@ def test_a_planted_false_claim_ends_with_1_in_json_too(
     capsys.readouterr()
     assert main([*command, "--json"]) == 1
     entry = json.loads(capsys.readouterr().out)[0]
-    assert entry["verdict"] == FAILS and entry["comparisons"][0]["effect"] == pytest.approx(10)
+    assert entry["verdict"] == Outcome.FAILS and entry["comparisons"][0]["effect"] == pytest.approx(10)
     assert entry["comparisons"][0]["interval"][1] < 15
 
 
@@ -384,7 +359,7 @@ def test_one_seed_neither_holds_nor_fails(
     planted: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*planted(15, seeds=1), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["verdict"] == AGAINST
+    assert json.loads(capsys.readouterr().out)[0]["verdict"] == Outcome.AGAINST
 
 
 def test_a_claim_about_a_net_without_runs_is_open(
@@ -394,7 +369,7 @@ def test_a_claim_about_a_net_without_runs_is_open(
     for path in (tmp_path / "runs").glob("plain56-*"):
         path.rename(tmp_path / path.name)
     assert main([*command, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["verdict"] == OPEN
+    assert json.loads(capsys.readouterr().out)[0]["verdict"] == Outcome.OPEN
 
 
 # What articles say
@@ -417,14 +392,14 @@ def test_arithmetic_rests_on_the_nets_and_not_on_itself() -> None:
 @pytest.mark.parametrize(
     ("needs", "found", "agrees"),
     [
-        ({"a": True}, [True], AGREES),
-        ({"a": False}, [False], AGREES),
-        ({"a": True}, [False], DISAGREES),
-        ({"a": False}, [True], DISAGREES),
-        ({"a": True}, [True, False], DISAGREES),  # two rows of one id
-        ({"a": True}, [True, None], OPEN_YET),
-        ({"a": None}, [False], OPEN_YET),  # shown, and deciding nothing
-        ({"a": True, "b": True}, [True], MISSING),
+        ({"a": True}, [True], Agreement.AGREES),
+        ({"a": False}, [False], Agreement.AGREES),
+        ({"a": True}, [False], Agreement.DISAGREES),
+        ({"a": False}, [True], Agreement.DISAGREES),
+        ({"a": True}, [True, False], Agreement.DISAGREES),  # two rows of one id
+        ({"a": True}, [True, None], Agreement.OPEN_YET),
+        ({"a": None}, [False], Agreement.OPEN_YET),  # shown, and deciding nothing
+        ({"a": True, "b": True}, [True], Agreement.MISSING),
     ],
 )
 def test_agreement_is_computed_from_the_evidence(
@@ -468,7 +443,7 @@ def test_new_runs_can_refute_an_answer(tmp_path: Path, capsys: pytest.CaptureFix
         write_run(tmp_path / "runs", job, train_error=1.0 if "model=plain56" in job else 30.0)
     claim = "The degradation is no overfitting"
     answers = {one.popular.claim: one for one in answer_all(tmp_path)}
-    assert answers[claim].agrees == DISAGREES and not answers[claim].stands
+    assert answers[claim].agrees == Agreement.DISAGREES and not answers[claim].stands
     assert main(["verify", "--popular", "--output-dir", str(tmp_path)]) == 1
 
 

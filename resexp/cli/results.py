@@ -45,7 +45,7 @@ def verify(args: argparse.Namespace) -> int:
     config.check_folder(args.config_dir)
     if args.popular:
         return _verify_popular(args)
-    from resexp.verdict import FAILS, judge, verdict_data
+    from resexp.verdict import Outcome, judge, verdict_data
 
     studies = _studies_with_runs(args)
     if args.json:
@@ -54,13 +54,13 @@ def verify(args: argparse.Namespace) -> int:
             verdicts = judge(found.study.claims, found.groups)
             data += verdict_data(found.study, verdicts, reference=found.reference)
         _print_json(data)
-        return int(any(entry["verdict"] == FAILS for entry in data))
+        return int(any(entry["verdict"] == Outcome.FAILS for entry in data))
     words = []
     for found in studies:
         print(found.note)
         words += [verdict.word for verdict in show_verdicts(found.study, found.groups)]
     print(f"{len(words)} claims: " + ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)))
-    return int(FAILS in words)
+    return int(Outcome.FAILS in words)
 
 
 def _verify_popular(args: argparse.Namespace) -> int:

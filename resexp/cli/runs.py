@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resexp import UserError
+from resexp.runs.reader import Status
 
 if TYPE_CHECKING:
     from resexp.config import Config
@@ -30,7 +31,7 @@ def train_net(args: argparse.Namespace) -> int:
         raise UserError(f"launcher={cfg.launcher.name}: train runs here; resexp sweep hands runs to a launcher")
     run = Run(cfg.run_dir)
     run.refuse_other_root(cfg.dataset.source, cfg.dataset.root)
-    if run.status == "finished":
+    if run.status == Status.FINISHED:
         if rank() == 0:
             print(f"{cfg.run_dir}: finished already; another seed= is another run", file=sys.stderr)
             print(result_line(cfg, run.summary))
@@ -44,7 +45,7 @@ def train_net(args: argparse.Namespace) -> int:
         summary = train(cfg, folder, stop)
     if rank() == 0:
         _report(cfg, summary)
-    code = 128 + summary["signal"] if summary["signal"] else int(summary["status"] == "diverged")
+    code = 128 + summary["signal"] if summary["signal"] else int(summary["status"] == Status.DIVERGED)
     if launched_in_parallel():
         end_process(code)
     return code
@@ -53,7 +54,7 @@ def train_net(args: argparse.Namespace) -> int:
 def _report(cfg: "Config", summary: dict) -> None:
     """How a run ended, on stdout; what to do about a run that diverged, on stderr."""
     print(result_line(cfg, summary))
-    if summary["status"] == "diverged":
+    if summary["status"] == Status.DIVERGED:
         saved = (cfg.run_dir / "checkpoint.pt").is_file()
         kept = "the last good checkpoint is kept" if saved else "there was no checkpoint yet"
         where = f"the loss is not finite at step {summary['step']}"
@@ -70,7 +71,7 @@ def result_line(cfg: "Config", summary: dict) -> str:
             parts.append(f"{key.removesuffix('_error').replace('_', '-')} error {summary[key]:.2f}%")
     if known := published_like(dataclasses.asdict(cfg)):
         parts.append(f"published {known}% ({known.source})")
-    if summary["status"] == "interrupted":
+    if summary["status"] == Status.INTERRUPTED:
         parts.append("the same command goes on")
     return "; ".join(parts)
 

@@ -55,11 +55,11 @@ def study(args: argparse.Namespace) -> int:
     if sweep is None:
         return 0
     groups = _show_sweep(sweep, title=study.title, stem=study.name, study=study)
-    from resexp.verdict import FAILS, in_words
+    from resexp.verdict import Outcome, in_words
 
     verdicts = show_verdicts(study, groups)
     print(in_words(study, groups, verdicts))
-    return _sweep_exit_code(sweep) or int(any(verdict.word == FAILS for verdict in verdicts))
+    return _sweep_exit_code(sweep) or int(any(verdict.word == Outcome.FAILS for verdict in verdicts))
 
 
 def _launch(jobs: list, args: argparse.Namespace) -> "Sweep | None":

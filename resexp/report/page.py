@@ -30,30 +30,18 @@ from resexp.study import (
     readable_runs,
     table_rows,
 )
-from resexp.verdict import (
-    AGAINST,
-    AS_CLAIMED,
-    DISTANCE_COLUMNS,
-    FAILS,
-    HOLDS,
-    OPEN,
-    UNDECIDED,
-    VERDICT_COLUMNS,
-    distance_rows,
-    judge,
-    verdict_rows,
-)
+from resexp.verdict import DISTANCE_COLUMNS, VERDICT_COLUMNS, Outcome, distance_rows, judge, verdict_rows
 
 FILE = "report.html"
 CLASSES = {
-    HOLDS: "good",
+    Outcome.HOLDS: "good",
     "yes": "good",
-    FAILS: "bad",
+    Outcome.FAILS: "bad",
     "NO": "bad",
-    AGAINST: "bad",
-    UNDECIDED: "open",
-    OPEN: "open",
-    AS_CLAIMED: "",
+    Outcome.AGAINST: "bad",
+    Outcome.UNDECIDED: "open",
+    Outcome.OPEN: "open",
+    Outcome.AS_CLAIMED: "",
 }
 RUN_COLUMNS = ("run", "status", "train error %", "test error %", "command", "commit", "time", "images/s", "machine")
 MACHINE_COLUMNS = ("machine", "device", "processor", "versions")

@@ -33,6 +33,7 @@ def write_env(
     """Where and how this run runs; a resumed one adds an entry to ``resumed`` and keeps what its first process said."""
     here = {
         "start": datetime.now(UTC).isoformat(timespec="seconds"),
+        "pid": os.getpid(),
         "command": " ".join(["resexp", *sys.argv[1:]]),
         "git_commit": _git_commit(),
         "versions": versions(),

@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,20 @@ METRICS, SUMMARY, CONFIG, ENV, CHECKPOINT = "metrics.jsonl", "summary.json", "co
 EVENTS = "tb"
 QUANTITIES: tuple[str, ...] = ("loss", "error", "lr", "images_per_s")  # of a line of the log
 SPLITS = ("train", "val", "test")
-STATUSES = ("finished", "interrupted", "diverged", "failed")
+
+
+class Status(StrEnum):
+    """How far a run is."""
+
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+    PARTIAL = "partial"  # a checkpoint and no summary: it was killed, or is still running
+    NEW = "new"
+
+
+ENDED = (Status.FINISHED, Status.INTERRUPTED, Status.DIVERGED, Status.FAILED)  # those of a summary
 
 
 @dataclass(frozen=True)
@@ -58,12 +72,12 @@ class Run:
         """The summary's status; without a summary ``partial`` if there is a checkpoint, else ``new``."""
         if self.summary:
             return self.summary["status"]
-        return "partial" if (self.path / CHECKPOINT).is_file() else "new"
+        return Status.PARTIAL if (self.path / CHECKPOINT).is_file() else Status.NEW
 
     def refuse_other_root(self, source: str, root: str | None) -> None:
         """Raise UserError if this run is finished and its images came from another folder than ``root``."""
         by_folder = source in ("imagefolder", "imagenet")
-        earlier = self.config["dataset"]["root"] if self.status == "finished" and by_folder else root
+        earlier = self.config["dataset"]["root"] if self.status == Status.FINISHED and by_folder else root
         if earlier != root:
             raise UserError(
                 f"{self.path}: finished with the images of {earlier}; name those of {root}: dataset.name=..."
@@ -109,7 +123,7 @@ def read_run(path: Path) -> Run:
     for key in ("hardware", "versions"):
         if not isinstance(run.env.get(key, {}), dict):
             raise UserError(f"{path / ENV}: damaged ({key} is {run.env[key]!r}); restore it, or repeat the run")
-    if run.summary and run.summary.get("status") not in STATUSES:
+    if run.summary and run.summary.get("status") not in ENDED:
         raise UserError(f"{path / SUMMARY}: damaged (no status); restore it, or remove it and repeat the run")
     return run
 
