@@ -202,7 +202,7 @@ NAMED = tuple(Net(name, *counts) for name, counts in COUNTS.items())
 
 
 def parse_name(name: str) -> dict[str, Any]:
-    """``"plain56"`` -> ``{"family": "plain", "depth": 56}``. Raises UserError for a name that is none."""
+    """``"plain56"`` -> ``{"family": "plain", "depth": 56}``. Raises UserError for an unknown name."""
     if name == "se_inception":
         name = "se_googlenet"
     gated = name.startswith("se_")

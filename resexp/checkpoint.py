@@ -88,12 +88,12 @@ def check_data(saved: dict[str, Any], digest: str, name: str, run_dir: Path) -> 
 
 
 def load_weights(net: nn.Module, path: Path) -> None:
-    """Copy somebody's weights into ``net``: a state dict, alone or as ``state_dict``, ``model`` or ``net`` of a file.
+    """Copy anybody's weights into ``net``: a state dict, alone or as ``state_dict``, ``model`` or ``net`` of a file.
 
     Its tensors must be those of ``net`` in order and shape; names do not matter, nor do counters of batches. A
     safetensors file keeps its tensors sorted by name, so that their order says nothing: there the names must be ours.
 
-    :raises UserError: if the file is none, or at the first tensor that does not fit.
+    :raises UserError: if the file is not one, or at the first tensor that does not fit.
     """
     if path.suffix == SAFETENSORS:
         _load_by_name(net, path)
@@ -102,7 +102,7 @@ def load_weights(net: nn.Module, path: Path) -> None:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"weights={path}: {error.strerror or error}") from None
-    except Exception as error:  # whatever the bytes of a file that is none make of the reader
+    except Exception as error:  # a file of something else makes the reader raise anything
         raise UserError(f"weights={path}: no file of tensors ({type(error).__name__})") from None
     for key in ("state_dict", "model", "net"):
         if isinstance(saved, dict) and isinstance(saved.get(key), dict):

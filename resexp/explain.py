@@ -27,7 +27,7 @@ def se_weights(depth: int, reduction: int = SE_REDUCTION) -> int:
 
 
 def receptive_field(kernels: list[int], pools: list[int]) -> int:
-    """Side of the input patch that one value sees behind the convolutions of stride 1.
+    """Side of the input patch that one value sees after the convolutions of stride 1.
 
     :param kernels: of each convolution.
     :param pools: how many convolutions stand before each 2x2 pooling, all counted from the first.

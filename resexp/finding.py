@@ -47,7 +47,7 @@ class Panel:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One number and what it is held against.
+    """One number and what it is compared with.
 
     :param agrees: None where there is nothing to agree with, or where the nets cannot say.
     :param id: what other files call the row; several rows of one kind share it.

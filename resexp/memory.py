@@ -11,11 +11,11 @@ from resexp.config import Config
 from resexp.data.registry import READERS
 
 PROCESS_BYTES = 600_000_000  # torch itself; on a GPU the context of a process and the libraries' workspaces
-SYNTHETIC_BYTES = 13  # a pixel, while random images are made
+SYNTHETIC_BYTES = 13  # per pixel, while random images are made
 SPARE = 1.3  # gradients of activations, buffers of the libraries, what an allocator cannot use
 WEIGHT_BYTES = 12  # weight, gradient and velocity
 BASIC_MAPS = 4  # kept for backward by a basic block: what each convolution reads, and what each batch norm reads
-GATED_MAPS = 4  # by a gate, a scaled sum or a norm behind the sum: what they read and make
+GATED_MAPS = 4  # by a gate, a scaled sum or a norm after the sum: what they read and make
 VGG_MAPS = 3
 INCEPTION_FLOATS = 12e6  # of one image of 224 pixels
 

@@ -12,7 +12,7 @@ from resexp.published import published
 from resexp.study import REFERENCE, StudyRuns, find_study
 from resexp.verdict import Outcome, judge
 
-ANALYSIS = "analysis"  # the folder of findings, one's own and those committed with the project
+ANALYSIS = "analysis"  # the folder of findings, own ones and those committed with the project
 
 
 class Agreement(StrEnum):
@@ -90,7 +90,7 @@ def load_popular() -> list[Popular]:
 
 
 def answer_all(output_dir: Path, studies: Sequence[StudyRuns] = ()) -> list[Answer]:
-    """The evidence looked up in one's own results, or in the reference results where there is none.
+    """The evidence looked up in the user's own results, or in the reference results where there is none.
 
     :param studies: those whose runs have been found already.
     """
@@ -127,7 +127,7 @@ def compare(needs: Mapping[str, bool | None], evidence: Sequence[Evidence]) -> A
 
 
 def _of_study(popular: Popular, output_dir: Path, found: dict[str, StudyRuns]) -> list[Evidence]:
-    """The verdicts on the claims meant, by one's own runs, or else by the reference runs."""
+    """The verdicts on the claims meant, by the user's own runs, or else by the reference runs."""
     evidence: list[Evidence] = []
     for only in (None, REFERENCE):
         key = f"{popular.study}, {only}" if only else popular.study
@@ -149,7 +149,7 @@ def _of_study(popular: Popular, output_dir: Path, found: dict[str, StudyRuns]) -
 
 
 def _of_analysis(popular: Popular, output_dir: Path) -> list[Evidence]:
-    """The rows meant, of one's own finding, or else of the reference one."""
+    """The rows meant, of the user's own finding, or else of the reference one."""
     evidence: list[Evidence] = []
     for folder in (output_dir / ANALYSIS, output_dir / REFERENCE / ANALYSIS):
         path = folder / f"{popular.analysis}.json"

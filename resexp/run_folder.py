@@ -32,7 +32,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a disk that 
 class RunFolder:
     """One run on the disk, held by this process.
 
-    Every rank calls every method: restoring is each one's own, what must be collected is collected, rank 0 writes.
+    Every rank calls every method: each restores itself, what is distributed is collected, and rank 0 writes.
     """
 
     def __init__(self, cfg: Config, path: Path, world: World) -> None:
@@ -64,7 +64,7 @@ class RunFolder:
             checkpoint.check_data(saved, self.facts["data"], cfg.dataset.name, path)
             if saved["device"] != device.type:
                 raise UserError(
-                    f"{path}: started on {saved['device']}; go on there, or start anew with another output_dir"
+                    f"{path}: started on {saved['device']}; resume it there, or start again with another output_dir"
                 )
             if saved["world_size"] == self.world.size:
                 threads = saved["threads"]
@@ -215,10 +215,10 @@ def open_run(cfg: Config, path: Path) -> Iterator[RunFolder]:
 
 def _lost(path: Path, world: World, error: Exception) -> str:
     """One line for whoever finds the run ended."""
-    kept = "there is no checkpoint yet, it starts anew"
+    kept = "there is no checkpoint yet, so it starts again"
     if (path / CHECKPOINT).is_file():
         step = checkpoint.load(path / CHECKPOINT, torch.device("cpu"))["step"]
-        kept = f"it goes on from the checkpoint of step {step:,}"
+        kept = f"it resumes from the checkpoint of step {step:,}"
     reason = str(error).splitlines()[0][:120]
     return f"{path}: process {world.rank} of {world.size} lost another one ({reason}); repeat the same command: {kept}"
 

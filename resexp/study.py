@@ -17,7 +17,7 @@ from resexp.published import Published, published
 from resexp.runs.reader import CONFIG, Run, Status, is_number, read_run
 from resexp.stats import Summary, summarize
 
-RUNS, REFERENCE = "runs", "reference"  # folders of output_dir: one's own runs, and those committed with the project
+RUNS, REFERENCE = "runs", "reference"  # folders of output_dir: own runs, and those committed with the project
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Group:
 class StudyRuns:
     """A study, and the runs that there are of it.
 
-    :param reference: whether they are those committed with the project, because there are none of one's own.
+    :param reference: whether they are those committed with the project, because there are no own runs.
     """
 
     study: Study
@@ -148,7 +148,7 @@ def runs_in(folder: Path, jobs: Sequence[Config]) -> list[Run]:
 
 
 def readable_runs(paths: Sequence[Path]) -> list[Run]:
-    """The run folders among ``paths``; one that is none, or is damaged, is left out with a line on stderr."""
+    """The run folders among ``paths``; one that is not, or is damaged, is left out with a line on stderr."""
     runs = []
     for path in paths:
         try:
@@ -172,7 +172,7 @@ def _say_once(line: str) -> None:
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Runs of the same settings together, plain before residual, shallow before deep.
 
-    A label is the net's name, and behind it what tells the runs apart: knobs in which runs of that net differ, and
+    A label is the net's name, and after it what tells the runs apart: knobs in which runs of that net differ, and
     settings of data set and protocol in which any of the runs differ, so that no two protocols are compared unlabelled.
     """
     settings = {run: _settings(run.config) for run in runs}

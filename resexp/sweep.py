@@ -64,7 +64,7 @@ class Job:
 
     @property
     def run(self) -> Run:
-        """Read anew at every call: the run is being written."""
+        """Read again at every call: the run is being written."""
         return Run(self.cfg.run_dir)
 
     @property
@@ -181,7 +181,7 @@ def plan_sweep(jobs: Sequence[tuple[list[str], Config]]) -> Sweep:
 
 
 def choose_workers(device: str, cores: int) -> int:
-    """One run a core on the CPU, where small nets gain little from threads; a few on a GPU, each with a core."""
+    """One run per core on the CPU, where small nets gain little from threads; a few per GPU, each with a core."""
     return min(GPU_WORKERS, cores) if device.startswith("cuda") else cores
 
 

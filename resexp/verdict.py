@@ -41,7 +41,7 @@ NO_EFFECT = ("name", "eval_every", "log_every")  # of a protocol: on what its ne
 
 @dataclass(frozen=True)
 class Comparison:
-    """The two sides of a claim in one setting: the numbers of the runs, one a seed, and their difference in points.
+    """The two sides of a claim in one setting: the numbers of the runs, one per seed, and their difference in points.
 
     :param effect: with Welch's interval, which decides the verdict.
     :param pairs: with the interval over pairs of one seed, where both sides have the same seeds and see the same images
@@ -81,7 +81,7 @@ class Verdict:
 
     @property
     def effects(self) -> tuple[float, ...]:
-        """The difference of the means, one a setting."""
+        """The difference of the means, one per setting."""
         return tuple(one.effect.mean for one in self.comparisons)
 
 

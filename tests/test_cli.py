@@ -60,7 +60,7 @@ def test_help_shows_groups_keys_and_defaults(capsys: pytest.CaptureFixture[str])
         (["eval", "model=resnet20"], "or weights=FILE with the settings of a net"),
         (["eval", "weights=nowhere.pt", "model=resnet20"], "weights=nowhere.pt: No such file"),
         (["train", "model=vgg_d", "model.cardinality=32"], "vgg nets have no such knob; theirs: batch_norm"),
-        (["train", "model=vgg_d"], "images of 8 pixels vanish in the pooling behind stage 4 of vgg_d"),
+        (["train", "model=vgg_d"], "images of 8 pixels vanish in the pooling after stage 4 of vgg_d"),
         (["train", "model=transformer6", "model.heads=5"], "model.heads=5: does not divide model.width=192"),
         (["bench", "dataset=cifar10"], "where are the images?"),
         (["models", "now"], "unrecognized arguments: now"),

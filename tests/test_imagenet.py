@@ -311,7 +311,7 @@ def test_a_pack_of_another_tree_or_half_written_is_refused(tree: Path, tmp_path:
         load_imagenet(root=tree, image_size=16, classes=2, pack=str(folder))
     whole = (folder / "train.pack").read_bytes()
     (folder / "train.pack").write_bytes(whole[:-1000])
-    with pytest.raises(UserError, match="half written; remove it, and it is made anew"):
+    with pytest.raises(UserError, match="half written; remove it, and it is made again"):
         load_imagenet(root=tree, image_size=16, pack=str(folder))
     (folder / "train.pack").write_bytes(bytes(4096) + whole[4096:])
     with pytest.raises(UserError, match="half written, or no pack"):

@@ -149,7 +149,7 @@ def test_a_process_that_dies_takes_the_run_down_and_it_goes_on_from_the_checkpoi
     errors = process.communicate(timeout=60)[1]
     assert process.returncode != 0
     line = next(line for line in errors.splitlines() if "lost another one" in line)
-    assert "goes on from the checkpoint of step" in line and "process 0 of 2" in line
+    assert "resumes from the checkpoint of step" in line and "process 0 of 2" in line
     assert Run(folder).status == "failed"
     resumed = subprocess.run(torchrun("-m", "resexp", "train", *words), capture_output=True, text=True, timeout=120)
     assert resumed.returncode == 0 and "resuming at step" in resumed.stderr, resumed.stderr

@@ -1,6 +1,6 @@
 """x_L = x_l + sum F, and the two terms of the gradient, checked on a pre-activation net (He et al. 2016, Eq. 4 and 5).
 
-With identity shortcuts and nothing behind the sum, the gradient at x_l is the gradient at x_L, unhindered, plus what
+With identity shortcuts and nothing after the sum, the gradient at x_l is the gradient at x_L, unhindered, plus what
 passes through the transforms. The first term cannot vanish.
 """
 
@@ -67,7 +67,7 @@ def analyze(nets: Sequence[Trained], *, images: int = 64) -> Finding:
 
 
 def check_fits(net: Trained) -> None:
-    """Raise UserError unless all blocks are sums with nothing behind them."""
+    """Raise UserError unless all blocks are sums with nothing after them."""
     blocks = [stage[index] for stage, index in blocks_of(net)]
     if not all(is_sum(block) and not block.joined.words for block in blocks):
         raise UserError(

@@ -1,6 +1,6 @@
 """The deeper net could copy the shallower one, and plain layers do not find the identity (He et al. 2015, Sec. 1).
 
-Two experiments: identity blocks behind those of a trained shallow net, against the deep net trained from its start; and
+Two experiments: identity blocks after those of a trained shallow net, against the deep net trained from its start; and
 stacks of plain and of residual layers that shall learn y = x, or nearly so.
 """
 
@@ -149,7 +149,7 @@ def as_identity(block: Any) -> Any:
 class Stack(nn.Module):
     """Blocks as the paper's, fully connected: relu(F(x)) or relu(x + F(x)), F of two linear layers with batch norm.
 
-    (N, width) -> (N, width). No ReLU behind the last block.
+    (N, width) -> (N, width). No ReLU after the last block.
     """
 
     def __init__(self, layers: int, width: int, *, residual: bool) -> None:
@@ -204,7 +204,7 @@ def fit_stack(residual: bool, layers: int, width: int, steps: int, distance: flo
         optimizer = torch.optim.Adam(stack.parameters(), lr=0.001)
         losses = []
         for _ in range(steps):
-            x = torch.randn(128, width).abs()  # as behind a ReLU: plain layers too can pass it on
+            x = torch.randn(128, width).abs()  # as after a ReLU: plain layers too can pass it on
             loss = F.mse_loss(stack(x), x + distance * g(x).detach())
             optimizer.zero_grad()
             loss.backward()

@@ -28,7 +28,7 @@ MONOTONE, JUMP = 0.9, 0.25  # smooth: Spearman's correlation is at least this, n
 
 
 class Dropped(nn.Module):
-    """A block without F: what the connection makes of x and nothing, with what stands before and behind.
+    """A block without F: what the connection makes of x and nothing, with what stands before and after.
 
     A plain block, or a layer of VGG, has no connection: x itself takes its place, by option A where the shape changes.
     """

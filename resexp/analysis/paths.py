@@ -189,7 +189,7 @@ def share_carried(paths: Sequence[int], gradient: Sequence[float]) -> np.ndarray
 def bootstrap_lengths(
     paths: Sequence[int], sampled: Sequence[Sequence[float]], random: np.random.Generator
 ) -> tuple[list[int], list[int]]:
-    """The 95 % intervals of the least and the greatest effective length, by drawing the samples of each length anew."""
+    """The 95 % intervals of the least and the greatest effective length, by resampling each length."""
     values = np.array(sampled)  # (lengths, samples)
     ends = []
     for _ in range(BOOTSTRAPS):

@@ -72,7 +72,7 @@ def layer_responses(net: nn.Module, inputs: Tensor, label: str = "the net") -> l
 
     norms = {name: m for name, m in net.named_modules() if isinstance(m, BatchNorm) and "shortcut" not in name}
     if not norms:
-        raise UserError(f"responses: {label} has no batch norm to look behind")
+        raise UserError(f"responses: {label} has no batch norm whose output could be measured")
     hooks = [module.register_forward_hook(keep(name)) for name, module in norms.items()]  # type: ignore[arg-type]
     try:
         net(inputs)

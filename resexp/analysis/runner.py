@@ -1,4 +1,4 @@
-"""Why it works: each argument of the literature as an experiment on one's own checkpoints. One file an analysis."""
+"""Why it works: each argument of the literature as an experiment on trained nets. One file per analysis."""
 
 import dataclasses
 import importlib
@@ -98,7 +98,7 @@ def _files(text: str) -> list[str]:
 def _configs_of(
     name: str, weights: Sequence[str], words: Sequence[str], config_dir: Path | None
 ) -> list[config.Config]:
-    """The net of each file: of ``model=resnet20,resnet56`` one a file, in their order; other settings are shared."""
+    """The net of each file: of ``model=resnet20,resnet56`` one per file, in their order; other settings are shared."""
     models = [model for word in words if word.startswith("model=") for model in word[6:].split(",")]
     shared = [word for word in words if not word.startswith("model=")]
     if len(weights) > 1 and len(models) != len(weights):

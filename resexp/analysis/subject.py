@@ -97,7 +97,7 @@ def read_subject(run: Run) -> Trained:
 
 
 def read_weights(cfg: Config, weights: Path) -> Trained:
-    """The configured net with somebody's weights. Raises UserError."""
+    """The configured net with anybody's weights. Raises UserError."""
     return _trained(cfg, *load_with_weights(cfg, weights), weights.name)
 
 

@@ -87,7 +87,7 @@ def _decode(files: Any) -> float:
 
 
 def _delivery(cfg: Config, data: Any, device: torch.device, steps: int) -> Callable[[], float]:
-    """A measurement of the batches of one data set, made ready for the net; workers start anew in each."""
+    """A measurement of the batches of one data set, made ready for the net; workers are started again in each."""
     there = data.to(device)
 
     def measure() -> float:

@@ -26,7 +26,7 @@ from resexp.runtime import choose_threads, device_name, peak_memory, set_up_devi
 
 __all__ = ["GROWTH_BASE", "bench", "growth", "measure_together"]
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own talk, in the processes started below
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages, in the processes started below
 
 WARMUP_STEPS = 5  # a GPU's step is recorded in the fourth
 SPLIT_STEPS = 5
@@ -203,8 +203,8 @@ class _Process:
             self.send("end")
         self.process.join()
 
-    def send(self, wish: str, count: int = 0) -> None:
-        self.pipe.send((wish, count))
+    def send(self, request: str, count: int = 0) -> None:
+        self.pipe.send((request, count))
 
     def receive(self) -> Any:
         answer = self.pipe.recv()
@@ -212,13 +212,13 @@ class _Process:
             raise answer
         return answer
 
-    def ask(self, wish: str, count: int = 0) -> Any:
-        self.send(wish, count)
+    def ask(self, request: str, count: int = 0) -> Any:
+        self.send(request, count)
         return self.receive()
 
 
 def _serve(cfg: Config, workers: int | None, pipe: Connection) -> None:
-    """Build the loop, say where it runs, then answer wishes until the end, which comes with Ctrl-C's parent too."""
+    """Build the loop, say where it runs, then answer requests until the end, which Ctrl-C in the parent brings too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(EOFError, BrokenPipeError):
         _answer(cfg, workers, pipe)
@@ -237,19 +237,19 @@ def _answer(cfg: Config, workers: int | None, pipe: Connection) -> None:
     threads = cfg.threads or choose_threads(macs * cfg.protocol.batch_size)
     torch.set_num_threads(threads)
     pipe.send({"hardware": hardware(device_name(device)), "threads": threads, **costs})
-    wishes: dict[str, Callable[[int], Any]] = {
+    requests: dict[str, Callable[[int], Any]] = {
         "steps": lambda count: _time_steps(loop, count, device),
         "limits": lambda _count: measure_limits(device, cfg.protocol.precision),
         "peak": lambda _count: peak_memory(device),
     }
     if isinstance(loop, Ours):
-        wishes |= {"split": loop.split, "operations": lambda _count: loop.operations()}
+        requests |= {"split": loop.split, "operations": lambda _count: loop.operations()}
     warm = False
-    while (wish := pipe.recv())[0] != "end":
+    while (request := pipe.recv())[0] != "end":
         if not warm:
-            loop.steps(min(WARMUP_STEPS, wish[1]))
+            loop.steps(min(WARMUP_STEPS, request[1]))
             warm = True
-        pipe.send(wishes[wish[0]](wish[1]))
+        pipe.send(requests[request[0]](request[1]))
 
 
 def _time_steps(loop: Loop, count: int, device: torch.device) -> float:

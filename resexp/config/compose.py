@@ -54,7 +54,7 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[tup
 
 
 def load_file(path: Path) -> Config:
-    """The configuration that a run folder keeps. Raises UserError if it is none, or of another version."""
+    """The configuration that a run folder keeps. Raises UserError if it is not one, or of another version."""
     with one_line_errors(str(path)):
         return cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))))
 

@@ -40,7 +40,7 @@ class ModelConfig:
     group_width: int | None = setting(None, doc="ResNeXt: channels of a path in the first stage")
     form: str | None = setting(None, doc="ResNeXt: grouped, concatenated, summed: the same function")
     variant: str | None = setting(None, doc="VGG: " + ", ".join(catalog.CHOICES["variant"]))
-    batch_norm: bool | None = setting(None, doc="VGG: behind every convolution")
+    batch_norm: bool | None = setting(None, doc="VGG: after every convolution")
     pools: int | None = setting(None, doc="VGG: pooling layers, at most 5; fewer for small images")
     growth: int | None = setting(None, doc="DenseNet: channels that a layer adds")
     compression: float | None = setting(None, doc="DenseNet: share of the channels that a transition keeps")

@@ -20,7 +20,7 @@ def read_wnids(file: str) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"dataset.wnid_file={file}: cannot read it ({error}); name a text file of wnids") from None
     wnids = [line.split()[0] for line in lines if line.strip()]
-    check(bool(wnids), "dataset.wnid_file", file, "has no wnids; write one a line")
+    check(bool(wnids), "dataset.wnid_file", file, "has no wnids; write one per line")
     return wnids
 
 
@@ -38,14 +38,16 @@ class DatasetConfig:
     examples: int | None = setting(None, doc="synthetic: training images")
     classes: int | None = setting(None, doc="imagenet: only the first so many wnids")
     wnids: list[str] = setting([], doc="imagenet: only these, as in [n01443537,n01629819]")
-    wnid_file: str | None = setting(None, doc="imagenet: a file of wnids, one a line, for dataset.wnids", decides=False)
+    wnid_file: str | None = setting(
+        None, doc="imagenet: a file of wnids, one per line, for dataset.wnids", decides=False
+    )
     images_per_class: int | None = setting(None, doc="imagenet: only so many training images of each class")
     pack: str | None = setting(None, doc="imagenet: folder of the packs; null: the cache folder", decides=False)
     pack_gb: float = setting(
         8.0, doc="imagenet: up to this size images are decoded once into a pack; 0: always streamed", decides=False
     )
     workers: int | None = setting(
-        None, doc="imagenet: processes that decode streamed images; null: one a core", decides=False
+        None, doc="imagenet: processes that decode streamed images; null: one per core", decides=False
     )
     sweep_width: int | None = setting(None, doc="width of every net in a sweep that sets none", decides=False)
 
@@ -187,7 +189,7 @@ class LauncherConfig:
     hours: float = setting(24.0, doc="slurm: time limit of a job; one that reaches it saves, requeues and goes on")
     nodes: int = setting(1, doc="slurm: machines of a run")
     gpus: int = setting(0, doc="slurm: GPUs of a machine")
-    processes: int = setting(1, doc="slurm: processes of a run on each machine, usually one a GPU")
+    processes: int = setting(1, doc="slurm: processes of a run on each machine, usually one per GPU")
     cpus: int | None = setting(None, doc="slurm: cores of a process")
     memory_gb: float | None = setting(None, doc="slurm: of a machine")
     save_seconds: int = setting(90, doc="slurm: how long before the time limit a run is told to save")
@@ -218,7 +220,7 @@ class Config:
     deterministic: bool = setting(False, doc="on a GPU: bit-identical repeats, slower", decides=False)
     device: str = setting("auto", doc="auto, cpu, cuda, cuda:1, ...", decides=False)
     threads: int | None = setting(None, doc="CPU threads; null: one for a tiny net, else all cores", decides=False)
-    workers: int | None = setting(None, doc="sweep: runs side by side; null: one a core, four on a GPU", decides=False)
+    workers: int | None = setting(None, doc="sweep: runs side by side; null: one per core, four per GPU", decides=False)
     activation_checkpointing: bool = setting(False, doc="less memory for one more forward pass", decides=False)
     max_minutes: float | None = setting(None, doc="stop cleanly with a checkpoint after this time", decides=False)
     output_dir: str = setting("outputs", doc="holds runs/ and figures/", decides=False)

@@ -65,7 +65,7 @@ class Study:
 
     ``variants`` are words that belong together, ``model.order=full model.dropout=0.1``: the sweep is run with each.
     ``published`` gives the paper's number for a net, or a net and settings. ``published_on`` says what the paper's nets
-    were trained on where the study's are not: then its numbers stand beside none of ours, only its directions do.
+    were trained on where the study's are not: then its numbers are not compared with ours, only their directions are.
     ``reference`` is the folder of its reference runs; empty: that of its name. ``note`` is a caution that is printed
     after the verdicts. ``gaps`` are pairs of nets whose difference is drawn over the steps; ``others`` are published
     runs of other lengths, with their test errors by net, for a table of their own.
@@ -126,7 +126,7 @@ class Outline:
 
 
 def outline_study(name: str, config_dir: Path | None = None) -> Outline:
-    """Raises UserError if there is no such study, or if its file is none."""
+    """Raises UserError for an unknown study, or a file that is not one."""
     study = _read_study(name, config_dir)
     words = [word for line in (*study.sweep, *study.variants) for word in line.split()]
     renamed = config_dir is not None or any(word.startswith("dataset.name=") for word in words)

@@ -8,7 +8,13 @@ from PIL import Image, ImageOps
 from resexp import UserError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
-DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # Pillow's words for 16 bits a pixel; it would clip them to 255
+DEEP_MODES = (
+    "I;16",
+    "I;16B",
+    "I;16L",
+    "I;16N",
+    "I",
+)  # Pillow's names for 16 bits per pixel, which it would clip to 255
 
 
 def read_image(path: Path | str) -> Image.Image:

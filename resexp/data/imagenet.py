@@ -22,7 +22,7 @@ from resexp.data.stream import Stream, default_workers
 
 PAPER_CROP = 224
 LONGEST = 480  # the largest shorter side of the paper, at a crop of 224: a pack keeps no more
-ANNOTATIONS = (  # of a flat val/: a file name and a wnid a line, or a wnid a line in the order of the files
+ANNOTATIONS = (  # of a flat val/: one file name and wnid per line, or one wnid per line in the order of the files
     "val_annotations.txt",
     "LOC_val_solution.csv",
     "synset_labels.txt",
@@ -189,7 +189,7 @@ def _annotated(root: Path) -> dict[str, list[str]] | None:
 
 
 def _fingerprint(files: Files, longest: int) -> str:
-    """Of names and labels; of the sizes of the files too where they are packed, as a changed tree is packed anew."""
+    """Of names and labels; where they are packed, of the sizes of the files too: a changed tree is packed again."""
     sha = hashlib.sha256(f"v1 {longest}\n".encode())
     for name, label in zip(files.names, files.labels, strict=True):
         size = (files.folder / name).stat().st_size if longest else ""

@@ -174,7 +174,7 @@ def write_pack(
                 if progress:
                     progress(f"packing {files[0].parent.parent}", done, len(files))
             pixels = int(sides.prod(axis=1).sum())
-            out.write(bytes(-(3 * pixels) % 8))  # the arrays behind begin at a multiple of 8
+            out.write(bytes(-(3 * pixels) % 8))  # the arrays after the pixels begin at a multiple of 8
             out.write(sides.tobytes())
             out.write(labels.astype(np.int64).tobytes())
             header = {
@@ -207,11 +207,11 @@ def read_pack(path: Path, *, fingerprint: str, crop: int) -> Pack:
         header = json.loads(head)
         count, pixels, theirs = header["images"], header["pixels"], header["fingerprint"]
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"pack {path}: half written, or no pack; remove it, and it is made anew") from None
+        raise UserError(f"pack {path}: half written, or no pack; remove it, and it is made again") from None
     index = HEADER + 3 * pixels + -(3 * pixels) % 8
     if size != index + 24 * count:
         raise UserError(
-            f"pack {path}: {size:,} bytes of {index + 24 * count:,}, half written; remove it, and it is made anew"
+            f"pack {path}: {size:,} bytes of {index + 24 * count:,}, half written; remove it, and it is made again"
         )
     if theirs != fingerprint:
         raise UserError(f"pack {path}: made from another tree, subset or size; remove it, or set another dataset.pack=")

@@ -53,7 +53,7 @@ def _takes_part(group: Group, gaps: Sequence[Gap]) -> bool:
 
 
 def gap_curve(gap: Gap, groups: Sequence[Group], split: str) -> tuple[list[int], list[list[float]]]:
-    """At each of ``POINTS`` steps that both nets have reached: the differences, one a seed that both have."""
+    """At each of ``POINTS`` steps that both nets have reached: the differences, one for each seed that both have."""
     sides = [next((group for group in groups if matches(group, words)), None) for words in (gap.net, gap.minus)]
     if None in sides:
         return [], []

@@ -22,7 +22,7 @@ METRICS = ("train_error", "test_error")
 
 
 def draw_depth(groups: Sequence[Group], path: Path, *, title: str, note: str = "") -> list[Path]:
-    """Final error against depth, a line for the nets that differ in nothing else; bars from least to most."""
+    """Final error against depth, one line per set of nets that differ in nothing else; bars from least to most."""
 
     def draw(axes: Axes) -> None:
         depth_panel(axes, groups)
@@ -33,7 +33,7 @@ def draw_depth(groups: Sequence[Group], path: Path, *, title: str, note: str = "
 
 
 def depth_panel(axes: Axes, groups: Sequence[Group]) -> None:
-    """Final training error (dashed, open marks) and test error against depth, a line for nets alike but for it."""
+    """Final training error (dashed, open marks) and test error against depth; a line joins nets alike but for it."""
     series: dict[str, list[Group]] = {}
     for group in _finished(groups):
         series.setdefault(_series(group, groups), []).append(group)
@@ -73,7 +73,7 @@ def depth_panel(axes: Axes, groups: Sequence[Group]) -> None:
 
 
 def draw_parameters(groups: Sequence[Group], path: Path, *, title: str, note: str = "") -> list[Path]:
-    """Test error against the number of parameters, a line a family; bars from least to most."""
+    """Test error against the number of parameters, one line per family; bars from least to most."""
     series: dict[str, list[Group]] = {}
     for group in _finished(groups):
         series.setdefault(group.family, []).append(group)

@@ -16,8 +16,8 @@ class Order(NamedTuple):
     """Where batch norm and ReLU stand; between two convolutions of F there are always both."""
 
     before: str  # F
-    behind: str  # F, before the join
-    joined: str  # behind the join
+    after: str  # F, before the join
+    joined: str  # after the join
 
 
 ORDERS = {  # He et al. 2016, Table 2 and Fig. 4, (a) to (e)
@@ -74,7 +74,7 @@ class Paths(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """A gate a channel, from the means of all channels (Hu et al. 2018, Eq. 2 to 4, without biases as in Eq. 5)."""
+    """One gate per channel, from the means of all channels (Hu et al. 2018, Eq. 2 to 4, without biases as in Eq. 5)."""
 
     def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()
@@ -87,12 +87,12 @@ class SqueezeExcite(nn.Module):
 
 
 class Transform(nn.Module):
-    """F: convolutions, with batch norm and ReLU between them, and before or behind them as the order says.
+    """F: convolutions, with batch norm and ReLU between them, and before or after them as the order says.
 
     (N, C, H, W) -> (N, out, H/stride, W/stride).
 
     :param convs: the convolutions, and
-    :param widths: the channels before the first and behind each of them.
+    :param widths: the channels before the first and after each of them.
     :param activates: False where x comes activated already.
     :param dropout: rate, in training, before the last convolution.
     :param reduction: of a squeeze-and-excitation gate at the end of F; None: without one.
@@ -109,7 +109,7 @@ class Transform(nn.Module):
         reduction: int | None = None,
     ) -> None:
         super().__init__()
-        before, behind, _ = ORDERS[order]
+        before, after, _ = ORDERS[order]
         self.dropout = dropout
         if before and activates:
             self.before = NormReLU(widths[0], before)
@@ -118,9 +118,9 @@ class Transform(nn.Module):
             if index < len(convs):
                 self.add_module(f"bn{index}", BatchNorm(widths[index]))
         self.count = len(convs)
-        if "norm" in behind:
+        if "norm" in after:
             self.add_module(f"bn{self.count}", BatchNorm(widths[-1]))
-        self.behind = behind
+        self.after = after
         self.gate = SqueezeExcite(widths[-1], reduction) if reduction else None
 
     def convolve(self, x: Tensor) -> Tensor:
@@ -138,13 +138,13 @@ class Transform(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.convolve(x)
-        if self.behind:
-            x = self.last_norm.relu(x) if "relu" in self.behind else self.last_norm(x)
+        if self.after:
+            x = self.last_norm.relu(x) if "relu" in self.after else self.last_norm(x)
         return x if self.gate is None else self.gate(x)
 
 
 class Block(nn.Module):
-    """``connection(x, F(x))``, or ``F(x)`` without a connection, and what the order puts behind the join.
+    """``connection(x, F(x))``, or ``F(x)`` without a connection, and what the order puts after the join.
 
     :param before: acts on x before the two paths part; None: nothing does.
     :param survival: the probability that F takes part in a training step (Huang et al. 2016, Eq. 2); evaluation scales

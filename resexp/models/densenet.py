@@ -62,7 +62,7 @@ def build_densenet(
         if index < len(blocks) - 1:
             if side < 2:
                 raise UserError(
-                    f"images of {image_shape[1]} pixels vanish in the transition behind stage {index + 1} "
+                    f"images of {image_shape[1]} pixels vanish in the transition after stage {index + 1} "
                     f"of {catalog.net_name(knobs)}; take larger images"
                 )
             compressed = int(channels * knobs["compression"])
@@ -86,5 +86,5 @@ def dense_layer(channels: int, growth: int, transform: str, dropout: float) -> B
 
 
 def with_dropout(module: nn.Module, rate: float) -> nn.Module:
-    """Dropout behind each convolution but the stem's (Sec. 4.2)."""
+    """Dropout after each convolution but the stem's (Sec. 4.2)."""
     return nn.Sequential(module, nn.Dropout(rate)) if rate else module

@@ -29,7 +29,7 @@ def build_googlenet(
         layer.bn = BatchNorm(layer.bn.num_features, eps=layer.bn.eps)  # ours knows groups of images
     channels, side, _ = image_shape
     if side < LEAST_SIDE:
-        where = "in the pooling behind the third stage of googlenet"
+        where = "in the pooling after the third stage of googlenet"
         raise UserError(f"images of {side} pixels vanish {where}; take at least {LEAST_SIDE}")
     width = net.conv1.conv.out_channels
     if side <= catalog.SMALL_SIDE:

@@ -94,8 +94,8 @@ class ResNet(nn.Module):
     """Stem, stages of blocks, global average pooling and a linear classifier.
 
     :param stages: the blocks.
-    :param channels: behind the last of them.
-    :param last: what pre-activation nets put behind the last block.
+    :param channels: after the last of them.
+    :param last: what pre-activation nets put after the last block.
     :param stem: ``"3x3"`` or ``"7x7"``.
     :param activation_checkpointing: trade one more forward pass for memory; the numbers stay the same.
     """
@@ -160,7 +160,7 @@ def build_staged(
 
 
 def out_channels(knobs: dict[str, Any], stage: int) -> int:
-    """Channels behind a block of a stage; a bottleneck has four times those of its 3x3 convolution."""
+    """Channels after a block of a stage; a bottleneck has four times those of its 3x3 convolution."""
     return knobs["width"] * 2**stage * (4 if knobs.get("transform") == "bottleneck" else 1)
 
 
@@ -169,7 +169,7 @@ def make_block(
 ) -> Block:
     """One block of a staged net.
 
-    :param is_first: behind the stem, whose ReLU is its activation (He et al. 2016, Sec. 3.2).
+    :param is_first: after the stem, whose ReLU is its activation (He et al. 2016, Sec. 3.2).
     :param survival: of this block.
     """
     out = out_channels(knobs, stage)
@@ -206,7 +206,7 @@ def highway_block(in_channels: int, out: int, stride: int, gate_bias: float) -> 
 def convolutions(
     knobs: dict[str, Any], in_channels: int, out: int, stage: int, stride: int
 ) -> tuple[list[nn.Module], list[int]]:
-    """The convolutions of F, and the channels before and behind each: single, basic, bottleneck, or aggregated.
+    """The convolutions of F, and the channels before and after each: single, basic, bottleneck, or aggregated.
 
     The paper's bottleneck has its stride in the first 1x1 convolution (He et al. 2015, Table 1), Xie et al. and
     torchvision have it in the 3x3 one.

@@ -37,7 +37,7 @@ class ZeroPad(nn.Module):
 def projection(in_channels: int, out_channels: int, stride: int, norm: bool = True) -> nn.Module:
     """Options B and C: a 1x1 convolution and batch norm. (N, C, H, W) -> (N, out_channels, H/stride, W/stride).
 
-    :param norm: False behind a pre-activation, whose batch norm comes first (He et al. 2016, the authors' code).
+    :param norm: False after a pre-activation, whose batch norm comes first (He et al. 2016, the authors' code).
     """
     conv = nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
     return nn.Sequential(conv, BatchNorm(out_channels)) if norm else conv

@@ -16,7 +16,7 @@ GRID = 7  # the side of the maps that they read
 
 
 class Layer(nn.Module):
-    """Convolution, batch norm if asked, ReLU, and the gate behind the ReLU (Hu et al. 2018, Sec. 3.3).
+    """Convolution, batch norm if asked, ReLU, and the gate after the ReLU (Hu et al. 2018, Sec. 3.3).
 
     (N, C, H, W) -> (N, out, H, W).
     """
@@ -36,7 +36,7 @@ class Layer(nn.Module):
 
 
 class VGG(nn.Module):
-    """Five stages of layers, pooling behind each, and a classifier.
+    """Five stages of layers, pooling after each, and a classifier.
 
     :param stages: the layers.
     :param classifier: from (N, C, h, w) to (N, classes).
@@ -85,7 +85,7 @@ def build_vgg(
         stages.append(Stage(*layers, activation_checkpointing=activation_checkpointing))
         if index < pools:
             if side < 2:
-                where = f"in the pooling behind stage {index + 1} of {catalog.net_name(knobs)}"
+                where = f"in the pooling after stage {index + 1} of {catalog.net_name(knobs)}"
                 remedy = f"set model.pools={index}, or take larger images"
                 raise UserError(f"images of {image_shape[1]} pixels vanish {where}; {remedy}")
             stages.append(nn.MaxPool2d(2))

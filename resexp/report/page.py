@@ -173,7 +173,7 @@ def _section(
 
 
 def _other_runs(output_dir: Path, shown: set[Path], config_dir: Path | None) -> list[tuple[str, str, list[Run]]]:
-    """(title, origin, runs) of what no study has: one's own by data set and protocol, the reference runs by folder."""
+    """(title, origin, runs) of what no study has: own runs by data set and protocol, the reference runs by folder."""
     own: dict[str, list[Run]] = {}
     for run in readable_runs([path for path in _folders(output_dir / RUNS) if path not in shown]):
         title = f"Other runs: {run.config['dataset']['name']}, protocol {run.config['protocol']['name']}"

@@ -51,7 +51,7 @@ def write_env(
 
 
 def _git_commit() -> str | None:
-    """The commit of the checkout this program runs from, with ``+`` behind it if files differ; None in a wheel."""
+    """The commit of the checkout this program runs from, with ``+`` after it if files differ; None in a wheel."""
     checkout = Path(__file__).resolve().parent.parent
     if not (checkout / ".git").exists():
         return None

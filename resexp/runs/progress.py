@@ -55,7 +55,7 @@ class ProgressLine:
 
 
 def print_progress(what: str, done: int, total: int) -> None:
-    """Progress of reading data: one changing line on a terminal, a line every tenth elsewhere; on stderr."""
+    """Progress of reading data: one changing line on a terminal, one line for every tenth elsewhere; on stderr."""
     if sys.stderr.isatty():
         print(f"\r{what}: {done:,} of {total:,}", end="\n" if done == total else "", file=sys.stderr, flush=True)
     elif done == total or done * 10 // total > (done - 500) * 10 // total:
