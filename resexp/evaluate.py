@@ -15,13 +15,13 @@ from resexp.data.crops import in_proportion
 from resexp.data.dataset import Dataset
 from resexp.data.normalize import Normalization
 from resexp.data.source import Source
+from resexp.models.families import FAMILIES
 from resexp.parallel import World
 from resexp.runtime import autocast
 from resexp.state import State
 
 EVAL_BATCH = 1000  # images of 32 pixels; fewer of larger ones
 LEAST_BATCH = 16
-ONE_SIZE = ("transformer", "mlp", "highway_mlp")  # families whose nets take images of one size
 
 
 class Evaluation(NamedTuple):
@@ -131,7 +131,7 @@ def _mean_scores(logits: Sequence[Tensor]) -> Tensor:
 
 def check_view(view: str, family: str, *, large: bool) -> None:
     """Raise UserError if a net cannot be applied to whole images of any size."""
-    if view == "multi-scale" and (family in ONE_SIZE or (family == "vgg" and large)):
+    if view == "multi-scale" and (FAMILIES[family].one_size or (family == "vgg" and large)):
         raise UserError(f"multi-scale: {family} nets take images of one size; take ten-crop")
 
 

@@ -1,7 +1,8 @@
 """``resexp models --explain``: what blocks cost, side by side, with the arithmetic. No torch."""
 
-from resexp.catalog import NAMED, SE_REDUCTION, VGG_CONVOLUTIONS, Net, stages
+from resexp.catalog import NAMED, SE_REDUCTION, Net
 from resexp.console import print_table
+from resexp.models.stages import VGG_CONVOLUTIONS, stages
 
 
 def conv_weights(kernel: int, in_channels: int, out_channels: int, groups: int = 1) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from resexp import catalog
 from resexp.config import Config
 from resexp.data.registry import READERS
+from resexp.models.stages import VGG_CONVOLUTIONS, densenet_blocks, stages
 
 PROCESS_BYTES = 600_000_000  # torch itself; on a GPU the context of a process and the libraries' workspaces
 SYNTHETIC_BYTES = 13  # per pixel, while random images are made
@@ -38,14 +39,14 @@ def activations(knobs: dict[str, Any], side: int, checkpointing: bool) -> float:
     """Floats of one image that a net keeps for its backward pass."""
     match knobs["family"]:
         case "vgg":
-            counts = catalog.VGG_CONVOLUTIONS[knobs["variant"]]
+            counts = VGG_CONVOLUTIONS[knobs["variant"]]
             widths = [knobs["width"] * min(2**index, 8) for index in range(len(counts))]
             kept = [(width * VGG_MAPS, count) for width, count in zip(widths, counts, strict=True)]
         case "densenet":
             kept, channels, growth = [], knobs["width"], knobs["growth"]
-            if len(catalog.densenet_blocks(knobs)) == 4 and side > catalog.SMALL_SIDE:
+            if len(densenet_blocks(knobs)) == 4 and side > catalog.SMALL_SIDE:
                 side //= 4
-            for count in catalog.densenet_blocks(knobs):
+            for count in densenet_blocks(knobs):
                 made = channels + count * growth  # each layer keeps all before it twice, joined and normalised
                 kept.append((channels + made + 9 * growth, count))
                 channels = int(made * knobs["compression"])
@@ -62,7 +63,7 @@ def activations(knobs: dict[str, Any], side: int, checkpointing: bool) -> float:
             ):
                 side //= 4
             maps = block_maps(knobs)
-            kept = [(knobs["width"] * 2**index * maps, count) for index, count in enumerate(catalog.stages(knobs))]
+            kept = [(knobs["width"] * 2**index * maps, count) for index, count in enumerate(stages(knobs))]
     floats = 0.0
     for index, (channels, count) in enumerate(kept):
         held: float = count

@@ -1,5 +1,7 @@
 """Build a net and count what it costs."""
 
+import importlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,30 +9,9 @@ from torch import Tensor, nn
 
 from resexp import catalog
 from resexp.models.conv3x3 import Conv3x3
-from resexp.models.densenet import build_densenet
-from resexp.models.googlenet import build_googlenet
+from resexp.models.families import FAMILIES
 from resexp.models.initialise import he_init
-from resexp.models.mlp import build_mlp
 from resexp.models.norm_relu import BatchNorm
-from resexp.models.resnet import build_staged
-from resexp.models.transformer import build_transformer
-from resexp.models.vgg import build_vgg
-
-__all__ = ["BUILDERS", "build_model", "count_macs", "count_parameters"]
-
-BUILDERS = {
-    "plain": build_staged,
-    "resnet": build_staged,
-    "preresnet": build_staged,
-    "highway": build_staged,
-    "resnext": build_staged,
-    "vgg": build_vgg,
-    "densenet": build_densenet,
-    "googlenet": build_googlenet,
-    "transformer": build_transformer,
-    "mlp": build_mlp,
-    "highway_mlp": build_mlp,
-}
 
 
 def build_model(
@@ -53,7 +34,7 @@ def build_model(
     """
     settings = catalog.resolve({"family": family, "depth": depth, **knobs})
     with torch.random.fork_rng(devices=[]):  # torch's own initial weights, drawn here, are overwritten below
-        net = BUILDERS[family](
+        net = builder_of(family)(
             settings, image_shape=image_shape, classes=classes, activation_checkpointing=activation_checkpointing
         )
     for module in net.modules():
@@ -62,6 +43,12 @@ def build_model(
     if not next(net.parameters()).is_meta:
         he_init(net, torch.Generator().manual_seed(seed))
     return net
+
+
+def builder_of(family: str) -> Callable[..., nn.Module]:
+    """The function that builds a family's nets from their settings."""
+    module, _, name = FAMILIES[family].builder.partition(":")
+    return getattr(importlib.import_module(f"resexp.models.{module}"), name)
 
 
 def count_parameters(net: nn.Module) -> int:

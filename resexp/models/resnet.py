@@ -16,6 +16,7 @@ from resexp.models.blocks import ORDERS, Block, NormReLU, Paths, Transform, conv
 from resexp.models.connections import Add, Connection, Gated, Mix, Scaled
 from resexp.models.norm_relu import BatchNorm
 from resexp.models.shortcuts import make_shortcut
+from resexp.models.stages import stages
 
 Context = contextlib.AbstractContextManager[None]
 
@@ -128,11 +129,11 @@ def build_staged(
 ) -> ResNet:
     """A net of ``catalog.resolve``'s settings; from the second stage on, the first block halves the size."""
     width, order = knobs["width"], knobs.get("order", "original")
-    counts = catalog.stages(knobs)
+    counts = stages(knobs)
     total = sum(counts)
     survival = knobs.get("survival", 1.0)
     channels = width
-    stages: list[list[Block]] = []
+    built: list[list[Block]] = []
     for index, count in enumerate(counts):
         stage = []
         for position in range(count):
@@ -143,12 +144,12 @@ def build_staged(
             )
             stage.append(block)
             channels = out_channels(knobs, index)
-        stages.append(stage)
+        built.append(stage)
     stem = knobs["stem"]
     if stem == "auto":
         stem = "7x7" if knobs["layout"] == "imagenet" and image_shape[1] > catalog.SMALL_SIDE else "3x3"
     return ResNet(
-        stages,
+        built,
         width=width,
         channels=channels,
         last=ORDERS[order].before,

@@ -10,6 +10,7 @@ from resexp import UserError, catalog
 from resexp.models.blocks import SqueezeExcite
 from resexp.models.norm_relu import BatchNorm
 from resexp.models.resnet import Stage
+from resexp.models.stages import VGG_CONVOLUTIONS
 
 HIDDEN = 4096  # units of each of the two hidden linear layers
 GRID = 7  # the side of the maps that they read
@@ -73,7 +74,7 @@ def build_vgg(
     small = side <= catalog.SMALL_SIDE
     variant, pools = knobs["variant"], knobs["pools"]
     stages: list[nn.Module] = []
-    for index, count in enumerate(catalog.VGG_CONVOLUTIONS[variant]):
+    for index, count in enumerate(VGG_CONVOLUTIONS[variant]):
         out = knobs["width"] * min(2**index, 8)
         layers: list[nn.Module] = []
         for position in range(count):

@@ -1,0 +1,134 @@
+"""From a depth to blocks per stage, and what else it implies: the tables of the papers. No torch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from resexp import UserError
+
+_IMAGENET_STAGES = {  # He et al. 2015, Table 1; 200 layers: He et al. 2016
+    "basic": {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)},
+    "bottleneck": {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)},
+}
+_CIFAR_BOTTLENECK_DEPTHS = (29, 164, 1001)  # 29: Xie et al. 2017; 164 and 1001: He et al. 2016
+_DENSENET_BLOCKS = {
+    121: (6, 12, 24, 16),
+    161: (6, 12, 36, 24),
+    169: (6, 12, 32, 32),
+    201: (6, 12, 48, 32),
+    264: (6, 12, 64, 48),
+}
+VGG_CONVOLUTIONS = {  # 3x3 convolutions of each stage (Simonyan & Zisserman 2015, Table 1)
+    "a": (1, 1, 2, 2, 2),
+    "a_lrn": (1, 1, 2, 2, 2),
+    "b": (2, 2, 2, 2, 2),
+    "b_5x5": (1, 1, 1, 1, 1),
+    "c": (2, 2, 3, 3, 3),
+    "d": (2, 2, 3, 3, 3),
+    "e": (2, 2, 4, 4, 4),
+}
+VGG_OF_DEPTH = {8: "b_5x5", 11: "a", 13: "b", 16: "d", 19: "e"}
+BASE_WIDTH = {"cifar": 16, "imagenet": 64}  # channels of the first stage; each later stage doubles them
+ACTS_WITH = {  # knobs of staged nets that act only beside another
+    "skip_scale": ("connection", ("scaled",)),
+    "transform_scale": ("connection", ("scaled",)),
+    "gate_bias": ("connection", ("exclusive-gate", "shortcut-gate")),
+    "skip_dropout": ("connection", ("dropout",)),
+    "stride_in": ("transform", ("bottleneck",)),
+}
+
+
+def is_imagenet_depth(depth: int) -> bool:
+    """Whether a net of this depth has the layout for ImageNet, where nothing else is said."""
+    return any(depth in depths for depths in _IMAGENET_STAGES.values())
+
+
+def bottlenecks_by_depth(depth: int, layout: str | None) -> bool:
+    """Whether a name of this depth means bottlenecks: 50, 101, 152, 164, 200, 1001 layers; others have basic blocks."""
+    if layout == "cifar":
+        return depth % 6 != 2
+    return depth in (*_IMAGENET_STAGES["bottleneck"], *_CIFAR_BOTTLENECK_DEPTHS)
+
+
+def stages(model: Mapping[str, Any]) -> tuple[int, ...]:
+    """Blocks of each stage of a staged net: 56 layers -> ``(9, 9, 9)``. Raises UserError if there is no such net."""
+    depth, layout = model["depth"], model["layout"]
+    kind = model.get("transform") or "single"  # a highway layer
+    if layout == "imagenet":
+        known = _IMAGENET_STAGES.get("basic" if kind == "single" else kind, {})
+        if depth not in known:
+            what = "highway blocks" if kind == "single" else f"{kind} blocks"
+            raise UserError(
+                f"depth={depth} is not an ImageNet depth of {what}: choose from {', '.join(map(str, known))}"
+            )
+        return tuple(count * (2 if kind == "single" else 1) for count in known[depth])
+    layers = 9 if kind == "bottleneck" else 6  # of one block in each of three stages
+    if depth < layers + 2 or depth % layers != 2:
+        legal = [d for d in range(layers + 2, 2 * depth + 4 * layers, layers) if not is_imagenet_depth(d)]  # as a name
+        near = " or ".join(
+            str(d) for d in [*[d for d in legal if d < depth][-1:], *[d for d in legal if d > depth][:1]]
+        )
+        what = f"a CIFAR net of {kind} blocks" if kind == "bottleneck" else "a CIFAR net"
+        raise UserError(f"depth={depth} is not {layers}n+2, the depth of {what}: the nearest are {near}")
+    return ((depth - 2) // layers * (2 if kind == "single" else 1),) * 3
+
+
+def vgg_depth(variant: str) -> int:
+    """Layers with weights of a VGG configuration: its convolutions and three linear layers."""
+    return sum(VGG_CONVOLUTIONS[variant]) + 3
+
+
+def is_large_densenet(depth: int) -> bool:
+    """Whether a DenseNet of this depth is one of those for ImageNet."""
+    return depth in _DENSENET_BLOCKS
+
+
+def densenet_blocks(model: Mapping[str, Any]) -> tuple[int, ...]:
+    """Layers of each dense block. Raises UserError if the depth does not divide into three of them."""
+    depth = model["depth"]
+    if depth in _DENSENET_BLOCKS:
+        return _DENSENET_BLOCKS[depth]
+    convolutions = 2 if model["transform"] == "bottleneck" else 1
+    layers = 3 * convolutions
+    if depth < layers + 4 or (depth - 4) % layers:
+        below, above = (max(layers + 4, depth + shift) for shift in (-((depth - 4) % layers), (4 - depth) % layers))
+        near = str(below) if below == above else f"{below} or {above}"
+        raise UserError(f"depth={depth} is not {layers}n+4, the depth of such a DenseNet: the nearest are {near}")
+    return ((depth - 4) // layers,) * 3
+
+
+def complete_staged(full: dict[str, Any], given: dict[str, Any]) -> None:
+    """Fill in what the depth of a staged net implies. Raises UserError for what cannot be built."""
+    depth = full["depth"]
+    if "transform" in full:
+        bottlenecks = bottlenecks_by_depth(depth, full["layout"])
+        full["transform"] = full["transform"] or ("bottleneck" if bottlenecks else "basic")
+    full["layout"] = full["layout"] or ("imagenet" if is_imagenet_depth(depth) else "cifar")
+    if full["family"] == "resnext" and full["transform"] != "bottleneck":
+        raise UserError(
+            f"model.transform={full['transform']}: the paths of a ResNeXt are those of a bottleneck; drop it"
+        )
+    stages(full)
+    full["width"] = full["width"] or (64 if full["family"] == "resnext" else BASE_WIDTH[full["layout"]])
+    if "shortcut" in full:
+        _complete_shortcut(full)
+    for key, (other, values) in ACTS_WITH.items():
+        if other in full and key in full and full[other] not in values:
+            if given[key] is not None:
+                raise UserError(
+                    f"model.{key}={given[key]}: acts only with model.{other}={' or '.join(values)}; "
+                    "set that too, or drop it"
+                )
+            full[key] = None
+    if full.get("reduction") and "cardinality" not in full and full["reduction"] > full["width"]:
+        raise UserError(
+            f"model.reduction={full['reduction']}: above the first stage's {full['width']} channels; "
+            f"take {full['width']} or less"
+        )
+
+
+def _complete_shortcut(full: dict[str, Any]) -> None:
+    full["shortcut"] = full["shortcut"] or ("B" if full["transform"] == "bottleneck" else "A")
+    if full["survival"] < 1 and full["connection"] != "add":
+        raise UserError(f"model.survival={full['survival']}: only with model.connection=add")
+    if full["zero_padding"] != "end" and full["shortcut"] != "A":
+        raise UserError(f"model.zero_padding={full['zero_padding']}: only with model.shortcut=A, which adds zeros")
