@@ -17,7 +17,10 @@ $(INSTALLED): pyproject.toml constraints.txt $(wildcard resexp/models/*.[ch])
 demo: install ## plain nets degrade, residual nets do not: trains, draws and judges in minutes
 	$(BIN)/resexp study degradation
 
-test: install ## all tests but those on real image files, on a real SLURM and in a browser
+test: install ## the quick tests: 5 minutes on 2 cores
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not images and not slurm and not browser'
+
+test-all: install ## all tests but those on real image files, on a real SLURM and in a browser: 15 minutes
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not images and not slurm and not browser'
 
 test-images: install ## the tests on real image files under RESEXP_DATA
@@ -48,4 +51,4 @@ tensorboard: install ## TensorBoard on outputs/, with the reference runs
 	$(BIN)/python scripts/write_events.py outputs
 	$(BIN)/tensorboard --logdir outputs
 
-.PHONY: help install demo test test-images test-slurm test-browser lint smoke figures report tensorboard
+.PHONY: help install demo test test-all test-images test-slurm test-browser lint smoke figures report tensorboard

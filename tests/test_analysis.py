@@ -687,6 +687,7 @@ SMALL = {
 NETS = {"forward": ["preresnet8"], "paths": ["preresnet8"], "convergence": ["plain8", "resnet8"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("analysis", [name for name in ANALYSES if name != "identity"])
 def test_every_analysis_leaves_a_figure_a_table_and_numbers(
     analysis: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -789,17 +790,20 @@ def test_a_run_without_its_checkpoint_or_with_anothers_is_refused(
     assert "checkpoint.pt" in err and "Traceback" not in err and len(err.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_an_unwritable_folder_is_one_line(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").write_text("")
     assert main(["analyze", "relu-collapse", "draws=2", "--output-dir", "file"]) == 2
     assert "set another --output-dir" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_numbers_are_json_without_infinities(runs: Path, tmp_path: Path) -> None:
     assert main(["analyze", "relu-collapse", "draws=2", "--output-dir", str(tmp_path)]) == 0
     json.loads((tmp_path / "analysis/relu-collapse.json").read_text(), parse_constant=lambda name: pytest.fail(name))
 
 
+@pytest.mark.slow
 def test_figures_redraws_what_was_found(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["analyze", "relu-collapse", "draws=2", "--output-dir", str(tmp_path)]) == 0
     folder = tmp_path / "analysis"

@@ -74,6 +74,7 @@ def test_the_usual_loop_learns_the_same_net() -> None:
     assert not any(getattr(module, "fast", False) for module in loop.net.modules())
 
 
+@pytest.mark.slow
 def test_a_bench_against_the_plain_loop_gives_a_ratio_and_a_chart(resexp: Resexp) -> None:
     result = resexp("bench", *TINY, "--against", "plain", "--rounds", "2", "--steps", "1", "--json", "bench.json")
     assert result.returncode == 0, result.stderr
@@ -86,6 +87,7 @@ def test_a_bench_against_the_plain_loop_gives_a_ratio_and_a_chart(resexp: Resexp
     assert list(Path("outputs/figures").glob("bench-*.png"))
 
 
+@pytest.mark.slow
 def test_a_bench_that_cannot_write_says_so_in_one_line(resexp: Resexp) -> None:
     Path("file").write_text("not a folder")
     result = resexp("bench", *TINY, "--rounds", "1", "--steps", "1", "output_dir=file")
@@ -93,6 +95,7 @@ def test_a_bench_that_cannot_write_says_so_in_one_line(resexp: Resexp) -> None:
     assert result.stderr.splitlines()[-1].startswith("resexp: error: cannot write file")
 
 
+@pytest.mark.slow
 def test_the_reference_is_the_fastest_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resexp.bench.measure.WORKERS", {"cpu": (0, 1), "cuda": (0,)})
     result = bench(config.load(TINY), against="reference", rounds=1, steps=1)
@@ -102,6 +105,7 @@ def test_the_reference_is_the_fastest_number_of_workers(monkeypatch: pytest.Monk
     assert result["ratio"] == pytest.approx(result["images_per_s"] / max(others.values()))
 
 
+@pytest.mark.slow
 def test_growth_measures_every_point_and_goes_on_past_one_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "resexp.bench.measure.AXES",
@@ -118,6 +122,7 @@ def test_growth_measures_every_point_and_goes_on_past_one_that_fails(monkeypatch
     assert "this machine has" in result["axes"]["depth"][0]["failed"]
 
 
+@pytest.mark.slow
 def test_a_study_is_projected_from_the_measured_speed_of_its_nets() -> None:
     words = [
         "dataset=synthetic",
@@ -142,6 +147,7 @@ def test_a_study_is_projected_from_the_measured_speed_of_its_nets() -> None:
     assert bad.returncode == 2 and bad.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_ways_to_read_images_are_measured_side_by_side(resexp: Resexp, make_tree: Callable[..., Path]) -> None:
     tree = make_tree({part: {"n1": 40, "n2": 40} for part in ("train", "val")}, side=20)
     words = ["dataset=imagenet", f"dataset.root={tree}", "dataset.image_size=16", "protocol.batch_size=32"]

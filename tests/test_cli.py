@@ -126,6 +126,7 @@ def test_lists_print(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in out for name in names)
 
 
+@pytest.mark.slow
 def test_bench_alternates_with_the_reference_and_writes_json(resexp: Resexp) -> None:
     words = ["bench", *TINY, "--against", "reference", "--rounds", "2", "--steps", "2", "--json", "bench.json"]
     result = resexp(*words)

@@ -106,6 +106,7 @@ def test_a_seed_that_has_just_begun_does_not_cut_the_finished_ones(tmp_path: Pat
     assert alone == both
 
 
+@pytest.mark.slow
 def test_drawing_needs_no_torch(tmp_path: Path) -> None:
     write_run(tmp_path / "outputs" / "runs", ["model=plain20", "model.width=8"])
     code = "import sys; from resexp.cli import main; sys.exit(main(['figures']) or 7 * ('torch' in sys.modules))"

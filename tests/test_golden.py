@@ -41,6 +41,7 @@ def test_the_runs_of_every_study_keep_their_names(monkeypatch: pytest.MonkeyPatc
     assert golden.names() == golden.read("names")
 
 
+@pytest.mark.slow
 def test_the_reference_runs_are_named_by_their_settings() -> None:
     files = sorted(golden.REFERENCE.glob("*/*/config.yaml"))
     assert len(files) > 300

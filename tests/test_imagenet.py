@@ -250,6 +250,7 @@ def test_odd_images_become_what_a_person_sees(tmp_path: Path) -> None:
         read_image(tmp_path / "cut.jpg")
 
 
+@pytest.mark.slow
 def test_a_truncated_image_is_named_by_pack_and_stream(tree: Path, resexp: Resexp) -> None:
     bad = tree / "train" / "n02" / "n02_1.png"
     bad.write_bytes(bad.read_bytes()[:60])
@@ -364,6 +365,7 @@ TRAINED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gigabytes", [8, 0], ids=["packed", "streamed"])
 def test_a_run_of_photographs_resumes_bit_for_bit_and_ends_with_ten_crops(
     tree: Path, resexp: Resexp, gigabytes: int
@@ -393,6 +395,7 @@ def test_images_smaller_than_the_crop_are_enlarged_and_this_is_said(tree: Path, 
     assert "are enlarged for crops of 128; dataset.image_size=" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_streamed_images(tree: Path) -> None:
     """A pass over 200 and over 5,000 images, in the process and in its workers: the difference is that of the names."""
     code = f"""

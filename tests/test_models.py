@@ -39,6 +39,7 @@ def test_there_are_over_60_named_nets_of_all_families() -> None:
     assert all(callable(builder_of(family)) for family in catalog.FAMILIES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", catalog.NAMED, ids=lambda net: net.name)
 def test_golden_counts_are_recounted_from_the_built_net(net: catalog.Net) -> None:
     built = on_meta(net.name)
@@ -86,10 +87,6 @@ def test_golden_counts_are_the_published_ones(net: catalog.Net) -> None:
             assert printed == "10.2" and round(value, 2) == 10.33  # the paper's column; its own description counts more
         else:
             assert rounds_to(value, printed), (value, printed)
-
-
-def test_no_file_of_a_net_is_long() -> None:
-    assert all(len(path.read_text().splitlines()) <= 260 for path in MODELS.glob("*.py"))
 
 
 def test_depth_counts_the_layers_with_weights_outside_shortcuts_and_gates() -> None:
@@ -141,6 +138,7 @@ TWINS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TWINS)
 def test_weights_carried_over_in_order_give_torchvisions_logits(name: str) -> None:
     """float64, so that only a difference of the nets can show; one image of 96 pixels in evaluation mode."""

@@ -43,6 +43,7 @@ def steps_in(processes: int, *words: str) -> dict:
     return torch.load(out, weights_only=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [["protocol.norm_group=16"], [], ["protocol.norm_group=8"]],
@@ -107,6 +108,7 @@ def test_shares_that_do_not_fit_are_named(size: int, batch: int, group: int | No
         check_shares(size, batch, group)
 
 
+@pytest.mark.slow
 def test_only_one_process_writes_and_any_number_goes_on(tmp_path: Path) -> None:
     """Two processes, killed by a time box; one goes on; the same numbers as one alone, up to rounding."""
     words = [*TINY, "protocol.norm_group=16", "protocol.steps=24"]
@@ -128,6 +130,7 @@ def test_only_one_process_writes_and_any_number_goes_on(tmp_path: Path) -> None:
     assert [r["step"] for r in run.metrics] == [r["step"] for r in whole.metrics]
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_takes_the_run_down_and_it_goes_on_from_the_checkpoint() -> None:
     words = [
         *TINY,
@@ -171,6 +174,7 @@ def rank_of(parent: int, rank: int) -> int:
     raise AssertionError(f"no rank {rank} below {parent}")
 
 
+@pytest.mark.slow
 def test_a_port_in_use_and_a_batch_that_cannot_be_shared_are_one_line(resexp: Callable) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

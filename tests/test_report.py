@@ -59,6 +59,7 @@ def test_the_page_holds_everything_and_needs_nothing_else(tmp_path: Path) -> Non
     assert all(str(markupsafe.escape(one.claim)) in text for one in load_popular())
 
 
+@pytest.mark.slow
 def test_fifty_runs_take_less_than_three_megabytes(tmp_path: Path) -> None:
     log = (next((ROOT / "outputs/reference/cifar10-1500-steps").iterdir()) / "metrics.jsonl").read_text()
     for run in write_study(tmp_path, seeds=13):
@@ -67,6 +68,7 @@ def test_fifty_runs_take_less_than_three_megabytes(tmp_path: Path) -> None:
     assert write_report(tmp_path, path) == 52 and path.stat().st_size < 3e6
 
 
+@pytest.mark.slow
 def test_html_in_names_and_commands_is_text(tmp_path: Path) -> None:
     evil = "<img src=x onerror=alert(1)>"
     run = write_run(tmp_path / "runs", ["model=plain20", f"dataset.name='{evil}'"])
@@ -77,6 +79,7 @@ def test_html_in_names_and_commands_is_text(tmp_path: Path) -> None:
     plots_of(text)  # the data are whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["summary.json", "env.json", "config.yaml"])
 def test_a_damaged_run_is_left_out_with_a_line_and_the_rest_is_shown(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -99,6 +102,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_whatever_a_run_lacks_it_costs_one_line(
     damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -112,6 +116,7 @@ def test_whatever_a_run_lacks_it_costs_one_line(
     assert len(lines) == 1 and str(file.parent) in lines[0]
 
 
+@pytest.mark.slow
 def test_lines_and_numbers_of_no_use_are_passed_over(tmp_path: Path) -> None:
     run = write_study(tmp_path)[0]
     (run.path / "metrics.jsonl").write_text(
@@ -130,6 +135,7 @@ def test_a_malformed_study_costs_one_line(text: str, tmp_path: Path, capsys: pyt
     assert re.fullmatch(r"resexp: error: .*\n", capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_logs_that_end_in_the_middle_and_summaries_without_numbers_are_shown_as_far_as_they_go(tmp_path: Path) -> None:
     runs = write_study(tmp_path)
     metrics = runs[0].path / "metrics.jsonl"
@@ -140,6 +146,7 @@ def test_logs_that_end_in_the_middle_and_summaries_without_numbers_are_shown_as_
     assert any(line["name"] == "plain20" for line in plots_of(path.read_text())["degradation"]["lines"])
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_no_run_is_named_and_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_study(tmp_path)
     (tmp_path / "runs" / "holiday").mkdir()
@@ -147,6 +154,7 @@ def test_a_folder_that_is_no_run_is_named_and_passed_over(tmp_path: Path, capsys
     assert "holiday: not a run folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_runs_of_no_study_have_sections_of_their_own_by_data_set_and_protocol(tmp_path: Path) -> None:
     for words in (["model=plain8"], ["model=plain8", "protocol=smoke"], ["model=plain8", "protocol=smoke", "seed=1"]):
         write_run(tmp_path / "runs", words)
@@ -155,6 +163,7 @@ def test_runs_of_no_study_have_sections_of_their_own_by_data_set_and_protocol(tm
     assert titles == ["Other runs: digits, protocol digits", "Other runs: digits, protocol smoke"]
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_written_costs_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_study(tmp_path)
     (tmp_path / "file").write_text("")
@@ -170,6 +179,7 @@ def test_a_page_that_cannot_be_written_costs_one_line(tmp_path: Path, capsys: py
         write_report(tmp_path / "nothing", tmp_path / "report.html")
 
 
+@pytest.mark.slow
 def test_the_reference_results_are_one_page(tmp_path: Path) -> None:
     (tmp_path / "reference").symlink_to(ROOT / "outputs" / "reference")
     path = tmp_path / "report.html"

@@ -65,6 +65,7 @@ def test_a_typo_in_the_last_job_costs_nothing(resexp: Resexp) -> None:
     assert not Path("outputs").exists()
 
 
+@pytest.mark.slow
 def test_a_diverging_run_fails_alone(resexp: Resexp) -> None:
     result = resexp("sweep", *TINY, "protocol.lr=0.1,1e38")
     assert result.returncode == 1
@@ -73,6 +74,7 @@ def test_a_diverging_run_fails_alone(resexp: Resexp) -> None:
     assert "protocol.lr=0.1" in result.stdout and "protocol.lr=1e+38" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_killed_run_fails_alone_and_is_resumed_by_the_same_command() -> None:
     words = [*MANY, "protocol.steps=1200", "protocol.save_seconds=0.1", "workers=2", "protocol.eval_every=1000"]
     jobs = [cfg for _, cfg in config.expand(words)]
@@ -90,6 +92,7 @@ def test_a_killed_run_fails_alone_and_is_resumed_by_the_same_command() -> None:
     assert again.returncode == 0 and "resnet8 seed 0: resuming at step" in again.stderr
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_sweep_saves_every_running_job() -> None:
     words = [*MANY, "protocol.steps=100000", "protocol.save_seconds=1000", "workers=2"]
     jobs = [cfg for _, cfg in config.expand(words)]
@@ -104,6 +107,7 @@ def test_a_signal_to_the_sweep_saves_every_running_job() -> None:
     assert "left: 2 of 2 runs" in errors and "at the measured speed" in errors
 
 
+@pytest.mark.slow
 def test_a_time_boxed_sweep_says_what_is_left(resexp: Resexp) -> None:
     result = resexp("sweep", *MANY, "protocol.steps=1000000", "max_minutes=0.15", "workers=1")
     assert result.returncode == 0, result.stderr
@@ -112,6 +116,7 @@ def test_a_time_boxed_sweep_says_what_is_left(resexp: Resexp) -> None:
     assert [Run(cfg.run_dir).status for cfg in jobs] == ["interrupted", "new"]
 
 
+@pytest.mark.slow
 def test_a_study_judges_its_claims_and_fails_if_one_does(resexp: Resexp, tmp_path: Path) -> None:
     (tmp_path / "conf" / "study").mkdir(parents=True)
     sweep = [word for word in TINY if not word.startswith("model=")] + ["model=plain8,resnet8", "seed=0,1"]
@@ -326,6 +331,7 @@ def test_compare_runs_says_whether_a_difference_is_within_the_spread_of_the_seed
     assert nothing.returncode == 2 and nothing.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_dry_run_of_the_reproduction_ends_in_its_time_and_goes_on(tmp_path: Path) -> None:
     tiny = [
         "dataset=synthetic",

@@ -41,7 +41,7 @@ Resexp = Callable[..., subprocess.CompletedProcess]
 
 def train(cfg: config.Config, folder: Path) -> dict:
     """As the command does."""
-    with open_run(cfg, folder) as run, stop_signals() as stop:
+    with stop_signals() as stop, open_run(cfg, folder) as run:
         return resexp.train.train(cfg, run, stop)
 
 
@@ -283,6 +283,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_several_points_ends_bit_identical(uninterrupted: Path) -> None:
     folder, resumed_at = killed_and_resumed(KILLABLE, kill_at=[7, 90, 211, 333])
     assert sum(step > 0 for step in resumed_at) >= 3 and resumed_at == sorted(resumed_at)
@@ -319,6 +320,7 @@ def test_a_resume_that_loses_any_part_of_the_state_is_caught(
     assert differences(end_state(uninterrupted), end_state(Path("parts"))) != []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_the_same_command_goes_on(uninterrupted: Path, number: int, code: int) -> None:
     words = [*KILLABLE, "protocol.save_seconds=1000"]
@@ -472,6 +474,7 @@ def test_weights_that_are_not_finite_are_never_saved() -> None:
     assert (run.path / CHECKPOINT).read_bytes() == poisoned != before
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_previous_checkpoint_and_the_run_goes_on_later(resexp: Resexp) -> None:
     assert resexp("train", *TINY, "max_minutes=0.0001").returncode == 0
     folder = config.load(TINY).run_dir
@@ -528,6 +531,7 @@ def test_a_run_refuses_other_images_under_the_same_name(make_tree: Callable[...,
         run_tiny(*words(other))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["imagefolder", "imagenet"])
 def test_a_finished_run_is_not_the_result_of_another_folder(
     make_tree: Callable[..., Path], resexp: Resexp, source: str
@@ -652,6 +656,7 @@ def test_a_tensorboard_server_shows_every_run_with_its_curves_and_hyper_paramete
         server.wait()
 
 
+@pytest.mark.slow
 def test_a_second_process_on_the_same_run_leaves_it_alone(resexp: Resexp) -> None:
     folder = config.load(TINY).run_dir
     with open_folder(folder):
@@ -699,6 +704,7 @@ def test_real_cifar10_trains_below_chance_in_forty_steps(images: Path) -> None:
     assert data.val is not None and (len(data.train), len(data.val), len(data.test)) == (45_000, 5_000, 10_000)
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_the_process_not_of_the_one_that_started_it() -> None:
     child = "import torch; from resexp.runtime import peak_memory; print(peak_memory(torch.device('cpu')))"
     parent = f"import subprocess, sys; x = b'1' * 3_000_000_000; subprocess.run([sys.executable, '-c', {child!r}])"

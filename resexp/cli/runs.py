@@ -41,7 +41,7 @@ def train_net(args: argparse.Namespace) -> int:
     from resexp.runtime import stop_signals
     from resexp.train import train
 
-    with open_run(cfg, cfg.run_dir) as folder, stop_signals() as stop:
+    with stop_signals() as stop, open_run(cfg, cfg.run_dir) as folder:  # a signal must not cut the last words short
         summary = train(cfg, folder, stop)
     if rank() == 0:
         _report(cfg, summary)
