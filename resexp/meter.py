@@ -164,6 +164,7 @@ class Clock:
     in advance. In between no process waits for another.
 
     :param stop: the signal that asked this process to stop, if one did.
+    :param started: when this process began, by ``time.perf_counter``; reading the data counts too.
     :param show_seconds: between two updates of the progress.
     :param max_minutes: after which the run stops cleanly.
     """
@@ -176,13 +177,13 @@ class Clock:
         world: World,
         *,
         stop: Stop,
+        started: float,
         show_seconds: float,
         max_minutes: float | None,
     ) -> None:
         self.p, self.world, self.stop, self.show_seconds = p, world, stop, show_seconds
-        now = time.monotonic()
-        self.deadline = now + max_minutes * 60 if max_minutes else float("inf")
-        self.saved = self.shown = self.agreed = now
+        self.deadline = started + max_minutes * 60 if max_minutes else float("inf")
+        self.saved = self.shown = self.agreed = time.perf_counter()
         self.agreed_step: int | None = None  # the step of the last agreement
         self.next_step = 0  # the step of the next one
 
@@ -191,7 +192,7 @@ class Clock:
         log, evaluate = last or step % self.p.log_every == 0, last or step % self.p.eval_every == 0
         if self.world.size > 1 and not (log or evaluate) and step < self.next_step:
             return Due(log=False, evaluate=False, save=False, show=False, stop=False)
-        now = time.monotonic()
+        now = time.perf_counter()
         stop, save, show, ahead = self.world.max(
             int(self.stop.signal is not None or now > self.deadline),
             int(now - self.saved > self.p.save_seconds),
@@ -214,7 +215,7 @@ class Clock:
 
     def save_done(self) -> None:
         """The next checkpoint is due so many seconds from now."""
-        self.saved = time.monotonic()
+        self.saved = time.perf_counter()
 
 
 def summary_of(counts: Counts, watch: Stopwatch, step: int, *, diverged: bool) -> dict[str, Any]:

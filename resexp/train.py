@@ -33,7 +33,7 @@ def train(cfg: Config, run: RunFolder, stop: Stop) -> dict[str, Any]:
     step = CudaGraph(partial(train_step, state)) if recorded else partial(train_step, state)
     run.begin(state, data, recorded=recorded)
     state.noise.start()
-    clock = Clock(p, world, stop=stop, show_seconds=run.show_seconds, max_minutes=cfg.max_minutes)
+    clock = Clock(p, world, stop=stop, started=run.opened, show_seconds=run.show_seconds, max_minutes=cfg.max_minutes)
     diverged_at = None
     state.watch.start()
     try:
@@ -72,7 +72,6 @@ def train(cfg: Config, run: RunFolder, stop: Stop) -> dict[str, Any]:
         diverged_at = error.step
     finally:
         state.batches.close()
-        run.close()
     return run.finish(state, diverged_at=diverged_at, signal=stop.signal)
 
 

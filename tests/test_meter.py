@@ -28,7 +28,9 @@ class Counted(World):
 def clock(world: World, *words: str, stop: Stop | None = None, show_seconds: float = 1000) -> Clock:
     usual = ("protocol.steps=1000", "protocol.log_every=100", "protocol.eval_every=250", "protocol.save_seconds=1000")
     p = config.load([*usual, *words]).protocol
-    return Clock(p, world, stop=stop or Stop(), show_seconds=show_seconds, max_minutes=None)
+    return Clock(
+        p, world, stop=stop or Stop(), started=time.perf_counter(), show_seconds=show_seconds, max_minutes=None
+    )
 
 
 def test_logging_evaluating_and_the_last_step_are_due_by_the_step() -> None:

@@ -337,6 +337,13 @@ def test_a_signal_saves_and_the_same_command_goes_on(uninterrupted: Path, number
     assert differences(end_state(uninterrupted), end_state(folder)) == []
 
 
+def test_the_time_box_counts_from_the_start_of_the_process() -> None:
+    """Reading a large data set must not lengthen it: a sweep gives each run what is left of its own box."""
+    with open_run(config.load([*TINY, "max_minutes=5"]), Path("run")) as run, stop_signals() as stop:
+        run.opened -= 600
+        assert resexp.train.train(run.cfg, run, stop)["step"] == 1
+
+
 def test_a_time_box_ends_cleanly_with_a_checkpoint() -> None:
     summary, _ = run_tiny("max_minutes=0.0001")
     assert (summary["status"], summary["step"], summary["signal"]) == ("interrupted", 1, None)

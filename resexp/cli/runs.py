@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resexp import UserError
-from resexp.runs.reader import Status
 
 if TYPE_CHECKING:
     from resexp.config import Config
@@ -24,7 +23,7 @@ def rank() -> int:
 
 def train_net(args: argparse.Namespace) -> int:
     from resexp import config
-    from resexp.runs.reader import Run
+    from resexp.runs.reader import Run, Status
 
     cfg = config.load(args.overrides, args.config_dir)
     if cfg.launcher.name != "local":
@@ -53,6 +52,8 @@ def train_net(args: argparse.Namespace) -> int:
 
 def _report(cfg: "Config", summary: dict) -> None:
     """How a run ended, on stdout; what to do about a run that diverged, on stderr."""
+    from resexp.runs.reader import Status
+
     print(result_line(cfg, summary))
     if summary["status"] == Status.DIVERGED:
         saved = (cfg.run_dir / "checkpoint.pt").is_file()
@@ -62,6 +63,7 @@ def _report(cfg: "Config", summary: dict) -> None:
 
 
 def result_line(cfg: "Config", summary: dict) -> str:
+    from resexp.runs.reader import Status
     from resexp.study import published_like
 
     reached = f"{summary['status']} at step {summary['step']:,} of {cfg.protocol.steps:,}"

@@ -65,8 +65,7 @@ class Batches:
         self.augmentation, self.normalization = augmentation, normalization
         self.world = world or World()
         self.components = colour_components(source.sample()).to(source.draws_on) if augmentation.colour else None
-        self.colours: deque[Tensor | None] = deque()
-        self.positions: deque[dict[str, Any]] = deque()  # the state after each batch that is drawn and not yet used
+        self.ahead: deque[tuple[Tensor | None, dict[str, Any]]] = deque()  # of batches drawn and not yet used
         self.position: dict[str, Any] | None = None  # the state after the last batch used; None: the present one
         self.prepared = source.prepare(self._draw_forever(), augmentation)
 
@@ -76,8 +75,7 @@ class Batches:
     def __next__(self) -> Drawn:
         """The arguments of ``make``: the shift of colours, and what the source needs of the next batch."""
         prepared = next(self.prepared)
-        self.position = self.positions.popleft()
-        colours = self.colours.popleft()
+        colours, self.position = self.ahead.popleft()
         return None if colours is None else colours.to(self.source.device, non_blocking=True), *prepared
 
     def make(self, colours: Tensor | None, *prepared: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -91,8 +89,8 @@ class Batches:
         while True:
             indices = self.order.next_batch()
             drawn = self.source.draw(len(indices), self.augmentation, self.generator)
-            self.colours.append(share(self._draw_colours(len(indices))))
-            self.positions.append(self._position())
+            colours = share(self._draw_colours(len(indices)))
+            self.ahead.append((colours, self._position()))
             yield share(indices), *map(share, drawn)
 
     def _draw_colours(self, count: int) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ class Reader:
     quick: bool = False
 
 
-_CIFAR = {"options": ("root", "download", "image_size"), "bytes": 60_000 * 3 * 32 * 32}
+_CIFAR10 = Reader("cifar:load_cifar10", options=("root", "download", "image_size"), bytes=60_000 * 3 * 32 * 32)
 READERS: Mapping[str, Reader] = {
     "digits": Reader("digits:load_digits", side=8, bytes=1797 * 8 * 8, quick=True),
-    "cifar10": Reader("cifar:load_cifar10", **_CIFAR),  # type: ignore[arg-type]
-    "cifar100": Reader("cifar:load_cifar100", **_CIFAR),  # type: ignore[arg-type]
+    "cifar10": _CIFAR10,
+    "cifar100": replace(_CIFAR10, function="cifar:load_cifar100"),
     "imagefolder": Reader(
         "imagefolder:load_imagefolder", options=("root", "image_size"), side=224, named_by_folder=True
     ),
