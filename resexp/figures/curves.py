@@ -34,6 +34,8 @@ def draw_curves(
     families = list(dict.fromkeys(group.family for group in groups))
     text = describe_runs(groups, seeds_as="mean, and least to most") + (f" {note}" if note else "")
     count = len(families) + with_depth
+    depths = [sorted(group.depth for group in groups if group.family == family) for family in families]
+    shared_key = with_depth and all(own == depths[0] for own in depths)
     lines = textwrap.wrap(text, 82 * count)
     below = 0.50 + 0.13 * len(lines)  # inches for the key and the caption
     with matplotlib.rc_context(STYLE):
@@ -45,6 +47,10 @@ def draw_curves(
             least, most = _draw_panel(axes, members, _colours(groups))
             lowest, highest = min(lowest, least), max(highest, most)
             axes.set_title(catalog.FAMILIES[family].title)
+            if not shared_key:
+                _draw_key(axes, members, _colours(groups), with_errors=True)
+        if shared_key:  # the panel by depth shows the errors
+            _draw_key(panels[len(families) - 1], members, _colours(groups), with_errors=False)
         panels[0].set_ylim(error_floor(lowest, highest), min(100.0, highest * 1.08 + 1) if highest else 100.0)
         if with_depth:
             depth_panel(panels[-1], groups)
@@ -82,20 +88,28 @@ def _draw_panel(axes: Axes, groups: Sequence[Group], colours: dict[str, str]) ->
     axes.grid(axis="y", linewidth=0.4, alpha=0.5)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlim(0, max((run.config["protocol"]["steps"] for group in groups for run in group.runs), default=1))
-    handles = [Line2D([], [], color=colours[group.label], linewidth=2, label=_key(group)) for group in groups]
-    title = "at the end: train / test error" if any(group.error("test_error") for group in groups) else None
+    return lowest, highest
+
+
+def _draw_key(axes: Axes, groups: Sequence[Group], colours: dict[str, str], *, with_errors: bool) -> None:
+    """Which colour is which net, where it hides the least of the curves; with the errors at the end."""
+    labels = [_net_and_errors(group) if with_errors else short_label(group, net=False) for group in groups]
+    handles = [
+        Line2D([], [], color=colours[group.label], linewidth=2, label=label)
+        for group, label in zip(groups, labels, strict=True)
+    ]
+    known = with_errors and any(group.error("test_error") for group in groups)
     axes.legend(
         handles=handles,
         loc="best",
         handlelength=1.4,
         borderaxespad=0.1,
-        title=title,
+        title="at the end: train / test error" if known else None,
         title_fontsize=8,
         frameon=True,
         framealpha=0.8,
         edgecolor="none",
     )
-    return lowest, highest
 
 
 def _draw_split(axes: Axes, group: Group, split: str, colour: str) -> np.ndarray:
@@ -119,7 +133,7 @@ def _colours(groups: Sequence[Group]) -> dict[str, str]:
     return {group.label: shade[group.depth, group.label.removeprefix(group.net)] for group in groups}
 
 
-def _key(group: Group) -> str:
+def _net_and_errors(group: Group) -> str:
     name = short_label(group, net=False)
     train, test = group.error("train_error"), group.error("test_error")
     return f"{name}: {train.mean:.1f} / {test.mean:.1f}%" if train and test else name
