@@ -178,7 +178,7 @@ def test_curves_with_depth_have_a_panel_for_the_errors_at_the_end(tmp_path: Path
     written = draw_study(group_runs(runs), tmp_path / "figure", kind="curves-depth", title="A title")
     words = svg_text(written[1])
     assert all(text in words for text in ("plain nets", "residual nets", "at the end, by depth", "layers", "steps"))
-    assert words.count("56 layers") == 1  # one key, where it hides no curve
+    assert words.count("20 layers") == 1  # one key, where it hides no curve
 
 
 GAP = config.Gap(net="plain56", minus="plain20")
