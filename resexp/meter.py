@@ -160,8 +160,8 @@ class Clock:
     """Decides what is due after a step, with one answer on every rank.
 
     Steps decide when to log and to evaluate. Clocks and signals, which differ between processes, decide when to save,
-    to show progress and to stop: these are agreed on, and only so often as ``AGREE_SECONDS``, at a step that all know
-    in advance. In between no process waits for another.
+    to show progress and to stop. All ranks agree on these about every ``AGREE_SECONDS``, at a step that they know in
+    advance, so that the steps in between need no collective for it.
 
     :param stop: the signal that asked this process to stop, if one did.
     :param started: when this process began, by ``time.perf_counter``; reading the data counts too.

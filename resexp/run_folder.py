@@ -32,7 +32,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a disk that 
 class RunFolder:
     """One run on the disk, held by this process.
 
-    Every rank calls every method: each restores itself, what is distributed is collected, and rank 0 writes.
+    Every rank calls every method: each restores its own part; saving collects the parts of all, and rank 0 writes.
     """
 
     def __init__(self, cfg: Config, path: Path, world: World) -> None:

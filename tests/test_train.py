@@ -1,6 +1,7 @@
 """Training learns, counts right, and loses nothing."""
 
 import contextlib
+import inspect
 import json
 import os
 import resource
@@ -24,6 +25,7 @@ from safetensors.torch import save_file
 import resexp.train
 from resexp import UserError, checkpoint, config
 from resexp.build import build_net, build_state, can_record, load_data
+from resexp.cli import main
 from resexp.data.normalize import Normalization
 from resexp.evaluate import evaluate
 from resexp.meter import WRONG
@@ -109,6 +111,23 @@ def test_a_step_is_sgd_on_the_mean_cross_entropy() -> None:
         assert torch.allclose(ours, theirs - 0.05 * update, atol=1e-7)
     wrong = (logits.argmax(1) != labels).sum().item()
     assert state.counts.batch.tolist() == pytest.approx([32 * loss.item(), wrong, 32, 1])
+
+
+def test_three_functions_stand_between_main_and_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    package = Path(resexp.__file__).parent
+    backward = torch.Tensor.backward
+
+    def spy(loss: torch.Tensor) -> None:
+        frames = [
+            frame for frame in inspect.stack() if "/resexp/" in frame.filename and "/tests/" not in frame.filename
+        ]
+        seen.append([frame.function for frame in reversed(frames)])
+        backward(loss)
+
+    monkeypatch.setattr(torch.Tensor, "backward", spy)
+    assert main(["train", *TINY]) == 0
+    assert seen[0] == ["main", "train_net", "train", "train_step"]
 
 
 def test_evaluation_counts_every_image_of_the_last_batch_too(monkeypatch: pytest.MonkeyPatch) -> None:

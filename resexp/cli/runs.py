@@ -40,7 +40,10 @@ def train_net(args: argparse.Namespace) -> int:
     from resexp.runtime import stop_signals
     from resexp.train import train
 
-    with stop_signals() as stop, open_run(cfg, cfg.run_dir) as folder:  # a signal must not cut the last words short
+    with (
+        stop_signals() as stop,
+        open_run(cfg, cfg.run_dir) as folder,
+    ):  # so that no signal ends the process before it has said why
         summary = train(cfg, folder, stop)
     if rank() == 0:
         _report(cfg, summary)
