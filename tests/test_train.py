@@ -119,10 +119,8 @@ def test_three_functions_stand_between_main_and_backward(monkeypatch: pytest.Mon
     backward = torch.Tensor.backward
 
     def spy(loss: torch.Tensor) -> None:
-        frames = [
-            frame for frame in inspect.stack() if "/resexp/" in frame.filename and "/tests/" not in frame.filename
-        ]
-        seen.append([frame.function for frame in reversed(frames)])
+        ours = [frame for frame in inspect.stack() if Path(frame.filename).is_relative_to(package)]
+        seen.append([frame.function for frame in reversed(ours)])
         backward(loss)
 
     monkeypatch.setattr(torch.Tensor, "backward", spy)
