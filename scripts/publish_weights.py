@@ -21,6 +21,14 @@ from resexp.checkpoint import SAFETENSORS
 from resexp.runs.reader import CONFIG, read_run
 from resexp.trained import evaluate_net, load_trained
 
+MOST_LOST = 0.5  # points of test error, by rounding
+
+
+def smaller(value: torch.Tensor) -> torch.Tensor:
+    """A tensor in half precision, or as it is where a number is too large for that, as a variance can be."""
+    half = value.half()
+    return half if half.isfinite().all() else value
+
 
 def publish(folder: Path, target: Path) -> Path:
     """Raises UserError for a run that has not finished, or has no checkpoint."""
@@ -30,11 +38,16 @@ def publish(folder: Path, target: Path) -> Path:
     cfg = dataclasses.replace(config.load_file(folder / CONFIG), device="cpu")
     _, net, data = load_trained(folder, cfg)
     state = {name: value for name, value in net.state_dict().items() if not name.endswith("num_batches_tracked")}
-    half = {name: value.half().contiguous() for name, value in state.items()}
+    kept = {name: smaller(value).contiguous() for name, value in state.items()}
     with torch.no_grad():
         for name, value in state.items():
-            value.copy_(half[name])  # the error that is stated is that of the rounded weights
+            value.copy_(kept[name])  # the error that is stated is that of the rounded weights
     error = evaluate_net(cfg, net, data, "centre").error
+    if abs(error - run.summary["test_error"]) > MOST_LOST:
+        raise UserError(
+            f"{folder}: rounded to half precision it has {error:.2f} % test error, not "
+            f"{run.summary['test_error']:.2f}; its weights cannot be published so"
+        )
     told = {
         "net": cfg.model.name,
         "dataset": cfg.dataset.name,
@@ -47,7 +60,7 @@ def publish(folder: Path, target: Path) -> Path:
     }
     path = target / (folder.name.rpartition("-")[0] + SAFETENSORS)
     target.mkdir(parents=True, exist_ok=True)
-    save_file(half, path, metadata={key: str(value) for key, value in told.items()})
+    save_file(kept, path, metadata={key: str(value) for key, value in told.items()})
     return path
 
 

@@ -227,6 +227,13 @@ def test_the_published_gap_stands_at_its_own_number_of_steps(tmp_path: Path) -> 
     assert "64,000" in words and "plain56 - plain20" in words and "Open marks: published" in words
 
 
+def test_a_published_mark_without_a_curve_of_its_own_is_in_the_key(tmp_path: Path) -> None:
+    groups = group_runs(write_curves(tmp_path, {"plain56": [40.0], "plain20": [10.0]}, "test"))
+    gaps = [GAP, config.Gap(net="resnet56", minus="resnet20")]
+    words = svg_text(draw_gaps(gaps, groups, tmp_path / "gap", title="t")[1])
+    assert "resnet56 - resnet20, published only" in words and "plain20, published only" not in words
+
+
 def test_an_older_run_that_knows_fewer_settings_is_of_the_same_group(tmp_path: Path) -> None:
     """Settings that came later have their defaults, and are no difference."""
     runs = [write_run(tmp_path, ["model=plain20", "model.width=8", f"seed={seed}"]) for seed in (0, 1)]

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import publish_weights
 import pytest
 import torch
 from conftest import TINY
@@ -36,7 +37,7 @@ from resexp.runs.reader import CHECKPOINT, CONFIG, METRICS, SUMMARY, Run
 from resexp.runtime import CudaGraph, set_up_device, stop_signals
 from resexp.state import State, seeded_generator
 from resexp.train import train_step
-from resexp.trained import evaluate_run
+from resexp.trained import evaluate_run, evaluate_weights
 
 Resexp = Callable[..., subprocess.CompletedProcess]
 
@@ -457,6 +458,23 @@ def test_safetensors_are_read_by_name_because_their_order_says_nothing() -> None
     ):
         with pytest.raises(UserError, match=answer):
             checkpoint.load_weights(other, Path(f"{name}.safetensors"))
+
+
+def test_published_weights_keep_numbers_that_half_precision_cannot_hold() -> None:
+    _, run = run_tiny(folder="resnet8-hash")
+    path = run.path / CHECKPOINT
+    saved = checkpoint.load(path, torch.device("cpu"))
+    norm = next(name for name in saved["net"] if name.endswith("running_var"))
+    saved["net"][norm] *= 1e6
+    saved["net"][norm.replace("running_var", "weight")] *= 1e3  # the same net
+    checkpoint.save(path, saved)
+    file = publish_weights.publish(run.path, Path("weights"))
+    cfg = config.load(TINY)
+    assert abs(evaluate_weights(cfg, file).error - run.summary["test_error"]) < 1
+    saved["net"][norm.replace("running_var", "weight")] *= 0
+    checkpoint.save(path, saved)
+    with pytest.raises(UserError, match="cannot be published so"):
+        publish_weights.publish(run.path, Path("weights"))
 
 
 def test_a_finished_run_is_not_run_again(resexp: Resexp) -> None:

@@ -99,6 +99,7 @@ def _draw_panel(
                 markersize=6,
                 linestyle="",
                 markerfacecolor="white",
+                label=None if steps else f"{label}, published only",
             )
     axes.axhline(0, color="0.6", linewidth=0.8)
     axes.set_xscale("log")
