@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import resexp
 from resexp.runs.files import write_json
 from resexp.runs.reader import ENV
 
@@ -52,7 +53,7 @@ def write_env(
 
 def _git_commit() -> str | None:
     """The commit of the checkout this program runs from, with ``+`` after it if files differ; None in a wheel."""
-    checkout = Path(__file__).resolve().parent.parent
+    checkout = Path(resexp.__file__).resolve().parent.parent
     if not (checkout / ".git").exists():
         return None
     try:
