@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Overlay the curves of any run folders: scripts/plot_curves.py outputs/runs/plain* --out curves
+"""Overlay the curves of any runs: scripts/plot_curves.py outputs/runs/plain* --out curves
 
 Draws from the logs alone, without training: curves.png, curves.svg, and the table of final errors on stdout.
 """
@@ -11,18 +11,24 @@ from pathlib import Path
 from resexp import UserError
 from resexp.console import print_table
 from resexp.figures.study import draw_curves
-from resexp.runs.reader import read_run
-from resexp.study import TABLE_COLUMNS, group_runs, table_rows
+from resexp.runs.reader import Run, read_run
+from resexp.runs.store import SUFFIX, runs_at
+from resexp.studies.groups import group_runs
+from resexp.studies.tables import TABLE_COLUMNS, table_rows
+
+
+def read(path: Path) -> list[Run]:
+    return list(runs_at(path).values()) if path.suffix == SUFFIX and path.is_file() else [read_run(path)]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or .jsonl files of runs")
     parser.add_argument("--out", type=Path, default=Path("curves"), help="file without a suffix (default: curves)")
     parser.add_argument("--title", default="Training and test error")
     args = parser.parse_args()
     try:
-        groups = group_runs([read_run(path) for path in args.runs])
+        groups = group_runs([run for path in args.runs for run in read(path)])
         written = draw_curves(groups, args.out, title=args.title)
     except (UserError, OSError) as error:
         print(f"plot_curves: error: {error}", file=sys.stderr)

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # The papers' CIFAR-10 results at full length (study he2015-cifar): Fig. 6 and Table 6 of He et al. 2015, and the core of He et
-# al. 2016, in order of what tells most, within a time box. Repeat it until nothing is left: it goes on where it stopped.
+# al. 2016, in order of what tells most, within a time box. Repeat it until nothing is left: it resumes where it stopped.
 #
 #   MINUTES=9 scripts/reproduce_cifar10.sh [settings]      RESEXP_DATA names the folder of the images
 #   scripts/reproduce_cifar10.sh --plan [settings]         starts nothing: what is done, what is left, how long it would take
 #
-#   MINUTES    the time box (default: 9); without end: MINUTES=inf
-#   SEEDS      the seeds behind the first one (default: 1 2; empty: none)
+#   MINUTES    the time box (default: 9); no limit: MINUTES=inf
+#   SEEDS      the seeds after the first one (default: 1 2; empty: none)
 #   RESEXP     the program (default: resexp of this checkout)
 #
-# A finished run, here or in outputs/reference/he2015-cifar, is known by its summary.json and never repeated; a partial one goes
-# on from its checkpoint, where that is at hand. The small files of what has ended are put into that folder.
+# A finished run, here or in outputs/reference/he2015-cifar.jsonl, is never repeated; a partial one resumes from its
+# checkpoint, where that is at hand. What has ended is added to that file.
 # Settings are passed to every run, so that a dry run takes seconds on a CPU:
 #   scripts/reproduce_cifar10.sh dataset=synthetic model.width=2 protocol.steps=2 protocol.batch_size=8
 set -uo pipefail
@@ -27,7 +27,7 @@ python=python3
 [ -x .venv/bin/python ] && python=.venv/bin/python
 read -r -a resexp <<<"${RESEXP:-$python -m resexp}"
 deadline=$([ "$minutes" = inf ] || awk "BEGIN { printf \"%d\", $(date +%s) + 60 * $minutes }")
-reference=outputs/reference/he2015-cifar
+reference=outputs/reference/he2015-cifar.jsonl
 runs=outputs/runs
 for word in "$@"; do
   case $word in output_dir=*) runs=${word#output_dir=}/runs ;; esac
@@ -57,7 +57,7 @@ nets() { # nets WHAT NETS SEED
 }
 
 keep() { # keep FROM TO: only runs of the study as it stands, not those of a dry run
-  if [ -d "$1" ]; then
+  if [ -e "$1" ]; then
     "$python" scripts/copy_results.py he2015-cifar "$1" "$2" >/dev/null || exit 2
   fi
 }

@@ -10,18 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-TINY = [
-    "dataset=synthetic",
-    "model=resnet8",
-    "model.width=4",
-    "protocol.steps=12",
-    "protocol.batch_size=32",
-    "protocol.eval_every=4",
-    "protocol.log_every=3",
-    "protocol.lr_drops=[6]",
-    "tensorboard=false",
-]
-
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

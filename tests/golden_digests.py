@@ -147,8 +147,9 @@ def names() -> dict[str, str]:
 
 def verdicts(folder: Path) -> list[list[Any]]:
     """Every verdict on the reference runs: study, nets, verdict, and the effect with its interval."""
-    from resexp.study import find_study
-    from resexp.verdict import judge, verdict_data
+    from resexp.studies.claims import judge
+    from resexp.studies.find import find_study
+    from resexp.studies.verdicts import verdict_data
 
     (folder / "reference").symlink_to(REFERENCE)
     found = []
@@ -176,7 +177,7 @@ def verdicts(folder: Path) -> list[list[Any]]:
 
 def popular(folder: Path) -> list[str]:
     """Whether the evidence agrees with each answer to a popular claim."""
-    from resexp.popular import answer_all
+    from resexp.studies.popular import answer_all
 
     return [str(answer.agrees) for answer in answer_all(folder)]
 

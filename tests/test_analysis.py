@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY
-from test_sweep import write_run
+from helpers import TINY, write_run
 
-from resexp import UserError, config, finding
+from resexp import UserError, config
 from resexp.analysis import (
     convergence,
     ensemble,
@@ -47,7 +46,8 @@ from resexp.analysis.subject import (
 )
 from resexp.build import build_net, load_data
 from resexp.cli import main
-from resexp.finding import Finding, Panel, Row, Series
+from resexp.studies import finding
+from resexp.studies.finding import Finding, Panel, Row, Series
 
 Subject = Callable[..., Trained]
 NOT_THE_NET = [word for word in TINY if not word.startswith("model=")]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
+from helpers import TINY
 
 from resexp import config
 from resexp.bench.limits import measure_limits, step_bytes

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from helpers import TINY
 
 from resexp import __version__, config
 from resexp.cli import main

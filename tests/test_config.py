@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_sweep import write_run
+from helpers import write_run
 
 from resexp import UserError, config
-from resexp.study import group_runs, matches
-from resexp.verdict import Outcome, judge
+from resexp.studies.claims import Outcome, judge
+from resexp.studies.groups import group_runs, matches
 
 
 @pytest.mark.parametrize("dataset", config.names("dataset"))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import write_run
 from matplotlib.figure import Figure
-from test_sweep import write_run
 
 from resexp import config
 from resexp.figures.curves import _draw_split, draw_curves
@@ -17,7 +17,7 @@ from resexp.figures.study import draw_gaps, draw_study
 from resexp.figures.style import error_floor
 from resexp.figures.summary import _series
 from resexp.runs.reader import CONFIG, METRICS, Run
-from resexp.study import group_runs, rate_drops
+from resexp.studies.groups import group_runs, rate_drops
 
 
 def svg_text(path: Path) -> str:

@@ -6,6 +6,8 @@ import golden_digests as golden
 import pytest
 
 from resexp import config
+from resexp.runs.reader import CONFIG
+from resexp.runs.store import runs_at, unpack_run
 
 
 def known_here(name: str) -> tuple[dict, bool]:
@@ -42,10 +44,12 @@ def test_the_runs_of_every_study_keep_their_names(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
-def test_the_reference_runs_are_named_by_their_settings() -> None:
-    files = sorted(golden.REFERENCE.glob("*/*/config.yaml"))
-    assert len(files) > 300
-    assert [config.load_file(file).run_name for file in files] == [file.parent.name for file in files]
+def test_the_reference_runs_are_named_by_their_settings(tmp_path: Path) -> None:
+    runs = [run for store in golden.REFERENCE.glob("*.jsonl") for run in runs_at(store).values()]
+    assert len(runs) > 300
+    for run in runs:
+        unpack_run(run, tmp_path / "run")
+        assert config.load_file(tmp_path / "run" / CONFIG).run_name == run.path.name
 
 
 def test_every_verdict_and_every_answer_is_that_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from resexp import config
 from resexp.bench.measure import GROWTH_BASE
-from resexp.memory import available_bytes, needed_bytes
-from resexp.sweep import Job, Sweep
+from resexp.sweep.memory import available_bytes, needed_bytes
+from resexp.sweep.plan import Job, Sweep
 
 
 def load(*words: str) -> config.Config:

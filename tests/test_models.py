@@ -15,7 +15,7 @@ from resexp.models.build import build_model, builder_of, count_macs, count_param
 from resexp.models.connections import Add, Gated
 from resexp.models.shortcuts import ZeroPad
 from resexp.models.stages import stages
-from resexp.published import published
+from resexp.studies.published import published
 
 MODELS = Path(catalog.__file__).parent / "models"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
+from helpers import TINY
 
 from resexp import UserError, config
 from resexp.models.build import build_model

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from resexp import config, finding
+from resexp import config
 from resexp.analysis.runner import ANALYSES
-from resexp.study import find_study
-from resexp.verdict import Outcome, judge
+from resexp.studies import finding
+from resexp.studies.claims import Outcome, judge
+from resexp.studies.find import find_study
 
 OUTPUTS = Path(__file__).parent.parent / "outputs"
 LETTERS = {

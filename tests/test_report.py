@@ -12,16 +12,19 @@ from typing import Any
 
 import markupsafe
 import pytest
+from helpers import write_run
 from PIL import Image
-from test_sweep import write_run
 
 from resexp import UserError, config
 from resexp.cli import main
-from resexp.popular import load_popular
+from resexp.config.studies import load_study
 from resexp.report.page import write_report
+from resexp.runs.store import runs_at
+from resexp.studies.popular import load_popular
 
 ROOT = Path(__file__).parent.parent
 STUDY = ("plain20", "plain56", "resnet20", "resnet56")
+LINES = 2 * len({cfg.model.name for _, cfg in load_study("degradation")[1]})  # training and test error
 
 
 def write_study(folder: Path, *, seeds: int = 2, **numbers: Any) -> list[Any]:
@@ -61,7 +64,8 @@ def test_the_page_holds_everything_and_needs_nothing_else(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_fifty_runs_take_less_than_three_megabytes(tmp_path: Path) -> None:
-    log = (next((ROOT / "outputs/reference/cifar10-1500-steps").iterdir()) / "metrics.jsonl").read_text()
+    lines = next(iter(runs_at(ROOT / "outputs/reference/cifar10-1500-steps.jsonl").values())).metrics
+    log = "".join(json.dumps(line) + "\n" for line in lines)
     for run in write_study(tmp_path, seeds=13):
         (run.path / "metrics.jsonl").write_text(log)
     path = tmp_path / "report.html"
@@ -183,10 +187,11 @@ def test_a_page_that_cannot_be_written_costs_one_line(tmp_path: Path, capsys: py
 def test_the_reference_results_are_one_page(tmp_path: Path) -> None:
     (tmp_path / "reference").symlink_to(ROOT / "outputs" / "reference")
     path = tmp_path / "report.html"
-    runs = {file.parent for file in (ROOT / "outputs" / "reference").rglob("config.yaml")}
-    assert write_report(tmp_path, path) == len(runs) and path.stat().st_size < 3e6
+    stores = {store.stem: runs_at(store) for store in (ROOT / "outputs" / "reference").glob("*.jsonl")}
+    count = sum(len(runs) for runs in stores.values())
+    assert write_report(tmp_path, path) == count and path.stat().st_size < 3e6
     plots = plots_of(path.read_text())
-    studies = [name for name in config.names("study") if (ROOT / "outputs" / "reference" / name).is_dir()]
+    studies = [name for name in config.names("study") if name in stores]
     assert set(studies) < set(plots) and all(plots[name]["lines"] for name in studies)
 
 
@@ -257,7 +262,7 @@ def test_every_plot_of_the_page_is_drawn(opened: Opened) -> None:
         })"""
     )
     assert len(drawn) > 50 and all(renderers >= 1 and height > 100 for _, renderers, height in drawn), drawn
-    assert opened.plot("degradation", "lines.map((one) => one.xs.length)") == [8, 0]
+    assert opened.plot("degradation", "lines.map((one) => one.xs.length)") == [LINES, 0]
     shot = opened.page.locator("[data-plot=degradation]").screenshot()
     colours = {colour for _, colour in Image.open(BytesIO(shot)).convert("RGB").getcolors(1 << 24)}
     assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0), (0, 0x9E, 0x73), (0xCC, 0x79, 0xA7)} <= colours  # the four nets
@@ -285,7 +290,7 @@ def test_hovering_over_a_curve_shows_its_net_step_and_error(opened: Opened) -> N
 def test_the_switches_change_the_curves(opened: Opened) -> None:
     page = opened.page
     page.check("#seeds")
-    assert opened.plot("degradation", "lines.map((one) => one.xs.length)") == [8, 40]
+    assert opened.plot("degradation", "lines.map((one) => one.xs.length)") == [LINES, 5 * LINES]
     before = opened.plot("degradation", "lines[0].ys[0]")
     page.fill("#smooth", "0.9")
     after = opened.plot("degradation", "lines[0].ys[0]")
@@ -298,10 +303,13 @@ def test_the_switches_change_the_curves(opened: Opened) -> None:
         timeout=60_000,
     )
     assert opened.plot("degradation", "view.model.y_scale.type") == "LogScale"
-    assert opened.plot("degradation", "lines.map((one) => one.xs.length)") == [8, 40]  # the others stay on
+    assert opened.plot("degradation", "lines.map((one) => one.xs.length)") == [
+        LINES,
+        5 * LINES,
+    ]  # the others stay on
     page.locator(".key[data-of=degradation] button[data-name=plain20]").click()
     assert opened.plot("degradation", "lines[0].label.filter((label) => label.startsWith('plain20'))") == []
-    assert opened.plot("degradation", "lines[0].xs.length") == 6
+    assert opened.plot("degradation", "lines[0].xs.length") == LINES - 2
 
 
 @pytest.mark.browser

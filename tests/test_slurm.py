@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from helpers import TINY
 
 from resexp import UserError, config, slurm
 from resexp.runs.files import write_json
 from resexp.runs.reader import CHECKPOINT, ENV, SUMMARY, Run
-from resexp.sweep import plan_sweep
+from resexp.sweep.plan import plan_sweep
 
 Resexp = Callable[..., subprocess.CompletedProcess]
 SCRIPT = Path(__file__).parent.parent / "scripts" / "local_slurm.sh"

@@ -11,37 +11,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from helpers import TINY, write_reference, write_run
 
 from resexp import catalog, config
 from resexp.cli import main
 from resexp.runs.progress import duration
-from resexp.runs.reader import CHECKPOINT, CONFIG, ENV, METRICS, SUMMARY, Run, find_runs
-from resexp.study import find_study, group_runs, table_rows
-from resexp.sweep import Job, choose_workers, estimate_left, is_long, plan_sweep
-from resexp.verdict import Outcome, judge
+from resexp.runs.reader import CHECKPOINT, METRICS, Run, find_runs
+from resexp.runs.store import runs_at
+from resexp.studies.claims import Outcome, judge
+from resexp.studies.find import find_study
+from resexp.studies.groups import group_runs
+from resexp.studies.tables import table_rows
+from resexp.sweep.estimate import estimate_left, is_long
+from resexp.sweep.local import choose_workers
+from resexp.sweep.plan import Job, plan_sweep
 
 Resexp = Callable[..., subprocess.CompletedProcess]
 MANY = [word for word in TINY if not word.startswith("model=")] + ["model=plain8,resnet8"]
-
-
-def write_run(root: Path, words: list[str], *, status: str = "finished", **numbers: float) -> Run:
-    """A run folder as training leaves it, without the training."""
-    cfg = config.load(words)
-    folder = root / cfg.run_name
-    folder.mkdir(parents=True)
-    (folder / CONFIG).write_text(config.to_yaml(cfg))
-    views = {"ten_crop_error": 1.5} if cfg.protocol.final_view == "ten-crop" else {}
-    summary = {**views, "status": status, "step": cfg.protocol.steps, "train_error": 1.0, "test_error": 2.0, **numbers}
-    (folder / SUMMARY).write_text(json.dumps(summary))
-    (folder / ENV).write_text(json.dumps({"hardware": {"cpu": "a test"}}))
-    lines = [
-        {"step": step, "epoch": 0, "split": split, "loss": 1, "error": error, "lr": 0.1, "images_per_s": 100}
-        for step in (10, 20)
-        for split, error in (("train", summary["train_error"]), ("test", summary["test_error"]))
-    ]
-    (folder / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return Run(folder)
 
 
 def test_a_sweep_runs_all_draws_and_tabulates_then_skips_what_is_finished(resexp: Resexp) -> None:
@@ -194,7 +180,7 @@ def test_variants_are_run_each_with_the_sweep() -> None:
 
 def test_a_studys_runs_are_found_in_any_seed_and_reference_runs_until_ones_own_are_complete(tmp_path: Path) -> None:
     assert find_study("degradation", tmp_path) is None
-    write_run(tmp_path / "reference" / "degradation", ["model=plain20", "model.width=8", "seed=5"])
+    write_reference(tmp_path, "degradation", ["model=plain20", "model.width=8", "seed=5"])
     found = find_study("degradation", tmp_path)
     assert found and found.reference and [run.config["seed"] for run in found.runs] == [5]
     write_run(tmp_path / "runs", ["model=plain20", "model.width=8", "seed=3"])
@@ -210,7 +196,7 @@ def test_a_studys_runs_are_found_in_any_seed_and_reference_runs_until_ones_own_a
 
 
 def test_studies_may_share_a_folder_of_reference_runs(tmp_path: Path) -> None:
-    write_run(tmp_path / "reference" / "he2015-cifar", ["model=plain20", "dataset=cifar10"])
+    write_reference(tmp_path, "he2015-cifar", ["model=plain20", "dataset=cifar10"])
     for name in ("he2015-cifar", "he2015-fig6"):
         found = find_study(name, tmp_path)
         assert found and found.reference and len(found.runs) == 1
@@ -254,7 +240,7 @@ def test_a_measurement_now_takes_the_place_of_what_the_folder_says() -> None:
 
 def test_a_long_study_begins_with_its_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("resexp.bench.measure.measure_together", lambda *_: {"images_per_s": 400.0})
-    monkeypatch.setattr("resexp.sweep.run_sweep", lambda *_args, **_: pytest.fail("as far as here"))
+    monkeypatch.setattr("resexp.sweep.local.run_sweep", lambda *_args, **_: pytest.fail("as far as here"))
     with pytest.raises(pytest.fail.Exception):
         main(["study", "he2015-fig6-eighth", "model=plain20", "dataset.root=/none", "seed=0"])
     seconds = 2 * 8000 * 128 / 400  # at both rates
@@ -271,7 +257,7 @@ def test_runs_share_their_sweeps_session_and_so_its_nice_value(monkeypatch: pyte
         seen.append((os.getsid(process.pid), os.getpgid(process.pid)))
         return process
 
-    monkeypatch.setattr("resexp.sweep.subprocess.Popen", record)
+    monkeypatch.setattr("resexp.sweep.local.subprocess.Popen", record)
     assert main(["sweep", *TINY, "seed=0"]) == 0
     assert [session for session, _ in seen] == [os.getsid(0)]
     assert seen[0][1] != os.getpgid(0)  # and a terminal's Ctrl-C does not reach it
@@ -314,23 +300,6 @@ def test_plot_curves_overlays_any_runs(tmp_path: Path) -> None:
     assert bad.returncode == 2 and bad.stderr.count("\n") == 1
 
 
-def test_compare_runs_says_whether_a_difference_is_within_the_spread_of_the_seeds(tmp_path: Path) -> None:
-    for folder, shift in (("a", 0.0), ("near", 0.5), ("far", 9.0)):
-        for seed, error in enumerate((1.0, 2.0, 3.0)):
-            words = ["model=plain20", f"seed={seed}"]
-            write_run(tmp_path / folder, words, train_error=error + shift, test_error=error)
-
-    def compare(other: str) -> subprocess.CompletedProcess:
-        script = str(ROOT / "scripts" / "compare_runs.py")
-        command = [sys.executable, script, str(tmp_path / "a"), str(tmp_path / other)]
-        return subprocess.run(command, capture_output=True, text=True)
-
-    near, far, nothing = compare("near"), compare("far"), compare("nowhere")
-    assert near.returncode == 0 and "2.00 ± 1.00 | 2.50 ± 1.00 | -0.50 | 1.00 | yes" in near.stdout
-    assert far.returncode == 1 and "-9.00 | 1.00 | NO" in far.stdout
-    assert nothing.returncode == 2 and nothing.stderr.count("\n") == 1
-
-
 @pytest.mark.slow
 def test_the_dry_run_of_the_reproduction_ends_in_its_time_and_goes_on(tmp_path: Path) -> None:
     tiny = [
@@ -349,7 +318,6 @@ def test_the_dry_run_of_the_reproduction_ends_in_its_time_and_goes_on(tmp_path: 
         command = [str(ROOT / "scripts" / "reproduce_cifar10.sh"), *tiny]
         return subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
 
-    kept = sorted((ROOT / "outputs" / "reference").glob("he2015-cifar/*"))
     first = reproduce("0.2")
     assert first.returncode in (0, 1), first.stderr  # two steps decide no claim
     finished = [run for run in find_runs(tmp_path / "out" / "runs") if run.status == "finished"]
@@ -361,7 +329,7 @@ def test_the_dry_run_of_the_reproduction_ends_in_its_time_and_goes_on(tmp_path: 
     runs = find_runs(tmp_path / "out" / "runs")
     assert len(runs) == 9 + 4 + 2 and all(run.status == "finished" for run in runs)
     assert f"{len(finished)} already finished" in second.stderr
-    assert sorted((ROOT / "outputs" / "reference").glob("he2015-cifar/*")) == kept  # two steps are no result
+    assert not (ROOT / "outputs" / "reference" / "he2015-cifar.jsonl").exists()  # two steps are no result
 
 
 def test_the_reproduction_runs_every_net_of_its_study_and_what_tells_most_first(tmp_path: Path) -> None:
@@ -395,13 +363,16 @@ def test_finished_runs_are_kept_with_the_project_and_not_repeated_elsewhere(tmp_
     half = write_run(tmp_path / "runs", ["model=plain56", "dataset=cifar10"], status="interrupted")
     write_run(tmp_path / "runs", [*words, "protocol.steps=300"])  # a try, not the study's
     (full.path / "checkpoint.pt").write_text("large")
-    assert copy("runs", "kept") == [full.path.name, other_seed.path.name] and copy("runs", "kept") == []
-    assert copy("runs", "kept", "--unfinished") == [half.path.name]
-    kept = Run(tmp_path / "kept" / full.path.name)
-    assert {path.name for path in kept.path.iterdir()} == {"config.yaml", "env.json", "metrics.jsonl", "summary.json"}
+    assert copy("runs", "kept.jsonl") == [full.path.name, other_seed.path.name] and copy("runs", "kept.jsonl") == []
+    assert copy("runs", "kept.jsonl", "--unfinished") == [half.path.name]
+    kept = runs_at(tmp_path / "kept.jsonl")[full.path.name]
+    assert (kept.status, kept.env) == ("finished", full.env)
     assert kept.summary == full.summary and kept.metrics == full.metrics
-    assert "somebody" not in (kept.path / "config.yaml").read_text()
-    assert config.load_file(kept.path / "config.yaml").run_name == full.path.name
-    assert copy("kept", "elsewhere") == [full.path.name, other_seed.path.name]
-    sweep = plan_sweep(config.expand([*words[:2], f"output_dir={tmp_path}"]))
+    assert "somebody" not in (tmp_path / "kept.jsonl").read_text()
+    assert copy("kept.jsonl", "outputs/runs") == [full.path.name, other_seed.path.name]
+    folder = tmp_path / "outputs" / "runs" / full.path.name
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "env.json", "metrics.jsonl", "summary.json"}
+    assert config.load_file(folder / "config.yaml").run_name == full.path.name
+    assert (folder / METRICS).read_text() == (full.path / METRICS).read_text()
+    sweep = plan_sweep(config.expand([*words[:2], f"output_dir={tmp_path}/outputs"]))
     assert [job.outcome for job in sweep.jobs] == ["finished"]

@@ -16,11 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import publish_weights
 import pytest
 import torch
-from conftest import TINY
-from kill_and_resume import differences, end_state
+from helpers import TINY, differences, end_state
 from safetensors.torch import save_file
 
 import resexp.train
@@ -34,6 +32,7 @@ from resexp.models.build import build_model
 from resexp.run_folder import open_run
 from resexp.runs.lock import open_folder
 from resexp.runs.reader import CHECKPOINT, CONFIG, METRICS, SUMMARY, Run
+from resexp.runs.store import keep_runs
 from resexp.runtime import CudaGraph, set_up_device, stop_signals
 from resexp.state import State, seeded_generator
 from resexp.train import train_step
@@ -460,6 +459,12 @@ def test_safetensors_are_read_by_name_because_their_order_says_nothing() -> None
             checkpoint.load_weights(other, Path(f"{name}.safetensors"))
 
 
+def publish(folder: Path) -> subprocess.CompletedProcess:
+    script = str(Path(__file__).parent.parent / "scripts" / "publish_weights.py")
+    command = [sys.executable, script, str(folder), "--to", "weights"]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
 def test_published_weights_keep_numbers_that_half_precision_cannot_hold() -> None:
     _, run = run_tiny(folder="resnet8-hash")
     path = run.path / CHECKPOINT
@@ -468,13 +473,14 @@ def test_published_weights_keep_numbers_that_half_precision_cannot_hold() -> Non
     saved["net"][norm] *= 1e6
     saved["net"][norm.replace("running_var", "weight")] *= 1e3  # the same net
     checkpoint.save(path, saved)
-    file = publish_weights.publish(run.path, Path("weights"))
+    assert publish(run.path).returncode == 0
+    file = next(Path("weights").iterdir())
     cfg = config.load(TINY)
     assert abs(evaluate_weights(cfg, file).error - run.summary["test_error"]) < 1
     saved["net"][norm.replace("running_var", "weight")] *= 0
     checkpoint.save(path, saved)
-    with pytest.raises(UserError, match="cannot be published so"):
-        publish_weights.publish(run.path, Path("weights"))
+    refused = publish(run.path)
+    assert refused.returncode == 2 and "cannot be published so" in refused.stderr
 
 
 def test_a_finished_run_is_not_run_again(resexp: Resexp) -> None:
@@ -660,12 +666,13 @@ def test_tensorboard_reads_the_events(tmp_path: Path) -> None:
 
 
 def test_a_tensorboard_server_shows_every_run_with_its_curves_and_hyper_parameters(tmp_path: Path) -> None:
-    cfgs = [config.load([*TINY, "tensorboard=true"]), config.load([*TINY, "seed=1"])]  # one as the reference runs
+    cfgs = [config.load([*TINY, "tensorboard=true"]), config.load([*TINY, "seed=1"])]
     for cfg in cfgs:
         train(cfg, cfg.run_dir)
+    keep_runs([Run(cfgs[0].run_dir)], Path("outputs/reference/tiny.jsonl"))
     script = str(Path(__file__).parent.parent / "scripts" / "write_events.py")
     written = subprocess.run([sys.executable, script, "outputs"], capture_output=True, text=True, check=True)
-    assert written.stdout == "2 runs, events written for 1\n"
+    assert written.stdout == "3 runs, events written for 2\n"
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -679,7 +686,7 @@ def test_a_tensorboard_server_shows_every_run_with_its_curves_and_hyper_paramete
         return json.load(urllib.request.urlopen(request, timeout=10))
 
     try:
-        names = {f"runs/{cfg.run_name}/tb" for cfg in cfgs}
+        names = {*(f"runs/{cfg.run_name}/tb" for cfg in cfgs), f"tensorboard/tiny/{cfgs[0].run_name}"}
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError):

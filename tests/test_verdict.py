@@ -6,15 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_sweep import write_run
+from helpers import write_run
 
 from resexp import config
 from resexp.cli import main
 from resexp.config import Claim
-from resexp.popular import Agreement, Answer, Evidence, Popular, answer_all, calculate, compare, load_popular
-from resexp.stats import paired, seeds_needed, welch
-from resexp.study import group_runs, published_like, table_rows
-from resexp.verdict import Outcome, distance_rows, in_words, judge, published_difference, verdict_data, verdict_rows
+from resexp.studies.claims import Outcome, judge
+from resexp.studies.groups import group_runs
+from resexp.studies.popular import Agreement, Answer, Evidence, Popular, answer_all, calculate, compare, load_popular
+from resexp.studies.stats import paired, seeds_needed, welch
+from resexp.studies.tables import distance_rows, published_like, table_rows
+from resexp.studies.verdicts import in_words, published_difference, verdict_data, verdict_rows
 
 ROOT = Path(__file__).parent.parent
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from resexp import UserError
 from resexp.analysis.labels import label_of
-from resexp.finding import Finding, Panel, Row, Series
 from resexp.runs.reader import Run
+from resexp.studies.finding import Finding, Panel, Row, Series
 
 
 def analyze(runs: Sequence[Run], *, losses: tuple[float, ...] = (1.0, 0.5, 0.1)) -> Finding:

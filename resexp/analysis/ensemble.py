@@ -14,8 +14,8 @@ from torch import Tensor
 from resexp.analysis.lesion import Dropped
 from resexp.analysis.subject import Trained, about, blocks_of, error_of, judged, log_probabilities, replaced
 from resexp.console import message
-from resexp.finding import Finding, Panel, Row, Series
 from resexp.models.blocks import Transform
+from resexp.studies.finding import Finding, Panel, Row, Series
 
 SOURCE = "Veit et al. 2016, Sec. 6"
 DROPOUT = "Srivastava et al. 2014, Sec. 7.5"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from resexp import UserError
 from resexp.analysis.subject import Trained, about, blocks_of, is_sum
-from resexp.finding import Finding, Panel, Row, Series
+from resexp.studies.finding import Finding, Panel, Row, Series
 
 TOLERANCE = 1e-9  # relative, in float64
 

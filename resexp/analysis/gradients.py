@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from resexp.analysis.subject import Trained, about, judged
 from resexp.console import message
-from resexp.finding import Finding, Panel, Row, Series
 from resexp.models.initialise import he_init
 from resexp.models.norm_relu import BatchNorm
+from resexp.studies.finding import Finding, Panel, Row, Series
 
 NAIVE = 0.01  # the standard deviation of the weights before Glorot & Bengio 2010
 SIGMOID_SLOPE = 0.25  # at most

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from resexp import UserError
 from resexp.analysis.subject import Trained, about, error_of, judged
 from resexp.console import message
-from resexp.finding import Finding, Panel, Row, Series
+from resexp.studies.finding import Finding, Panel, Row, Series
 
 SOURCE = "He et al. 2015, Sec. 1"
 

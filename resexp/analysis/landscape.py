@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from resexp.analysis.subject import Trained, about, judged, loss_of, of_one_depth
 from resexp.console import message
-from resexp.finding import Finding, Panel, Row, Series
+from resexp.studies.finding import Finding, Panel, Row, Series
 
 SOURCE = "Li et al. 2018, Sec. 6"
 TOLERANCE = 0.05  # of an eigenvalue

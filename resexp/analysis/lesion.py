@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from resexp import UserError
 from resexp.analysis.subject import Trained, about, blocks_of, error_of, judged, replaced
 from resexp.console import message
-from resexp.finding import Finding, Panel, Row, Series
 from resexp.models.shortcuts import make_shortcut
 from resexp.models.vgg import Layer
+from resexp.studies.finding import Finding, Panel, Row, Series
 
 SOURCE = "Veit et al. 2016, Fig. 3"
 MOST = 20  # blocks dropped together: about where the published curve reaches chance

@@ -20,7 +20,7 @@ from resexp.analysis.lesion import Dropped
 from resexp.analysis.subject import Trained, about, blocks_of, error_of, is_sum, judged, replaced
 from resexp.build import build_state
 from resexp.console import message
-from resexp.finding import Finding, Panel, Row, Series
+from resexp.studies.finding import Finding, Panel, Row, Series
 from resexp.train import train_step
 
 MOST = 0.95  # the part of the gradient that the effective paths carry

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resexp.console import message
-from resexp.finding import Finding, Panel, Row, Series
+from resexp.studies.finding import Finding, Panel, Row, Series
 
 SOURCE = "Cho et al. 2014; Srivastava et al. 2015, Sec. 2"
 BATCH = 64

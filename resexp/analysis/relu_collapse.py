@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from resexp.finding import Finding, Panel, Row, Series
+from resexp.studies.finding import Finding, Panel, Row, Series
 
 SOURCE = "Sandler et al. 2018, Fig. 1"
 POINTS = 1000

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from resexp import UserError
 from resexp.analysis.subject import Trained, about, judged, of_one_depth
-from resexp.finding import Finding, Panel, Row, Series
 from resexp.models.norm_relu import BatchNorm
+from resexp.studies.finding import Finding, Panel, Row, Series
 
 SOURCE = "He et al. 2015, Fig. 7, read off"
 RANK = 10

@@ -10,10 +10,10 @@ from typing import Any
 
 from resexp import UserError, config, did_you_mean
 from resexp.analysis.labels import label_of
-from resexp.finding import Finding
 from resexp.runs.env import versions
 from resexp.runs.reader import CONFIG, Run, read_run
-from resexp.study import RUNS, find_study
+from resexp.studies.find import RUNS, find_study
+from resexp.studies.finding import Finding
 
 ANALYSES = {  # the file, and what it measures; its ``analyze`` takes ``nets``, ``runs`` or neither, and its settings
     "responses": "how strongly each layer responds (He et al. 2015, Fig. 7)",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from resexp import UserError
 from resexp.console import message
-from resexp.finding import Finding, Panel, Row, Series
+from resexp.studies.finding import Finding, Panel, Row, Series
 
 SOURCE = "Balduzzi et al. 2017"
 LAG = 5  # at which autocorrelations are compared

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from resexp import UserError
 from resexp.analysis.subject import BATCH, Trained, about, judged, of_one_depth
-from resexp.finding import Finding, Panel, Row, Series
 from resexp.models.norm_relu import BatchNorm
+from resexp.studies.finding import Finding, Panel, Row, Series
 
 SOURCE = "popular articles on ReLU and shortcuts"
 

@@ -24,7 +24,7 @@ def analyze(args: argparse.Namespace) -> int:
     from resexp.analysis.runner import ANALYSES, run_analysis
     from resexp.console import print_table
     from resexp.figures.study import slug
-    from resexp.finding import COLUMNS, table
+    from resexp.studies.finding import COLUMNS, table
 
     if args.kind is None:
         print_table(("analysis", "what it measures"), [list(row) for row in ANALYSES.items()])

@@ -17,7 +17,7 @@ def protocol_arguments(parser: argparse.ArgumentParser) -> None:
 def models(args: argparse.Namespace) -> int:
     from resexp.catalog import FAMILIES, NAMED
     from resexp.console import print_table
-    from resexp.published import published
+    from resexp.studies.published import published
 
     if args.explain:
         from resexp.explain import print_explanation

@@ -8,7 +8,7 @@ from resexp import UserError
 from resexp.cli.show import draw, show_verdicts, write_finding
 
 if TYPE_CHECKING:
-    from resexp.study import StudyRuns
+    from resexp.studies.find import StudyRuns
 
 
 def log_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def report_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def figures(args: argparse.Namespace) -> int:
-    from resexp import finding
+    from resexp.studies import finding
 
     for found in _studies_with_runs(args):
         path = args.output_dir / "figures" / found.study.name
@@ -45,7 +45,8 @@ def verify(args: argparse.Namespace) -> int:
     config.check_folder(args.config_dir)
     if args.popular:
         return _verify_popular(args)
-    from resexp.verdict import Outcome, judge, verdict_data
+    from resexp.studies.claims import Outcome, judge
+    from resexp.studies.verdicts import verdict_data
 
     studies = _studies_with_runs(args)
     if args.json:
@@ -65,7 +66,7 @@ def verify(args: argparse.Namespace) -> int:
 
 def _verify_popular(args: argparse.Namespace) -> int:
     from resexp.console import print_table
-    from resexp.popular import COLUMNS, answer_all, answer_rows
+    from resexp.studies.popular import COLUMNS, answer_all, answer_rows
 
     if args.studies:
         raise UserError(f"verify --popular {args.studies[0]}: it answers all claims; drop {args.studies[0]}")
@@ -89,7 +90,7 @@ def _print_json(data: object) -> None:
 def _studies_with_runs(args: argparse.Namespace) -> "list[StudyRuns]":
     """Those named, or all that have runs. UserError if none has, or a named one has not."""
     from resexp import config
-    from resexp.study import find_study
+    from resexp.studies.find import find_study
 
     config.check_folder(args.config_dir)
     known = config.names("study", args.config_dir)

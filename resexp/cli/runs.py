@@ -67,7 +67,7 @@ def _report(cfg: "Config", summary: dict) -> None:
 
 def result_line(cfg: "Config", summary: dict) -> str:
     from resexp.runs.reader import Status
-    from resexp.study import published_like
+    from resexp.studies.tables import published_like
 
     reached = f"{summary['status']} at step {summary['step']:,} of {cfg.protocol.steps:,}"
     parts = [f"{cfg.model.name} on {cfg.dataset.name}: {reached}"]

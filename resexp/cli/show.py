@@ -7,15 +7,15 @@ from resexp import UserError
 
 if TYPE_CHECKING:
     from resexp.config import Study
-    from resexp.finding import Finding
-    from resexp.verdict import Verdict
+    from resexp.studies.claims import Verdict
+    from resexp.studies.finding import Finding
 
 
 def draw(groups: list, path: Path, *, title: str, note: str, study: "Study | None") -> None:
     """The figure as PNG and SVG, and the table as Markdown beside it and on stdout."""
     from resexp.console import markdown_table, print_table
     from resexp.figures.study import draw_gaps, draw_study
-    from resexp.study import TABLE_COLUMNS, other_rows, table_rows
+    from resexp.studies.tables import TABLE_COLUMNS, other_rows, table_rows
 
     rows = table_rows(groups, study)
     try:
@@ -38,7 +38,9 @@ def draw(groups: list, path: Path, *, title: str, note: str, study: "Study | Non
 def show_verdicts(study: "Study", groups: list) -> "list[Verdict]":
     """Print the verdicts, and how far the errors are from published means."""
     from resexp.console import print_table
-    from resexp.verdict import DISTANCE_COLUMNS, VERDICT_COLUMNS, distance_rows, judge, verdict_rows
+    from resexp.studies.claims import judge
+    from resexp.studies.tables import DISTANCE_COLUMNS, distance_rows
+    from resexp.studies.verdicts import VERDICT_COLUMNS, verdict_rows
 
     verdicts = judge(study.claims, groups)
     if verdicts:
@@ -51,9 +53,9 @@ def show_verdicts(study: "Study", groups: list) -> "list[Verdict]":
 
 def write_finding(found: "Finding", path: Path) -> None:
     """The figure as PNG and SVG, the table as Markdown, and the numbers behind both as JSON."""
-    from resexp import finding
     from resexp.console import markdown_table
     from resexp.figures.finding import draw_finding
+    from resexp.studies import finding
 
     try:
         print("figure: " + ", ".join(map(str, draw_finding(found, path))))

@@ -11,7 +11,7 @@ from resexp.cli.show import draw, show_verdicts
 
 if TYPE_CHECKING:
     from resexp.config import Study
-    from resexp.sweep import Sweep
+    from resexp.sweep.plan import Sweep
 
 MEASURED_STEPS = 4  # of a training, several times: about ten seconds for a net of 20 layers
 
@@ -55,7 +55,8 @@ def study(args: argparse.Namespace) -> int:
     if sweep is None:
         return 0
     groups = _show_sweep(sweep, title=study.title, stem=study.name, study=study)
-    from resexp.verdict import Outcome, in_words
+    from resexp.studies.claims import Outcome
+    from resexp.studies.verdicts import in_words
 
     verdicts = show_verdicts(study, groups)
     print(in_words(study, groups, verdicts))
@@ -64,9 +65,10 @@ def study(args: argparse.Namespace) -> int:
 
 def _launch(jobs: list, args: argparse.Namespace) -> "Sweep | None":
     """Run all jobs where the launcher says; None if they were only submitted, or only shown."""
-    from resexp import slurm
     from resexp.console import stdout
-    from resexp.sweep import live_table, plan_sweep, run_sweep
+    from resexp.sweep import slurm
+    from resexp.sweep.local import live_table, run_sweep
+    from resexp.sweep.plan import plan_sweep
 
     on_cluster = jobs[0][1].launcher.name == "slurm"
     if args.wait and not (on_cluster or args.status):
@@ -90,7 +92,8 @@ def _say_how_long(jobs: list) -> None:
     """Before a sweep of hours: how many, from a measurement of its smallest net now."""
     from resexp.console import message
     from resexp.runs.progress import duration
-    from resexp.sweep import estimate_left, is_long, plan_sweep
+    from resexp.sweep.estimate import estimate_left, is_long
+    from resexp.sweep.plan import plan_sweep
 
     todo = [job for job in plan_sweep(jobs).jobs if job.outcome != "finished"]
     if not todo or not is_long(todo):
@@ -111,8 +114,8 @@ def _show_sweep(sweep: "Sweep", *, title: str, stem: str, study: "Study | None" 
     """Figure, table, and what is left. Returns the groups of runs."""
     from resexp.runs.progress import duration
     from resexp.runs.reader import CONFIG
-    from resexp.study import group_runs
-    from resexp.sweep import estimate_left
+    from resexp.studies.groups import group_runs
+    from resexp.sweep.estimate import estimate_left
 
     output_dir = Path(sweep.jobs[0].cfg.output_dir)
     groups = group_runs([job.run for job in sweep.jobs if (job.cfg.run_dir / CONFIG).is_file()])

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from resexp import catalog
 from resexp.figures.style import DASHED, STYLE, error_floor, shades, short_label, write
 from resexp.figures.summary import depth_panel
-from resexp.study import Group, describe_runs, rate_drops
+from resexp.studies.groups import Group, describe_runs, rate_drops
 
 
 def draw_curves_depth(groups: Sequence[Group], path: Path, *, title: str, note: str = "") -> list[Path]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from resexp.figures.style import DASHED, STYLE, shades, write
-from resexp.finding import Finding, Panel, Series
+from resexp.studies.finding import Finding, Panel, Series
 
 COLUMNS = 3  # panels side by side
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from resexp.config import Gap
 from resexp.figures.style import STYLE, shades, write
-from resexp.published import published_pair
-from resexp.study import Group, describe_runs, matches
+from resexp.studies.groups import Group, describe_runs, matches
+from resexp.studies.published import published_pair
 
 POINTS = 8  # at so many parts of the runs' length the gap is shown
 SPLITS = {"train": "training error", "test": "test error"}

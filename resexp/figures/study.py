@@ -7,7 +7,7 @@ from pathlib import Path
 from resexp.figures.curves import draw_curves, draw_curves_depth
 from resexp.figures.gap import draw_gaps
 from resexp.figures.summary import draw_depth, draw_parameters, draw_table
-from resexp.study import Group
+from resexp.studies.groups import Group
 
 __all__ = ["draw_curves", "draw_gaps", "draw_study", "slug"]
 

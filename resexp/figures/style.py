@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from resexp.study import Group
+from resexp.studies.groups import Group
 
 STYLE: dict[Any, Any] = {"svg.hashsalt": "resexp", "font.size": 9, "axes.titlesize": 10, "legend.frameon": False}
 # From shallow to deep: hues apart for the screen, lightness falling for print in grey.

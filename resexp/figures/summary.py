@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator
 
 from resexp.figures.style import DASHED, STYLE, error_floor, shades, short_label, write
-from resexp.study import Group, describe_runs, final_error
+from resexp.studies.groups import Group, describe_runs, final_error
 
 MARKERS = "osD^vPX*<>"
 METRICS = ("train_error", "test_error")

@@ -10,27 +10,20 @@ import jinja2
 from bokeh.resources import Resources
 
 import resexp
-from resexp import UserError, config, finding
-from resexp.popular import ANALYSIS, answer_all, answer_rows
-from resexp.popular import COLUMNS as ANSWER_COLUMNS
+from resexp import UserError, config
 from resexp.report import plots
 from resexp.runs.files import write_text
 from resexp.runs.progress import duration
-from resexp.runs.reader import CONFIG, Run
-from resexp.study import (
-    REFERENCE,
-    RUNS,
-    TABLE_COLUMNS,
-    Group,
-    StudyRuns,
-    describe_runs,
-    find_study,
-    group_runs,
-    number,
-    readable_runs,
-    table_rows,
-)
-from resexp.verdict import DISTANCE_COLUMNS, VERDICT_COLUMNS, Outcome, distance_rows, judge, verdict_rows
+from resexp.runs.reader import Run
+from resexp.runs.store import SUFFIX, runs_at
+from resexp.studies import finding
+from resexp.studies.claims import Outcome, judge
+from resexp.studies.find import REFERENCE, RUNS, StudyRuns, find_study, readable
+from resexp.studies.groups import Group, describe_runs, group_runs, number
+from resexp.studies.popular import ANALYSIS, answer_all, answer_rows
+from resexp.studies.popular import COLUMNS as ANSWER_COLUMNS
+from resexp.studies.tables import DISTANCE_COLUMNS, TABLE_COLUMNS, distance_rows, table_rows
+from resexp.studies.verdicts import VERDICT_COLUMNS, verdict_rows
 
 FILE = "report.html"
 CLASSES = {
@@ -173,24 +166,18 @@ def _section(
 
 
 def _other_runs(output_dir: Path, shown: set[Path], config_dir: Path | None) -> list[tuple[str, str, list[Run]]]:
-    """(title, origin, runs) of what no study has: own runs by data set and protocol, the reference runs by folder."""
+    """(title, origin, runs) of what no study has: own runs by data set and protocol, the reference runs by file."""
     own: dict[str, list[Run]] = {}
-    for run in readable_runs([path for path in _folders(output_dir / RUNS) if path not in shown]):
+    for run in readable(run for run in runs_at(output_dir / RUNS).values() if run.path not in shown):
         title = f"Other runs: {run.config['dataset']['name']}, protocol {run.config['protocol']['name']}"
         own.setdefault(title, []).append(run)
     others = [(title, "Own runs.", runs) for title, runs in own.items()]
     taken = {config.outline_study(name, config_dir).reference for name in config.names("study", config_dir)}
-    taken |= {ANALYSIS, "figures"}
-    for folder in _folders(output_dir / REFERENCE):
-        if folder.name not in taken:
-            for inner in sorted({file.parent.parent for file in folder.rglob(CONFIG)}):
-                title = f"Other runs: {inner.relative_to(output_dir / REFERENCE)}"
-                others.append((title, "Reference runs, committed with resexp.", readable_runs(_folders(inner))))
+    for file in sorted((output_dir / REFERENCE).glob(f"*{SUFFIX}")):
+        if file.stem not in taken:
+            runs = readable(runs_at(file).values())
+            others.append((f"Other runs: {file.stem}", "Reference runs, committed with resexp.", runs))
     return [other for other in others if other[2]]
-
-
-def _folders(path: Path) -> list[Path]:
-    return sorted(inner for inner in path.iterdir() if inner.is_dir()) if path.is_dir() else []
 
 
 def _findings(output_dir: Path) -> list[tuple[Path, str]]:

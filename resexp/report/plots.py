@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from resexp.finding import Panel
-from resexp.study import Group, rate_drops
+from resexp.studies.finding import Panel
+from resexp.studies.groups import Group, rate_drops
 
 POINTS = 100  # of a curve, at most: more than a screen shows
 COLOURS = (

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from resexp import UserError
-from resexp.runs.reader import METRICS
+from resexp.runs.reader import EVENTS, METRICS, Run
 from resexp.runs.tensorboard import TensorBoardEvents
 
 
@@ -24,7 +24,7 @@ class MetricsLog:
             raise UserError(f"{path}: shorter than its checkpoint says; remove {run_dir} to start the run again")
         os.truncate(path, size)
         self.file = path.open("a")
-        self.events = TensorBoardEvents(run_dir, step=step) if tensorboard else None
+        self.events = TensorBoardEvents(Run(run_dir), run_dir / EVENTS, step=step) if tensorboard else None
 
     def write(
         self, *, step: int, epoch: float, split: str, loss: float, error: float, lr: float, images_per_s: float

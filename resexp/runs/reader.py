@@ -39,18 +39,22 @@ class Run:
 
     path: Path
 
+    def load(self, name: str) -> dict[str, Any]:
+        """One of the run's small files; empty if there is none. Raises UserError if it is damaged."""
+        return _read(self.path / name, _load_yaml if name == CONFIG else json.loads)
+
     @cached_property
     def config(self) -> dict[str, Any]:
-        return _read(self.path / CONFIG, lambda text: yaml.load(text, Loader=_YAML))
+        return self.load(CONFIG)
 
     @cached_property
     def env(self) -> dict[str, Any]:
-        return _read(self.path / ENV, json.loads)
+        return self.load(ENV)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Empty for a run that was killed or is still running."""
-        return _read(self.path / SUMMARY, json.loads)
+        return self.load(SUMMARY)
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
@@ -100,6 +104,10 @@ class Run:
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has it
 
 
+def _load_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_YAML)
+
+
 def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     """A file of a run folder; empty if there is none. Raises UserError if it is damaged."""
     try:
@@ -115,7 +123,12 @@ def read_run(path: Path) -> Run:
     """Raises UserError if ``path`` is no run folder, or a damaged one."""
     if not (path / CONFIG).is_file():
         raise UserError(f"{path}: not a run folder (it has no {CONFIG})")
-    run = Run(path)
+    return check_run(Run(path))
+
+
+def check_run(run: Run) -> Run:
+    """The run itself. Raises UserError if a part of it is damaged."""
+    path = run.path
     groups = ("model", "dataset", "protocol")
     lacking = [key for key in groups if not isinstance(run.config.get(key), dict)]
     if lacking or type(run.config.get("seed")) is not int:

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from resexp.runs.reader import EVENTS, QUANTITIES, Run, is_number
+from resexp.runs.reader import QUANTITIES, Run, is_number
 
 
 class TensorBoardEvents:
@@ -13,21 +13,21 @@ class TensorBoardEvents:
 
     It begins with the run's settings, for TensorBoard's table of hyper-parameters.
 
+    :param folder: takes the file; it is made if need be.
     :param step: TensorBoard is told to hide what an earlier process wrote past this step.
     """
 
-    def __init__(self, run_dir: Path, *, step: int) -> None:
+    def __init__(self, run: Run, folder: Path, *, step: int) -> None:
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.event_pb2, self.summary_pb2 = event_pb2, summary_pb2
-        folder = run_dir / EVENTS
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self.file = (folder / f"events.out.tfevents.{time.time():.6f}.{os.getpid()}").open("wb")
         self.records = RecordWriter(self.file)
         self._write(file_version="brain.Event:2")
-        self._write(summary=hparams_pb(_hyper_parameters(Run(run_dir).config), trial_id=run_dir.name))
+        self._write(summary=hparams_pb(_hyper_parameters(run.config), trial_id=run.path.name))
         if step:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._write(step=step + 1, session_log=start)
@@ -54,11 +54,11 @@ def _hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_missing_events(run: "Run") -> bool:
-    """TensorBoard's events from the log of a run that has none, as a reference run. Returns whether it had none."""
-    if any((run.path / EVENTS).glob("events.*")):
+def write_missing_events(run: Run, folder: Path) -> bool:
+    """TensorBoard's events from the log of a run, if the folder has none. Returns whether it had none."""
+    if any(folder.glob("events.*")):
         return False
-    events = TensorBoardEvents(run.path, step=0)
+    events = TensorBoardEvents(run, folder, step=0)
     with events.file:
         for record in run.metrics:
             values = {key: record[key] for key in QUANTITIES if is_number(record.get(key))}

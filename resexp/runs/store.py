@@ -1,0 +1,119 @@
+"""Runs kept as the lines of one JSONL file: settings, environment, log and summary of each, without checkpoints.
+
+``outputs/reference/STUDY.jsonl`` holds a study's reference runs this way. A run that several studies share is a line of
+one file; in the others a line ``{"name": ..., "kept_in": STUDY}`` points to it.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from resexp import UserError
+from resexp.runs.files import write_json, write_text
+from resexp.runs.reader import CONFIG, ENV, METRICS, SUMMARY, Run, find_runs
+
+SUFFIX = ".jsonl"
+MACHINES = ("dataset.root=", "output_dir=", "--config-dir=")  # words of a command that name folders
+
+
+@dataclass(frozen=True)
+class StoredRun(Run):
+    """A run of such a file: its ``path`` is the file's and, below it, the run's name."""
+
+    record: dict[str, Any] = field(repr=False, compare=False)
+
+    def load(self, name: str) -> dict[str, Any]:
+        return self.record[name]
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        log = self.record[METRICS]
+        return [dict(zip(log["columns"], row, strict=True)) for row in log["rows"]]
+
+
+def runs_at(path: Path) -> dict[str, Run]:
+    """The runs directly below a folder, or those of a ``.jsonl`` file, by name; none if there is no such path.
+
+    :raises UserError: for a damaged file.
+    """
+    if path.suffix != SUFFIX:
+        return {run.path.name: run for run in find_runs(path)}
+    lines = _read_lines(path)
+    keepers = {line["kept_in"] for line in lines.values() if "kept_in" in line}
+    kept = {keeper: _read_lines(path.with_name(keeper + SUFFIX)) for keeper in keepers}
+    found: dict[str, Run] = {}
+    for name, line in lines.items():
+        record = kept[line["kept_in"]].get(name, line) if "kept_in" in line else line
+        if "kept_in" in record:
+            raise UserError(f"{path}: {name} is not in {line['kept_in']}{SUFFIX}; restore both files")
+        found[name] = StoredRun(path / name, record)
+    return found
+
+
+def _read_lines(path: Path) -> dict[str, dict[str, Any]]:
+    """The lines of a file, by the names of their runs."""
+    found = {}
+    for number, text in enumerate(path.read_text().splitlines() if path.is_file() else [], start=1):
+        try:
+            line = json.loads(text)
+            parts = () if "kept_in" in line else (CONFIG, ENV, SUMMARY, METRICS)
+            if not all(isinstance(line[part], dict) for part in parts):
+                raise TypeError
+            found[line["name"]] = line
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}, line {number}: damaged; restore the file") from None
+    return found
+
+
+def keep_runs(runs: Iterable[Run], path: Path) -> None:
+    """Add runs to a ``.jsonl`` file, without the folders of the machine they ran on.
+
+    A run that another file of the folder keeps already, with the same curves, is pointed to. Trained again on another
+    kind of processor, which rounds differently, it is kept again.
+    """
+    lines = _read_lines(path)
+    others = {other.stem: _read_lines(other) for other in sorted(path.parent.glob(f"*{SUFFIX}")) if other != path}
+    for run in runs:
+        name, record = run.path.name, _record(run)
+        keepers = [keeper for keeper, theirs in others.items() if name in theirs and _alike(theirs[name], record)]
+        lines[name] = {"name": name, **({"kept_in": keepers[0]} if keepers else record)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(json.dumps(lines[name]) + "\n" for name in sorted(lines)))
+
+
+def _record(run: Run) -> dict[str, Any]:
+    env = dict(run.env)
+    if "command" in env:
+        env["command"] = " ".join(word for word in env["command"].split() if not word.startswith(MACHINES))
+    columns = list(run.metrics[0]) if run.metrics else []
+    return {
+        CONFIG: {**run.config, "dataset": {**run.config["dataset"], "root": None}, "output_dir": "outputs"},
+        ENV: env,
+        SUMMARY: run.summary,
+        METRICS: {"columns": columns, "rows": [[line[key] for key in columns] for line in run.metrics]},
+    }
+
+
+def _alike(one: dict[str, Any], two: dict[str, Any]) -> bool:
+    """Whether both are records, with the same numbers in every line of the log but for the speed."""
+
+    def numbers(record: dict[str, Any]) -> list[list[Any]]:
+        kept = [index for index, key in enumerate(record[METRICS]["columns"]) if key != "images_per_s"]
+        return [[row[index] for index in kept] for row in record[METRICS]["rows"]]
+
+    return "kept_in" not in one and numbers(one) == numbers(two)
+
+
+def unpack_run(run: Run, folder: Path) -> None:
+    """Write a run folder with all but the checkpoint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record = _record(run)
+    write_json(folder / ENV, record[ENV])
+    write_text(folder / METRICS, "".join(json.dumps(line) + "\n" for line in run.metrics))
+    write_text(folder / CONFIG, yaml.safe_dump(record[CONFIG], sort_keys=False))
+    write_json(folder / SUMMARY, record[SUMMARY])  # last, as in training

@@ -1,0 +1,91 @@
+"""A sweep before anything starts: its jobs, and what is known of each."""
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TextIO
+
+from resexp.config import Config
+from resexp.runs.reader import Run, Status
+from resexp.sweep.memory import needed_bytes
+
+
+class JobState(StrEnum):
+    """Where one run of a sweep stands."""
+
+    WAITING = "waiting"
+    QUEUED = "queued"  # on a cluster
+    RUNNING = "running"
+    UNKNOWN = "unknown"  # there is no queue to ask
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+
+
+@dataclass
+class Job:
+    """One run of a sweep."""
+
+    overrides: list[str]
+    cfg: Config
+    process: subprocess.Popen | None = None
+    log: TextIO | None = None
+    announced: bool = False
+    began: float = 0.0
+    seconds: float = 0.0  # of its process here
+    outcome: JobState = JobState.WAITING
+    message: str = ""
+    settings: str = ""  # those in which it differs from the other jobs, besides net and seed
+
+    @property
+    def run(self) -> Run:
+        """Read again at every call: the run is being written."""
+        return Run(self.cfg.run_dir)
+
+    @property
+    def name(self) -> str:
+        return " ".join(filter(None, [self.cfg.model.name, self.settings, f"seed {self.cfg.seed}"]))
+
+
+@dataclass
+class Sweep:
+    """The jobs, and the signal that stopped them, if one did."""
+
+    jobs: list[Job]
+    workers: int
+    memory: int | None = None  # bytes that the runs may need together; None: unknown
+    stopped_by: int | None = None
+
+    def next_job(self) -> Job | None:
+        """The first waiting job that fits beside the running ones; alone, any does."""
+        running = [job for job in self.jobs if job.outcome == JobState.RUNNING]
+        waiting = [job for job in self.jobs if job.outcome == JobState.WAITING]
+        if len(running) >= self.workers:
+            return None
+        if not running or self.memory is None:
+            return waiting[0] if waiting else None
+        left = self.memory - sum(needed_bytes(job.cfg) for job in running)
+        return next((job for job in waiting if needed_bytes(job.cfg) <= left), None)
+
+    @property
+    def failed(self) -> list[Job]:
+        return [job for job in self.jobs if job.outcome in (JobState.FAILED, JobState.DIVERGED)]
+
+    @property
+    def unfinished(self) -> list[Job]:
+        return [job for job in self.jobs if job.outcome != JobState.FINISHED]
+
+
+def plan_sweep(jobs: Sequence[tuple[list[str], Config]]) -> Sweep:
+    """The jobs with what is known of them before anything starts. Raises UserError for a run of other images."""
+    sweep = Sweep([Job(list(overrides), job_cfg) for overrides, job_cfg in jobs], workers=1)
+    shared = set.intersection(*(set(job.overrides) for job in sweep.jobs))
+    for job in sweep.jobs:
+        own = [word for word in job.overrides if word not in shared and word.split("=")[0] not in ("model", "seed")]
+        job.settings = " ".join(word.removeprefix("model.") for word in own)
+        job.run.refuse_other_root(job.cfg.dataset.source, job.cfg.dataset.root)
+        if job.run.status == Status.FINISHED:
+            job.outcome, job.message = JobState.FINISHED, "was finished already"
+    return sweep

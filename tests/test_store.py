@@ -1,0 +1,54 @@
+"""Runs as lines of a file: what is kept, what is pointed to, and what a damaged line says."""
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers import write_run
+
+from resexp import UserError
+from resexp.runs.reader import METRICS, Run
+from resexp.runs.store import keep_runs, runs_at, unpack_run
+
+
+def test_a_run_comes_back_from_its_line_as_it_was(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "runs", ["model=plain20"], train_error=1 / 3)
+    keep_runs([run], tmp_path / "one.jsonl")
+    kept = runs_at(tmp_path / "one.jsonl")[run.path.name]
+    assert kept.path == tmp_path / "one.jsonl" / run.path.name
+    assert (kept.config, kept.env, kept.summary, kept.metrics) == (run.config, run.env, run.summary, run.metrics)
+    assert kept.curve("train") == run.curve("train") and kept.status == "finished"
+    unpack_run(kept, tmp_path / "again")
+    assert (tmp_path / "again" / METRICS).read_bytes() == (run.path / METRICS).read_bytes()
+
+
+def test_a_run_that_two_studies_share_is_kept_once_if_its_numbers_are_the_same(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "runs", ["model=plain20"])
+    keep_runs([run], tmp_path / "first.jsonl")
+    keep_runs([run], tmp_path / "second.jsonl")
+    assert json.loads((tmp_path / "second.jsonl").read_text()) == {"name": run.path.name, "kept_in": "first"}
+    assert runs_at(tmp_path / "second.jsonl")[run.path.name].metrics == run.metrics
+    other = write_run(tmp_path / "elsewhere", ["model=plain20"], train_error=7.0)  # another processor's rounding
+    keep_runs([other], tmp_path / "third.jsonl")
+    assert runs_at(tmp_path / "third.jsonl")[run.path.name].summary["train_error"] == 7.0
+
+
+@pytest.mark.parametrize("line", ["", "{", "[]", '{"name": "a"}', '{"name": "a", "config.yaml": 3}'])
+def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
+    run = write_run(tmp_path / "runs", ["model=plain20"])
+    keep_runs([run], tmp_path / "one.jsonl")
+    with (tmp_path / "one.jsonl").open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(UserError, match=r"one\.jsonl, line 2: damaged; restore the file"):
+        runs_at(tmp_path / "one.jsonl")
+
+
+def test_a_line_that_points_nowhere_is_named(tmp_path: Path) -> None:
+    (tmp_path / "one.jsonl").write_text('{"name": "plain20-x", "kept_in": "other"}\n')
+    with pytest.raises(UserError, match=r"plain20-x is not in other\.jsonl; restore both files"):
+        runs_at(tmp_path / "one.jsonl")
+
+
+def test_where_there_is_nothing_there_are_no_runs(tmp_path: Path) -> None:
+    assert runs_at(tmp_path / "nowhere") == runs_at(tmp_path / "nowhere.jsonl") == {}
+    assert isinstance(next(iter(runs_at(write_run(tmp_path / "runs", ["model=plain20"]).path.parent).values())), Run)
