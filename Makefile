@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 INSTALLED := $(VENV)/.installed
 
 help: ## this list
@@ -11,7 +11,8 @@ install: $(INSTALLED) ## the environment in .venv: 2 to 3 minutes, 5 GB
 
 $(INSTALLED): pyproject.toml constraints.txt $(wildcard resexp/models/*.[ch])
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check 'pip>=25.1' # the first that knows dependency groups
+	$(BIN)/pip install --quiet -c constraints.txt -e . --group dev
 	@touch $@
 
 demo: install ## plain nets degrade, residual nets do not: trains, draws and judges in minutes
@@ -40,9 +41,10 @@ lint: install ## ruff and mypy
 smoke: install ## one short run: 10 to 20 seconds; kill it, repeat it, watch it go on
 	$(BIN)/resexp train protocol=smoke
 
-figures: install ## redraw all figures from the logs; on a fresh clone the embedded study runs first
+figures: install ## redraw all figures and write the pages of results; on a fresh clone the embedded study runs first
 	@ls -d outputs/runs/*-digits-digits-* >/dev/null 2>&1 || $(BIN)/resexp study degradation
 	$(BIN)/resexp figures
+	$(BIN)/python scripts/write_pages.py
 
 report: install ## one HTML page of all that has been run: outputs/report.html
 	$(BIN)/resexp report

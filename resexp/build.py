@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from resexp import UserError
-from resexp.catalog import SMALL_SIDE
 from resexp.config import Config, ProtocolConfig
 from resexp.data.batches import Batches, Order
 from resexp.data.dataset import Dataset
@@ -18,6 +17,7 @@ from resexp.meter import Counts, Stopwatch
 from resexp.models.build import build_model
 from resexp.models.norm_relu import set_statistics
 from resexp.models.resnet import drops_blocks, has_dropout
+from resexp.models.stages import SMALL_SIDE
 from resexp.optim import SGD, AdamW, Optimizer
 from resexp.parallel import World
 from resexp.runs.progress import print_progress

@@ -47,7 +47,6 @@ LEAST = {  # the smallest value of the knobs that are numbers
 }
 MOST = {"dropout": 1.0, "skip_dropout": 1.0, "survival": 1.0, "compression": 1.0, "pools": 5}
 
-SMALL_SIDE = 64  # images up to this side get the form for small images: 3x3 stem, no large classifier
 SE_REDUCTION = 16  # Hu et al. 2018, Sec. 6.4
 PAPER_IMAGE = {"cifar": ((3, 32, 32), 10), "imagenet": ((3, 224, 224), 1000), "digits": ((1, 8, 8), 10)}
 NARROWED = tuple(name for name, family in FAMILIES.items() if family.narrowed)

@@ -696,7 +696,7 @@ def test_every_analysis_leaves_a_figure_a_table_and_numbers(
     words = [] if alone else [run_of(runs, net) for net in NETS.get(analysis, ["plain8", "preresnet8"])]
     if analysis == "ensemble":
         words = [run_of(runs, "resnet8")]
-    assert main(["analyze", analysis, *words, *SMALL[analysis], "--name", "mine", "--output-dir", str(tmp_path)]) == 0
+    assert main(["analyze", analysis, *words, *SMALL[analysis], "--name", "mine", f"output_dir={tmp_path}"]) == 0
     out = capsys.readouterr()
     folder = tmp_path / "analysis"
     assert {path.name for path in folder.iterdir()} == {f"mine.{end}" for end in ("json", "md", "png", "svg")}
@@ -715,10 +715,10 @@ def test_without_an_analysis_they_are_listed(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_study_names_its_runs_and_nets_choose_among_them(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["analyze", "lesion", "mechanisms", "--output-dir", str(runs)]) == 2
+    assert main(["analyze", "lesion", "mechanisms", f"output_dir={runs}"]) == 2
     assert "train them: resexp study mechanisms" in capsys.readouterr().err
     folder = run_of(runs, "plain8")
-    assert main(["analyze", "responses", folder, "--nets", "plian8", "--output-dir", "out"]) == 2
+    assert main(["analyze", "responses", folder, "--nets", "plian8", "output_dir=out"]) == 2
     assert "--nets plian8: no such run; choose from plain8" in capsys.readouterr().err
 
 
@@ -730,14 +730,14 @@ def test_somebodys_weights_are_analysed_by_the_same_command(runs: Path, capsys: 
     torch.save({"state_dict": state, "best_prec1": 91.0}, "resnet8.th")
     stored = Path("resnet8.th").read_bytes()
     net = ["dataset=synthetic", "model=resnet8", "model.width=4"]
-    command = ["analyze", "lesion", "weights=resnet8.th", *net, *SMALL["lesion"], "--output-dir"]
-    assert main([*command, "theirs"]) == 0
-    assert main(["analyze", "lesion", str(folder), *SMALL["lesion"], "--output-dir", "ours"]) == 0
+    command = ["analyze", "lesion", "weights=resnet8.th", *net, *SMALL["lesion"]]
+    assert main([*command, "output_dir=theirs"]) == 0
+    assert main(["analyze", "lesion", str(folder), *SMALL["lesion"], "output_dir=ours"]) == 0
     theirs, ours = (finding.read(Path(name) / "analysis/lesion.json") for name in ("theirs", "ours"))
     assert theirs.rows == ours.rows and theirs.panels == ours.panels
     assert Path("resnet8.th").read_bytes() == stored
     several = ["weights=resnet8.th,resnet8.th", "model=resnet8,resnet8", *net[::2], "images=20"]
-    assert main(["analyze", "responses", *several, run_of(runs, "plain8"), "--output-dir", "several"]) == 0
+    assert main(["analyze", "responses", *several, run_of(runs, "plain8"), "output_dir=several"]) == 0
     assert "plain8" in Path("several/analysis/responses.md").read_text()
 
 
@@ -793,22 +793,22 @@ def test_a_run_without_its_checkpoint_or_with_anothers_is_refused(
 @pytest.mark.slow
 def test_an_unwritable_folder_is_one_line(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").write_text("")
-    assert main(["analyze", "relu-collapse", "draws=2", "--output-dir", "file"]) == 2
-    assert "set another --output-dir" in capsys.readouterr().err
+    assert main(["analyze", "relu-collapse", "draws=2", "output_dir=file"]) == 2
+    assert "set another output_dir=" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_the_numbers_are_json_without_infinities(runs: Path, tmp_path: Path) -> None:
-    assert main(["analyze", "relu-collapse", "draws=2", "--output-dir", str(tmp_path)]) == 0
+    assert main(["analyze", "relu-collapse", "draws=2", f"output_dir={tmp_path}"]) == 0
     json.loads((tmp_path / "analysis/relu-collapse.json").read_text(), parse_constant=lambda name: pytest.fail(name))
 
 
 @pytest.mark.slow
 def test_figures_redraws_what_was_found(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["analyze", "relu-collapse", "draws=2", "--output-dir", str(tmp_path)]) == 0
+    assert main(["analyze", "relu-collapse", "draws=2", f"output_dir={tmp_path}"]) == 0
     folder = tmp_path / "analysis"
     before = (folder / "relu-collapse.json").read_text()
     (folder / "relu-collapse.png").unlink()
     write_run(tmp_path / "runs", ["model=plain20", "model.width=8"])  # of the embedded study
-    assert main(["figures", "--output-dir", str(tmp_path)]) == 0
+    assert main(["figures", f"output_dir={tmp_path}"]) == 0
     assert (folder / "relu-collapse.png").is_file() and (folder / "relu-collapse.json").read_text() == before

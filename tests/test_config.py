@@ -7,14 +7,14 @@ import pytest
 import yaml
 from helpers import write_run
 
-from resexp import UserError, config
+from resexp import UserError, catalog, config
 from resexp.studies.claims import Outcome, judge
 from resexp.studies.groups import group_runs, matches
 
 
 @pytest.mark.parametrize("dataset", config.names("dataset"))
 @pytest.mark.parametrize("protocol", [None, *config.names("protocol")])
-@pytest.mark.parametrize("family", config.names("model"))
+@pytest.mark.parametrize("family", list(catalog.FAMILIES))
 def test_every_yaml_composes(dataset: str, protocol: str | None, family: str) -> None:
     words = [f"dataset={dataset}", f"family={family}", *([f"protocol={protocol}"] if protocol else [])]
     if protocol and ("imagenet" in dataset) != ("imagenet" in protocol):
@@ -67,7 +67,7 @@ def test_the_full_protocol_differs_in_the_held_out_images_alone() -> None:
     a, b = (
         config.load(["dataset=cifar10", f"protocol={name}"]).protocol for name in ("he2015-cifar", "he2015-cifar-full")
     )
-    assert dataclasses.replace(a, name=b.name, val_size=0) == b
+    assert dataclasses.replace(a, name=b.name, about=b.about, val_size=0) == b
 
 
 def test_a_name_is_a_family_and_a_depth() -> None:

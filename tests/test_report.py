@@ -90,12 +90,12 @@ def test_a_damaged_run_is_left_out_with_a_line_and_the_rest_is_shown(
 ) -> None:
     broken = write_study(tmp_path)[0].path / name
     broken.write_text('{"half": [')
-    assert main(["report", "--output-dir", str(tmp_path)]) == 0
+    assert main(["report", f"output_dir={tmp_path}"]) == 0
     printed = capsys.readouterr()
     assert "7 runs" in printed.out
     lines = [line for line in printed.err.splitlines() if line.startswith("left out: ")]
     assert lines and all(str(broken) in line and "damaged" in line for line in lines)
-    assert main(["verify", "degradation", "--output-dir", str(tmp_path)]) in (0, 1)
+    assert main(["verify", "degradation", f"output_dir={tmp_path}"]) in (0, 1)
 
 
 DAMAGES = {
@@ -115,7 +115,7 @@ def test_whatever_a_run_lacks_it_costs_one_line(
     file = write_study(tmp_path)[0].path / name
     file.write_text(change(file.read_text()))
     for command in (["report"], ["verify", "degradation"]):
-        assert main([*command, "--output-dir", str(tmp_path)]) in (0, 1)
+        assert main([*command, f"output_dir={tmp_path}"]) in (0, 1)
     lines = [line for line in capsys.readouterr().err.splitlines() if "left out: " in line]
     assert len(lines) == 1 and str(file.parent) in lines[0]
 
@@ -154,7 +154,7 @@ def test_logs_that_end_in_the_middle_and_summaries_without_numbers_are_shown_as_
 def test_a_folder_that_is_no_run_is_named_and_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_study(tmp_path)
     (tmp_path / "runs" / "holiday").mkdir()
-    assert main(["report", "--output-dir", str(tmp_path)]) == 0
+    assert main(["report", f"output_dir={tmp_path}"]) == 0
     assert "holiday: not a run folder" in capsys.readouterr().err
 
 
@@ -176,7 +176,7 @@ def test_a_page_that_cannot_be_written_costs_one_line(tmp_path: Path, capsys: py
         (tmp_path / "runs", "a folder"),
         (".", "a folder"),
     ):
-        assert main(["report", "--output-dir", str(tmp_path), "--out", str(out)]) == 2
+        assert main(["report", f"output_dir={tmp_path}", "--out", str(out)]) == 2
         assert re.fullmatch(f"resexp: error: .*{why}.*\n", capsys.readouterr().err)
     assert not list(tmp_path.glob("*.tmp"))
     with pytest.raises(UserError, match="no runs under"):

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from helpers import TINY
 
-from resexp import UserError, config, slurm
+from resexp import UserError, config
 from resexp.runs.files import write_json
 from resexp.runs.reader import CHECKPOINT, ENV, SUMMARY, Run
+from resexp.sweep import slurm
 from resexp.sweep.plan import plan_sweep
 
 Resexp = Callable[..., subprocess.CompletedProcess]

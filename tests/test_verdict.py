@@ -333,7 +333,7 @@ def planted(tmp_path: Path) -> Callable[[float], list[str]]:
             for net, error in (("plain20", 1.0), ("plain56", 11.0)):
                 words = [f"model={net}", "model.width=8", f"seed={seed}"]
                 write_run(tmp_path / "runs", words, train_error=error + seed / 10)
-        return ["verify", "planted", "--config-dir", str(tmp_path / "conf"), "--output-dir", str(tmp_path)]
+        return ["verify", "planted", "--config-dir", str(tmp_path / "conf"), f"output_dir={tmp_path}"]
 
     return plant
 
@@ -429,13 +429,13 @@ def test_a_false_calculation_is_false() -> None:
 
 def test_the_command_answers_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "reference").symlink_to(ROOT / "outputs" / "reference")
-    assert main(["verify", "--popular", "--json", "--output-dir", str(tmp_path)]) == 0
+    assert main(["verify", "--popular", "--json", f"output_dir={tmp_path}"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == len(load_popular())
     assert main(["verify", "degradation", "--popular"]) == 2
 
 
 def test_an_answer_without_its_ground_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify", "--popular", "--output-dir", str(tmp_path)]) == 1
+    assert main(["verify", "--popular", f"output_dir={tmp_path}"]) == 1
     assert "not measured" in " ".join(capsys.readouterr().out.split())
 
 
@@ -446,7 +446,7 @@ def test_new_runs_can_refute_an_answer(tmp_path: Path, capsys: pytest.CaptureFix
     claim = "The degradation is no overfitting"
     answers = {one.popular.claim: one for one in answer_all(tmp_path)}
     assert answers[claim].agrees == Agreement.DISAGREES and not answers[claim].stands
-    assert main(["verify", "--popular", "--output-dir", str(tmp_path)]) == 1
+    assert main(["verify", "--popular", f"output_dir={tmp_path}"]) == 1
 
 
 def test_an_answer_falls_back_on_the_reference_where_ones_own_results_lack_its_ground(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from resexp.console import message
 from resexp.models.blocks import Transform
 from resexp.studies.finding import Finding, Panel, Row, Series
 
+GREATEST = {"most": 1}  # of the settings
+
 SOURCE = "Veit et al. 2016, Sec. 6"
 DROPOUT = "Srivastava et al. 2014, Sec. 7.5"
 

@@ -23,6 +23,8 @@ from resexp.models.initialise import he_init
 from resexp.models.norm_relu import BatchNorm
 from resexp.studies.finding import Finding, Panel, Row, Series
 
+LEAST = {"layers": 2}  # of the settings
+
 NAIVE = 0.01  # the standard deviation of the weights before Glorot & Bengio 2010
 SIGMOID_SLOPE = 0.25  # at most
 TINY = 1e-300  # where a gradient has vanished altogether

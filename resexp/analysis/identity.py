@@ -17,6 +17,8 @@ from resexp.analysis.subject import Trained, about, error_of, judged
 from resexp.console import message
 from resexp.studies.finding import Finding, Panel, Row, Series
 
+LEAST = {"layers": 2, "distances": 0}  # of the settings
+
 SOURCE = "He et al. 2015, Sec. 1"
 
 

@@ -21,6 +21,8 @@ from resexp.analysis.subject import Trained, about, judged, loss_of, of_one_dept
 from resexp.console import message
 from resexp.studies.finding import Finding, Panel, Row, Series
 
+LEAST = {"points": 3, "side": 0, "curvature": 0}  # of the settings
+
 SOURCE = "Li et al. 2018, Sec. 6"
 TOLERANCE = 0.05  # of an eigenvalue
 TIE = 0.1  # ratios of eigenvalues that differ by less are equal: twice their tolerance

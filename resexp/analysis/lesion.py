@@ -21,6 +21,8 @@ from resexp.models.shortcuts import make_shortcut
 from resexp.models.vgg import Layer
 from resexp.studies.finding import Finding, Panel, Row, Series
 
+LEAST = {"deletions": 0, "swaps": 0}  # of the settings
+
 SOURCE = "Veit et al. 2016, Fig. 3"
 MOST = 20  # blocks dropped together: about where the published curve reaches chance
 SMALL, CHANCE = 5.0, 0.75  # points of error that are little; the part of chance's error that counts as chance

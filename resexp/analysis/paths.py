@@ -23,6 +23,9 @@ from resexp.console import message
 from resexp.studies.finding import Finding, Panel, Row, Series
 from resexp.train import train_step
 
+LEAST = {"train_steps": 0}  # of the settings
+GREATEST = {"share": 1}
+
 MOST = 0.95  # the part of the gradient that the effective paths carry
 NEAR = 3.0  # a share of all paths is that of the paper if it is within this factor
 BOOTSTRAPS = 1000
@@ -181,9 +184,9 @@ def effective_lengths(carried: np.ndarray) -> tuple[int, int]:
 
 
 def share_carried(paths: Sequence[int], gradient: Sequence[float]) -> np.ndarray:
-    """Of each length: the number of its paths times the gradient of one, as a share of all."""
+    """Of each length: its number of paths times the gradient of one, as a share of all; zeros without a gradient."""
     carried = np.array([number * size for number, size in zip(paths, gradient, strict=True)], dtype=float)
-    return carried / carried.sum()
+    return carried / (carried.sum() or 1.0)
 
 
 def bootstrap_lengths(

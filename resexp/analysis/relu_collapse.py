@@ -11,6 +11,8 @@ import numpy as np
 
 from resexp.studies.finding import Finding, Panel, Row, Series
 
+LEAST = {"dims": 2}  # of the settings
+
 SOURCE = "Sandler et al. 2018, Fig. 1"
 POINTS = 1000
 DEAD_LAYERS = 5

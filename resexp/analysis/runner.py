@@ -31,20 +31,6 @@ ANALYSES = {  # the file, and what it measures; its ``analyze`` takes ``nets``, 
     "recurrent": "gates as a highway in time: an RNN and a GRU that must remember over 50, 100, 200 steps",
 }
 
-LEAST = {
-    "seed": 0,
-    "deletions": 0,
-    "swaps": 0,
-    "train_steps": 0,
-    "side": 0,
-    "distances": 0,
-    "curvature": 0,
-    "layers": 2,
-    "dims": 2,
-    "points": 3,
-}
-GREATEST = {"share": 1, "most": 1}  # of settings; for others the least is 1 if they are counts, above 0 if not
-
 
 def run_analysis(
     name: str, words: Sequence[str], *, nets: Sequence[str] = (), output_dir: Path, config_dir: Path | None = None
@@ -164,6 +150,9 @@ def settings_of(analyze: Callable[..., Finding]) -> dict[str, Any]:
 def parse_settings(name: str, analyze: Callable[..., Finding], words: Sequence[str]) -> dict[str, Any]:
     """``["repeats=5"]`` as keywords, of the type of the defaults. Raises UserError."""
     defaults = settings_of(analyze)
+    module = importlib.import_module(analyze.__module__)
+    leasts = {"seed": 0, **getattr(module, "LEAST", {})}  # where a file does not say: 1 for counts, above 0 for others
+    greatests = getattr(module, "GREATEST", {})
     given: dict[str, Any] = {}
     for word in words:
         key, _, text = word.partition("=")
@@ -178,10 +167,10 @@ def parse_settings(name: str, analyze: Callable[..., Finding], words: Sequence[s
             raise UserError(f"analyze {name} {word}: {rule}") from None
         if not isinstance(default, tuple) and len(values) > 1:
             raise UserError(f"analyze {name} {word}: one value, as in {key}={_as_word(default)}")
-        least, greatest = LEAST.get(key, 1 if kind is int else 0), GREATEST.get(key, math.inf)
+        least, greatest = leasts.get(key, 1 if kind is int else 0), greatests.get(key, math.inf)
         if not all(least <= value <= greatest and math.isfinite(value) for value in values):
             raise UserError(f"analyze {name} {word}: must be {_range(least, greatest)}")
-        if kind is float and key not in LEAST and 0 in values:
+        if kind is float and key not in leasts and 0 in values:
             raise UserError(f"analyze {name} {word}: must be above 0")
         given[key] = values if isinstance(default, tuple) else values[0]
     return given

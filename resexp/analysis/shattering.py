@@ -18,6 +18,8 @@ from resexp import UserError
 from resexp.console import message
 from resexp.studies.finding import Finding, Panel, Row, Series
 
+LEAST = {"points": 3}  # of the settings
+
 SOURCE = "Balduzzi et al. 2017"
 LAG = 5  # at which autocorrelations are compared
 TOLERANCE = 0.02  # beside the interval: nets of some hundred units are no infinitely wide ones

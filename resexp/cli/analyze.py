@@ -1,22 +1,21 @@
 """``analyze``: the mechanisms, measured on trained nets."""
 
 import argparse
-from pathlib import Path
 
 from resexp.cli.show import write_finding
+from resexp.cli.words import add_words
 
 
 def analyze_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", nargs="?", metavar="ANALYSIS", help="none lists them")
-    parser.add_argument(
+    add_words(
+        parser,
         "words",
-        nargs="*",
-        metavar="RUN | STUDY | weights=FILE | key=value",
-        help="run folders, a study, or a state dict and its net; settings of the analysis",
+        "RUN | STUDY | weights=FILE | key=value",
+        "run folders, a study, or a state dict and its net; settings of the analysis",
     )
     parser.add_argument("--nets", metavar="NET,NET", help="of a study only these")
     parser.add_argument("--name", help="of the figure and its numbers (default: the analysis')")
-    parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="holds runs/ (default: outputs)")
 
 
 def analyze(args: argparse.Namespace) -> int:

@@ -47,7 +47,7 @@ def datasets(args: argparse.Namespace) -> int:
     rows = []
     for name in config.names("dataset", args.config_dir):
         cfg = config.load([f"dataset={name}"], args.config_dir)
-        rows.append([name, cfg.protocol.name, config.first_comment("dataset", name, args.config_dir)])
+        rows.append([name, cfg.protocol.name, config.about("dataset", name, args.config_dir)])
     print_table(("data set", "protocol", "what"), rows)
     return 0
 
@@ -60,11 +60,12 @@ def protocols(args: argparse.Namespace) -> int:
         raise UserError("resexp protocols takes none (a list) or two names (where they differ)")
     if not args.names:
         known = config.names("protocol", args.config_dir)
-        rows = [[name, config.first_comment("protocol", name, args.config_dir)] for name in known]
+        rows = [[name, config.about("protocol", name, args.config_dir)] for name in known]
         print_table(("protocol", "what"), rows)
         return 0
     first, second = (config.flatten(config.load([f"protocol={name}"], args.config_dir).protocol) for name in args.names)
-    rows = [[key, str(first[key]), str(second[key])] for key in first if first[key] != second[key] and key != "name"]
+    differing = [key for key in first if first[key] != second[key] and key not in ("name", "about")]
+    rows = [[key, str(first[key]), str(second[key])] for key in differing]
     print_table(("setting", *args.names), rows)
     return 0
 

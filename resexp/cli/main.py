@@ -115,7 +115,8 @@ class Parser(argparse.ArgumentParser):
     """argparse, with a mistake answered in one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} ({self.prog} --help)")
+        remedy = "write output_dir=DIR" if "--output-dir" in message else f"{self.prog} --help"
+        raise UserError(f"{message} ({remedy})")
 
 
 def _overview() -> str:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from resexp import UserError
 from resexp.cli.show import draw, show_verdicts, write_finding
+from resexp.cli.words import add_words
 
 if TYPE_CHECKING:
     from resexp.studies.find import StudyRuns
 
 
 def log_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("studies", nargs="*", metavar="STUDY", help="by name; none: all that have runs")
-    parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="holds runs/ (default: outputs)")
+    add_words(parser, "studies", "STUDY", "by name; none: all that have runs")
 
 
 def verify_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def verify_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def report_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="holds runs/ (default: outputs)")
+    add_words(parser, "words", "", "")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html in the output folder)")
 
 
@@ -109,6 +109,8 @@ def report(args: argparse.Namespace) -> int:
     from resexp.report.page import FILE, write_report
 
     config.check_folder(args.config_dir)
+    if args.words:
+        raise UserError(f"report {args.words[0]}: it shows all that has been run; drop {args.words[0]}")
     path = args.out or args.output_dir / FILE
     runs = write_report(args.output_dir, path, args.config_dir)
     print(f"{path}: {runs} runs, {path.stat().st_size / 1e6:.1f} MB; open it in a browser")

@@ -63,4 +63,4 @@ def write_finding(found: "Finding", path: Path) -> None:
         text = f"{found.title}. {found.about}\n\n{markdown_table(finding.COLUMNS, finding.table(found))}"
         path.with_name(path.name + ".md").write_text(text)
     except OSError as error:
-        raise UserError(f"cannot write into {path.parent}: {error.strerror}; set another --output-dir") from None
+        raise UserError(f"cannot write into {path.parent}: {error.strerror}; set another output_dir=") from None

@@ -1,6 +1,6 @@
 """All configuration: ``load(overrides) -> Config``. The only package that names hydra or omegaconf."""
 
-from resexp.config.compose import CONF, expand, first_comment, load, load_file, names, read_yaml
+from resexp.config.compose import CONF, about, expand, load, load_file, names, read_yaml
 from resexp.config.keys import (
     check,
     check_choice,
@@ -31,6 +31,7 @@ __all__ = [
     "Outline",
     "ProtocolConfig",
     "Study",
+    "about",
     "check",
     "check_choice",
     "check_folder",
@@ -38,7 +39,6 @@ __all__ = [
     "deciding",
     "describe_keys",
     "expand",
-    "first_comment",
     "flatten",
     "identity",
     "load",

@@ -3,8 +3,6 @@
 import contextlib
 import copy
 import functools
-import itertools
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -77,13 +75,11 @@ def read_yaml(name: str) -> Any:
     return yaml.safe_load((CONF / f"{name}.yaml").read_text())
 
 
-def first_comment(group: str, name: str, config_dir: Path | None = None) -> str:
-    """The first sentence of a file's opening comment: its description in the lists."""
-    lines = find_file(group, name, config_dir).read_text().splitlines()
-    comment = " ".join(
-        line.removeprefix("#").strip() for line in itertools.takewhile(lambda x: x.startswith("#"), lines)
-    )
-    return re.split(r"(?<=[a-z0-9)])[.:] (?=[A-Z0-9])", comment)[0].rstrip(".:")
+def about(group: str, name: str, config_dir: Path | None = None) -> str:
+    """What a data set or a protocol is, as its file says; "" if it does not say."""
+    path = find_file(group, name, config_dir)
+    with one_line_errors(str(path)):
+        return str(OmegaConf.select(OmegaConf.load(path), "about", default=""))
 
 
 def compose_config(overrides: Sequence[str], config_dir: Path | None) -> Config:
@@ -123,8 +119,8 @@ def _checked_groups(groups: tuple[tuple[str, str], ...], left_out: tuple[str, ..
     composed = copy.deepcopy(_compose_groups(tuple(f"{k}={v}" for k, v in groups if k != "model"), config_dir))
     OmegaConf.set_struct(composed, False)  # unknown keys were refused already
     for key, name in groups:
-        if key == "model":  # on its own, because a net's file decides nothing else
-            composed.model = _compose_groups((f"model={name}",), config_dir).model
+        if key == "model":
+            composed.model.family = name
     for key in left_out:
         parent, _, last = key.rpartition(".")
         (OmegaConf.select(composed, parent) if parent else composed).pop(last, None)

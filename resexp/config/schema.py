@@ -29,6 +29,7 @@ class DatasetConfig:
     """The data set."""
 
     name: str = setting(doc="its name in tables and run folders")
+    about: str = setting("", doc="what it is, in one line for the lists", decides=False)
     source: str = setting(doc="digits, cifar10, cifar100, imagefolder, synthetic")
     root: str | None = setting(None, doc="folder of the images; null: the variable RESEXP_DATA", decides=False)
     download: bool = setting(False, doc="fetch and verify the official archive if it is missing", decides=False)
@@ -62,7 +63,7 @@ class DatasetConfig:
                 self.name = Path(self.root).name
         if self.wnid_file:
             self.wnids, self.wnid_file = read_wnids(self.wnid_file), None
-        used = {"name", "source", "sweep_width", *READERS[self.source].options}
+        used = {"name", "about", "source", "sweep_width", *READERS[self.source].options}
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             unset = [] if f.name == "wnids" else f.default
@@ -84,6 +85,7 @@ class ProtocolConfig:
     """Everything besides net and data that decides the number."""
 
     name: str = setting(doc="its name in tables and run folders")
+    about: str = setting("", doc="what it is, in one line for the lists", decides=False)
     steps: int = setting(doc="optimiser updates of the whole run")
     batch_size: int = setting(doc="images of one step")
     val_size: int = setting(0, doc="images held out of the training set, never trained on")

@@ -9,7 +9,7 @@ from resexp import UserError, catalog
 from resexp.models.blocks import Block, NormReLU, Transform, conv
 from resexp.models.connections import Concatenate
 from resexp.models.resnet import Stage, Stem
-from resexp.models.stages import densenet_blocks
+from resexp.models.stages import SMALL_SIDE, densenet_blocks
 
 ORDER = "full"  # batch norm and ReLU before each convolution (Sec. 3)
 
@@ -47,7 +47,7 @@ def build_densenet(
     """A net of ``catalog.resolve``'s settings. Raises UserError for an image that the transitions make vanish."""
     channels, side = knobs["width"], image_shape[1]
     blocks = densenet_blocks(knobs)
-    large = len(blocks) == 4 and side > catalog.SMALL_SIDE
+    large = len(blocks) == 4 and side > SMALL_SIDE
     if large:
         stem: nn.Module = Stem(image_shape[0], channels, "7x7")
         side //= 4

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resexp import UserError
+from resexp.models import footprint
 from resexp.models.stages import (
     VGG_CONVOLUTIONS,
     VGG_OF_DEPTH,
@@ -32,6 +33,7 @@ class Family:
     :param name: the name of a net with these settings.
     :param example: the net that the family's name alone stands for.
     :param complete: fills in what family and depth imply; ``given`` are the knobs that were named. Raises UserError.
+    :param floats: of one image that a net keeps for its backward pass, for estimates of memory.
     :param read: turns the groups of the pattern into further settings.
     :param images: the images for which the paper describes a net: ``cifar``, ``imagenet`` or ``digits``.
     :param narrowed: a data set's ``sweep_width`` makes it narrower.
@@ -46,6 +48,7 @@ class Family:
     name: Callable[[Mapping[str, Any]], str]
     example: str
     complete: Callable[[Settings, Settings], None]
+    floats: Callable[[Mapping[str, Any], int, bool], float]
     read: Callable[[Settings], None] = lambda settings: None
     images: Callable[[Mapping[str, Any]], str] = lambda model: model["layout"]
     narrowed: bool = False
@@ -89,6 +92,7 @@ def _staged(name: str, title: str, paper: str, knobs: Settings) -> Family:
         name=lambda model: f"{model['family']}{model['depth']}",
         example=f"{name}20",
         complete=complete_staged,
+        floats=footprint.staged,
         narrowed=True,
     )
 
@@ -102,6 +106,7 @@ _RESNEXT = Family(
     name=lambda model: f"resnext{model['depth']}_{model['cardinality']}x{model['group_width']}d",
     example="resnext29_8x64d",
     complete=complete_staged,
+    floats=footprint.staged,
 )
 
 
@@ -139,6 +144,7 @@ _VGG = Family(
     name=_vgg_name,
     example="vgg_a",
     complete=_complete_vgg,
+    floats=footprint.vgg,
     read=_read_vgg,
     images=lambda model: "imagenet",
 )
@@ -188,6 +194,7 @@ _DENSENET = Family(
     name=_densenet_name,
     example="densenet40_k12",
     complete=_complete_densenet,
+    floats=footprint.densenet,
     read=_read_densenet,
     images=lambda model: "imagenet" if is_large_densenet(model["depth"]) else "cifar",
 )
@@ -206,6 +213,7 @@ _GOOGLENET = Family(
     name=lambda model: "googlenet",
     example="googlenet",
     complete=lambda full, given: None,
+    floats=footprint.googlenet,
     read=_read_googlenet,
     images=lambda model: "imagenet",
 )
@@ -249,6 +257,7 @@ _TRANSFORMER = Family(
     name=lambda model: f"transformer{model['depth']}",
     example="transformer6",
     complete=_complete_transformer,
+    floats=footprint.transformer,
     images=lambda model: "cifar",
     one_size=True,
 )
@@ -264,6 +273,7 @@ def _mlp(name: str, title: str, knobs: Settings) -> Family:
         name=lambda model: f"{model['family']}{model['depth']}",
         example=f"{name}10",
         complete=_complete_mlp,
+        floats=footprint.mlp,
         images=lambda model: "digits",
         one_size=True,
     )

@@ -4,10 +4,11 @@ from typing import Any
 
 from torch import nn
 
-from resexp import UserError, catalog
+from resexp import UserError
 from resexp.models.blocks import SqueezeExcite
 from resexp.models.norm_relu import BatchNorm
 from resexp.models.resnet import Stem
+from resexp.models.stages import SMALL_SIDE
 
 LEAST_SIDE = 4  # two poolings of 3x3 with stride 2
 
@@ -32,7 +33,7 @@ def build_googlenet(
         where = "in the pooling after the third stage of googlenet"
         raise UserError(f"images of {side} pixels vanish {where}; take at least {LEAST_SIDE}")
     width = net.conv1.conv.out_channels
-    if side <= catalog.SMALL_SIDE:
+    if side <= SMALL_SIDE:
         net.conv1, net.maxpool1 = Stem(channels, width, "3x3"), nn.Identity()
     elif channels != net.conv1.conv.in_channels:
         net.conv1.conv = nn.Conv2d(channels, width, kernel_size=7, stride=2, padding=3, bias=False)

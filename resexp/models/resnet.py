@@ -11,12 +11,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from resexp import catalog
 from resexp.models.blocks import ORDERS, Block, NormReLU, Paths, Transform, conv
 from resexp.models.connections import Add, Connection, Gated, Mix, Scaled
 from resexp.models.norm_relu import BatchNorm
 from resexp.models.shortcuts import make_shortcut
-from resexp.models.stages import stages
+from resexp.models.stages import SMALL_SIDE, stages
 
 Context = contextlib.AbstractContextManager[None]
 
@@ -147,7 +146,7 @@ def build_staged(
         built.append(stage)
     stem = knobs["stem"]
     if stem == "auto":
-        stem = "7x7" if knobs["layout"] == "imagenet" and image_shape[1] > catalog.SMALL_SIDE else "3x3"
+        stem = "7x7" if knobs["layout"] == "imagenet" and image_shape[1] > SMALL_SIDE else "3x3"
     return ResNet(
         built,
         width=width,

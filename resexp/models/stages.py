@@ -5,6 +5,7 @@ from typing import Any
 
 from resexp import UserError
 
+SMALL_SIDE = 64  # images up to this side get the form for small images: 3x3 stem, no large classifier
 _IMAGENET_STAGES = {  # He et al. 2015, Table 1; 200 layers: He et al. 2016
     "basic": {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)},
     "bottleneck": {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)},

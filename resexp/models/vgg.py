@@ -10,7 +10,7 @@ from resexp import UserError, catalog
 from resexp.models.blocks import SqueezeExcite
 from resexp.models.norm_relu import BatchNorm
 from resexp.models.resnet import Stage
-from resexp.models.stages import VGG_CONVOLUTIONS
+from resexp.models.stages import SMALL_SIDE, VGG_CONVOLUTIONS
 
 HIDDEN = 4096  # units of each of the two hidden linear layers
 GRID = 7  # the side of the maps that they read
@@ -71,7 +71,7 @@ def build_vgg(
     :raises UserError: for an image that the pooling layers make vanish.
     """
     channels, side, _ = image_shape
-    small = side <= catalog.SMALL_SIDE
+    small = side <= SMALL_SIDE
     variant, pools = knobs["variant"], knobs["pools"]
     stages: list[nn.Module] = []
     for index, count in enumerate(VGG_CONVOLUTIONS[variant]):

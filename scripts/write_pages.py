@@ -1,0 +1,369 @@
+#!/usr/bin/env python
+"""Write the pages of results from the runs: outputs/reference/README.md, and the tables in README.md and docs/.
+
+    scripts/write_pages.py            make figures runs it, too
+    scripts/write_pages.py --check    changes nothing; exits with 1 and names the pages that are not as the runs say
+
+In a page a table stands between <!-- results: NAME WORD ... --> and <!-- end -->. TABLES lists the names.
+"""
+
+import argparse
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from io import StringIO
+from pathlib import Path
+
+from rich.console import Console
+
+from resexp import UserError, config
+from resexp.catalog import FAMILIES, NAMED
+from resexp.config import read_yaml
+from resexp.console import PIPED_WIDTH, make_table, markdown_table
+from resexp.runs.store import SUFFIX, runs_at
+from resexp.studies import finding
+from resexp.studies.claims import Outcome, Verdict, judge
+from resexp.studies.find import REFERENCE, StudyRuns, find_study
+from resexp.studies.groups import Group, describe_runs, group_runs
+from resexp.studies.popular import COLUMNS as ANSWER_COLUMNS
+from resexp.studies.popular import answer_all, answer_rows
+from resexp.studies.tables import TABLE_COLUMNS, other_rows, table_rows
+from resexp.studies.verdicts import VERDICT_COLUMNS, in_words, verdict_rows
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTPUTS = ROOT / "outputs"
+FOLDER = OUTPUTS / REFERENCE
+RESULTS = FOLDER / "README.md"
+LINK = "outputs/reference/README.md"
+BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+AGREES = {True: "yes", False: "NO", None: "-"}
+
+
+@cache
+def study_runs(name: str) -> StudyRuns:
+    found = find_study(name, OUTPUTS, only=REFERENCE)
+    if found is None:
+        raise UserError(f"study {name}: no reference runs")
+    return found
+
+
+@cache
+def study_verdicts(name: str) -> list[Verdict]:
+    return judge(study_runs(name).study.claims, study_runs(name).groups)
+
+
+@cache
+def reference_studies() -> list[str]:
+    """Those with reference runs, the first ones first."""
+    first = ["degradation", "degradation-rates", "he2015-fig6-eighth"]
+    names = [name for name in config.names("study") if (FOLDER / f"{name}{SUFFIX}").is_file()]
+    return sorted(names, key=lambda name: (first.index(name) if name in first else len(first), name))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown. Columns in which no row has anything are left out."""
+    kept = [index for index in range(len(columns)) if any(row[index] not in ("-", "") for row in rows)]
+    cells = [[row[index].replace("\n", "<br>") for index in kept] for row in rows]
+    return markdown_table([columns[index] for index in kept], cells)
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def demo() -> str:
+    """What make demo ends with: the table and the sentences of the embedded study, seed 0."""
+    found = study_runs("degradation")
+    groups = group_runs([run for run in found.runs if run.config["seed"] == 0])
+    shown = StringIO()
+    console = Console(file=shown, width=PIPED_WIDTH)
+    columns = [TABLE_COLUMNS.index(name) for name in ("net", "parameters", "train error %", "test error %")]
+    rows = [[row[index] for index in columns] for row in table_rows(groups, found.study)]
+    console.print(make_table([TABLE_COLUMNS[index] for index in columns], rows, found.study.title))
+    lines = [line.rstrip() for line in shown.getvalue().splitlines() if line.strip()]
+    words = in_words(found.study, groups, judge(found.study.claims, groups))
+    return "```\n" + "\n".join([*lines, "", words]) + "\n```\n"
+
+
+def errors_by_depth(name: str) -> str:
+    """Training and test error, plain beside residual."""
+    groups = study_runs(name).groups
+    depths = sorted({group.depth for group in groups})
+
+    def cell(family: str, depth: int) -> str:
+        group = next(group for group in groups if (group.family, group.depth) == (family, depth))
+        return f"{group.error('train_error')} ({group.error('test_error')})"
+
+    rows = [[str(depth), cell("plain", depth), cell("resnet", depth)] for depth in depths]
+    return table(("layers", "plain: training error (test error), %", "residual"), rows)
+
+
+def errors(name: str) -> str:
+    found = study_runs(name)
+    return table(TABLE_COLUMNS, table_rows(found.groups, found.study))
+
+
+def verdicts(name: str) -> str:
+    return table(VERDICT_COLUMNS, verdict_rows(study_verdicts(name), study_runs(name).study))
+
+
+def papers() -> str:
+    """One row per paper: what it says, and what was measured of it."""
+    columns = ("paper", "it says", "measured on", "here", "published, or expected", "verdict", "all of it")
+    rows = [_claim_row(entry) if "study" in entry else _finding_row(entry) for entry in read_yaml("papers")]
+    return table(columns, rows)
+
+
+def _claim_row(entry: dict[str, str]) -> list[str]:
+    name = entry["study"]
+    found, study = study_runs(name), study_runs(name).study
+    index = [claim.id for claim in study.claims].index(entry["id"])
+    verdict, words = study_verdicts(name)[index], verdict_rows(study_verdicts(name), study)[index]
+    metric = verdict.claim.metric.replace("_", " ")
+    first = found.runs[0].config
+    where = f"{first['dataset']['name']}, {first['protocol']['steps']:,} steps"
+    others = [one.word for one in study_verdicts(name)]
+    counts = ", ".join(f"{others.count(word)} {word}" for word in dict.fromkeys(others))
+    effect = words[2].split("\n")[0].removesuffix(" ")
+    here, link = f"{metric} {effect} points", f"[{counts}]({LINK}#{name})"
+    return [entry["paper"], entry["says"], where, here, words[4].split("\n")[0], str(verdict.word), link]
+
+
+def _finding_row(entry: dict[str, str]) -> list[str]:
+    name = entry["analysis"]
+    found = finding.read(FOLDER / "analysis" / f"{name}.json")
+    rows = found.rows
+    row = next(row for row in rows if row.id == entry["id"])
+    agreeing = [one.agrees for one in rows if one.agrees is not None]
+    counts = f"{agreeing.count(True)} of {len(agreeing)} agree"
+    verdict = {True: "agrees", False: "does NOT agree", None: "cannot be told apart"}[row.agrees]
+    link = f"[{counts}]({LINK}#{name})"
+    where = f"`resexp analyze {found.analysis}`"
+    return [entry["paper"], entry["says"], where, row.measured, row.expected or "-", verdict, link]
+
+
+def counts() -> str:
+    """How the claims of all studies came out, and the answers to the popular ones."""
+    words = [verdict.word for name in reference_studies() for verdict in study_verdicts(name)]
+    found = ", ".join(f"{words.count(word)} {word}" for word in Outcome if word in words)
+    answers = [str(one.agrees) for one in popular_answers() if one.agrees]
+    agree = ", ".join(f"{answers.count(word)} {word}" for word in dict.fromkeys(answers))
+    untestable = len(popular_answers()) - len(answers)
+    return (
+        f"Of {len(words)} claims of {len(reference_studies())} studies: {found}.\n"
+        f"Of {len(popular_answers())} claims that articles make, {untestable} cannot be tested by running nets; "
+        f"does the evidence agree with our answer to the others? {agree}.\n"
+    )
+
+
+@cache
+def popular_answers() -> list:
+    return answer_all(OUTPUTS)
+
+
+def answers() -> str:
+    return table(ANSWER_COLUMNS, answer_rows(popular_answers()))
+
+
+def analyses() -> str:
+    """One row per analysis: how many of its comparisons agree."""
+    rows = []
+    for file in sorted((FOLDER / "analysis").glob("*.json")):
+        found = finding.read(file)
+        agreeing = [row.agrees for row in found.rows if row.agrees is not None]
+        against = "; ".join(row.what for row in found.rows if row.agrees is False)
+        agree = f"{agreeing.count(True)} of {len(agreeing)}"
+        rows.append([f"[{file.stem}](../{LINK}#{file.stem})", found.title, agree, against or "-"])
+    return table(("analysis", "what it measures", "agrees with what was expected", "what does not"), rows)
+
+
+def studies() -> str:
+    """One row per study that has reference runs."""
+    rows = []
+    for name in reference_studies():
+        found, words = study_runs(name), [verdict.word for verdict in study_verdicts(name)]
+        first = found.runs[0].config
+        outcome = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
+        seeds = ", ".join(map(str, sorted({run.config["seed"] for run in found.runs})))
+        where = f"{first['dataset']['name']}, {first['protocol']['steps']:,}"
+        rows.append([f"[{name}](../{LINK}#{name})", found.study.title, where, seeds, outcome or "-"])
+    return table(("study", "title", "images, steps", "seeds", "claims"), rows)
+
+
+def families() -> str:
+    rows = []
+    for name, family in FAMILIES.items():
+        nets = [net.name for net in NAMED if net.settings["family"] == name and "se_" not in net.name]
+        shown = [f"`{net}`" for net in (nets if len(nets) < 4 else [*nets[:2], nets[-1]])]
+        rows.append([family.title, ", ".join(shown), ", ".join(f"`{knob}`" for knob in family.knobs), family.paper])
+    return table(("family", "names, among others", "knobs (`model.`)", "source"), rows)
+
+
+def bench(file: str) -> str:
+    """``resexp bench --json`` against the usual loop."""
+    found = json.loads((FOLDER / file).read_text())
+    usual = found["reference"]
+    rows = []
+    for name, rates in found["rounds"].items():
+        middle = sorted(rates)[len(rates) // 2]
+        note = "our loop" if name == "resexp" else "the fastest usual loop" if name == usual else ""
+        rows.append([name, f"{middle:,.0f}", f"{min(rates):,.0f} to {max(rates):,.0f}", note])
+    hardware, limits = found["hardware"], found["limits"]
+    words = (
+        f"{found['net']} on {found['dataset']}, batch {found['batch_size']}, {found['precision']}, {hardware['cores']} "
+        f"cores of an {hardware['cpu']}, {found['threads']} threads, torch {found['versions']['torch']}: "
+        f"{found['ratio']:.2f} times the usual loop, {100 * found['share_of_matmul_rate']:.0f} % of the matrix-product "
+        f"rate measured beside it ({limits['matmul_flops_per_s'] / 1e9:,.0f} GFLOP/s), "
+        f"{found['peak_memory_bytes'] / 1e9:.2f} GB at the peak.\n\n"
+    )
+    return words + table(("loop", "images/s, median", "least to most", ""), rows)
+
+
+TABLES: dict[str, Callable[..., str]] = {
+    "analyses": analyses,
+    "answers": answers,
+    "bench": bench,
+    "counts": counts,
+    "demo": demo,
+    "errors": errors,
+    "errors-by-depth": errors_by_depth,
+    "families": families,
+    "papers": papers,
+    "studies": studies,
+    "verdicts": verdicts,
+}
+
+
+def fill(text: str, page: Path) -> str:
+    """A page with the tables as the runs say. Raises UserError for a name that is no table's."""
+
+    def block(match: re.Match[str]) -> str:
+        name, *words = shlex.split(match[2])
+        if name not in TABLES:
+            raise UserError(f"{page}: no table {name}; there are {', '.join(TABLES)}")
+        return f"{match[1]}{TABLES[name](*words)}{match[3]}"
+
+    return BLOCK.sub(block, text)
+
+
+# --- the page of results ---------------------------------------------------------------------------------------------
+
+
+def results() -> str:
+    parts = [
+        "# Results",
+        "Everything that has been run for this project. `make figures` writes this page from the runs, and a test "
+        "compares it with them. The runs of a study are the lines of one file here, `STUDY.jsonl`: settings, "
+        "environment, curves and summary of each. `scripts/copy_results.py STUDY outputs/reference/STUDY.jsonl "
+        "outputs/runs` turns them back into run folders. How verdicts are reached: [studies](../../docs/studies.md).",
+        counts(),
+        "Errors are in percent, mean ± standard deviation over seeds; differences in points.",
+        "## Contents",
+        "\n".join(
+            [
+                *(f"- [{name}](#{name}): {study_runs(name).study.title}" for name in reference_studies()),
+                *(f"- [{file.stem}](#{file.stem}): {finding.read(file).title}" for file in _findings()),
+                "- [Popular claims](#popular-claims)",
+                "- [Other runs](#other-runs)",
+            ]
+        ),
+        *(part for name in reference_studies() for part in _study(name)),
+        *(part for file in _findings() for part in _analysis(file)),
+        "## Popular claims",
+        "What articles say about residual networks, and whether the evidence agrees with our answer "
+        "(`resexp verify --popular`).",
+        answers(),
+        "## Other runs",
+        "Runs that belong to no study.",
+        *(part for file in _other_files() for part in _others(file)),
+    ]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _study(name: str) -> list[str]:
+    found = study_runs(name)
+    study, groups = found.study, found.groups
+    seeds = ",".join(map(str, sorted({run.config["seed"] for run in found.runs})))
+    source = (
+        [f"After {study.source}." if study.published_on else f"Held against {study.source}."] if study.source else []
+    )
+    parts = [
+        f"## {name}",
+        " ".join([f"**{study.title}.**", *source, _described(groups)]),
+        f"`resexp study {name}" + (f" seed={seeds}`" if seeds != "0" else "`"),
+        *_pictures(FOLDER / "figures", name, study.title),
+        errors(name),
+    ]
+    if study.others:
+        nets = study.others[0].nets
+        parts += ["Published, test error by length:", table(("source", "length", *nets), other_rows(study))]
+    if study.claims:
+        parts.append(verdicts(name))
+    return [*parts, *([study.note] if study.note else [])]
+
+
+def _described(groups: Sequence[Group]) -> str:
+    cpus = sorted(
+        {f"{r.env['hardware']['cores']} cores of an {r.env['hardware']['cpu']}" for g in groups for r in g.runs}
+    )
+    return f"{describe_runs(groups)} Trained on {' and '.join(cpus)}."
+
+
+def _pictures(folder: Path, stem: str, title: str) -> list[str]:
+    there = [path for path in (folder / f"{stem}.png", folder / f"{stem}-gap.png") if path.is_file()]
+    return [f"![{title}]({path.relative_to(FOLDER)})" for path in there]
+
+
+def _findings() -> list[Path]:
+    return sorted((FOLDER / "analysis").glob("*.json"))
+
+
+def _analysis(file: Path) -> list[str]:
+    found = finding.read(file)
+    return [
+        f"## {file.stem}",
+        f"**{found.title}.** {found.about}",
+        *_pictures(file.parent, file.stem, found.title),
+        table(finding.COLUMNS, finding.table(found)),
+    ]
+
+
+def _other_files() -> list[Path]:
+    taken = set(reference_studies())
+    return [file for file in sorted(FOLDER.glob(f"*{SUFFIX}")) if file.stem not in taken]
+
+
+def _others(file: Path) -> list[str]:
+    groups = group_runs(list(runs_at(file).values()))
+    return [
+        f"### {file.stem}",
+        _described(groups),
+        *_pictures(FOLDER / "figures", file.stem, file.stem),
+        table(TABLE_COLUMNS, table_rows(groups)),
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a page would change")
+    check = parser.parse_args().check
+    try:
+        pages = {
+            page: fill(page.read_text(), page) for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+        }
+        pages[RESULTS] = results()
+        changed = [page for page, text in pages.items() if not page.is_file() or page.read_text() != text]
+        for page in () if check else changed:
+            page.write_text(pages[page])
+    except (UserError, OSError) as error:
+        print(f"write_pages: error: {error}", file=sys.stderr)
+        return 2
+    for page in changed:
+        print(f"{page.relative_to(ROOT)}: {'is not as the runs say' if check else 'written'}")
+    return int(check and bool(changed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""The pages a reader sees: their tables are those of the runs, their links lead somewhere, and they stay short."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "outputs" / "reference" / "README.md"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", RESULTS, *(ROOT / "docs").glob("*.md")]
+
+
+@pytest.mark.slow
+def test_every_table_is_what_the_runs_say() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "write_pages.py"), "--check"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_pictures_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith("http"):
+            continue
+        file, _, anchor = target.partition("#")
+        other = (page.parent / file).resolve() if file else page
+        assert other.exists(), target
+        if not anchor:
+            continue
+        titles = {re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in headings(other)}
+        assert anchor in titles, target
+
+
+def headings(page: Path) -> list[str]:
+    return [line for line in page.read_text().splitlines() if line.startswith("#")]
+
+
+def test_the_readme_fits_into_the_hand() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_no_number_outside_a_table_is_a_measured_one() -> None:
+    """A measured error has two decimals. Those in the prose are published ones, or the version of Python."""
+    known = (ROOT / "conf" / "published.yaml").read_text() + (ROOT / "pyproject.toml").read_text()
+    for page in set(PAGES) - {RESULTS}:
+        prose = re.sub(r"<!-- results.*?<!-- end -->", "", page.read_text(), flags=re.DOTALL)
+        numbers = re.findall(r"(?<![\w.])\d+\.\d\d(?![\w.])", prose)
+        assert [number for number in numbers if number not in known] == [], page
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
+def test_evidence_is_kept_in_few_files() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert len(tracked.stdout.splitlines()) < 350
