@@ -38,7 +38,7 @@ lint: install ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-smoke: install ## one short run: 10 to 20 seconds; kill it, repeat it, watch it go on
+smoke: install ## one short run: 10 to 20 seconds; kill it, repeat it, watch it resume
 	$(BIN)/resexp train protocol=smoke
 
 figures: install ## redraw all figures and write the pages of results; on a fresh clone the embedded study runs first

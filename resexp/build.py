@@ -128,8 +128,9 @@ def build_schedule(cfg: Config) -> Schedule:
 
 
 def can_record(cfg: Config, state: State, device: torch.device) -> bool:
-    """Whether a step can be a CUDA graph: not where the host drops blocks, or must read the generator to recompute, nor
-    where processes meet within a step.
+    """Whether a step can be recorded as a CUDA graph.
+
+    Not with stochastic depth, not with dropout that is recomputed, and not with several processes.
     """
     host_draws = drops_blocks(state.net) or (cfg.activation_checkpointing and has_dropout(state.net))
     return cfg.fast and device.type == "cuda" and not host_draws and state.world.size == 1

@@ -54,6 +54,13 @@ def vgg_kernels(variant: str) -> tuple[list[int], list[int]]:
 
 def print_explanation() -> None:
     """The tables, on stdout."""
+    _print_bottleneck()
+    _print_resnext()
+    _print_gates()
+    _print_kernels()
+
+
+def _print_bottleneck() -> None:
     wide, narrow, bottle = basic_weights(256), basic_weights(64), bottleneck_weights(256, 64)
     rows = [
         ["two 3x3 of 256 channels, on 256", "2 x 9 x 256 x 256", f"{wide:,}", f"{wide / bottle:.2f}"],
@@ -68,6 +75,8 @@ def print_explanation() -> None:
         "not compare.\n"
     )
 
+
+def _print_resnext() -> None:
     rows = []
     for paths, width in ((1, 64), (2, 40), (4, 24), (8, 14), (32, 4)):
         weights = bottleneck_weights(256, paths * width, groups=paths)
@@ -75,6 +84,8 @@ def print_explanation() -> None:
     title = "ResNeXt blocks of equal cost (Xie et al. 2017, Table 2)"
     print_table(("cardinality", "width of a path", "width of all", "weights"), rows, title)
 
+
+def _print_gates() -> None:
     named = {net.name: net.parameters for net in NAMED}
     rows = []
     for depth in (50, 101, 152):
@@ -88,6 +99,9 @@ def print_explanation() -> None:
     heads = ("net", "Eq. 5", "by the formula", "in the net", "more than without")
     print_table(heads, rows, "Squeeze-and-excitation (Hu et al. 2018; without biases, as in the formula)")
 
+
+def _print_kernels() -> None:
+    named = {net.name: net.parameters for net in NAMED}
     rows = []
     for what, kernels in (("one 5x5", [5]), ("two 3x3", [3, 3]), ("one 7x7", [7]), ("three 3x3", [3, 3, 3])):
         per_pair = sum(kernel**2 for kernel in kernels)

@@ -214,7 +214,7 @@ class Clock:
         return max(1, int((step - before) * self.AGREE_SECONDS / passed))
 
     def save_done(self) -> None:
-        """The next checkpoint is due so many seconds from now."""
+        """The next checkpoint is due ``save_seconds`` from now."""
         self.saved = time.perf_counter()
 
 

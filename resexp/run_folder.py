@@ -224,7 +224,7 @@ def _lost(path: Path, world: World, error: Exception) -> str:
 
 
 def fast_paths(cfg: Config, device: torch.device, *, recorded: bool) -> list[str]:
-    """Which of our own take the place of torch's operations one by one."""
+    """The names of the fast paths in use."""
     if not cfg.fast:
         return []
     first = ["recorded step"] if recorded else ["own kernels"] if device.type == "cpu" and load_kernels() else []

@@ -1,4 +1,4 @@
-"""All that changes while a net trains, and so all that a checkpoint holds. Each part owns its state."""
+"""All that changes while a net trains; a checkpoint holds it, with facts about the run. Each part owns its state."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -98,7 +98,7 @@ class State:
 
 
 def seeded_generator(seed: int, *, stream: int, device: torch.device) -> torch.Generator:
-    """Independent generators for the order (1) and the augmentation (2) of one seed."""
+    """The generator of one of a seed's independent streams: 1 for the order, 2 for the augmentation."""
     return torch.Generator(device).manual_seed(stream_seed(seed, stream=stream))
 
 

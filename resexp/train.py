@@ -43,7 +43,7 @@ def train(cfg: Config, run: RunFolder, stop: Stop) -> dict[str, Any]:
             state.step += 1
             state.watch.images += p.batch_size
             state.counts.close_epoch(state.step)
-            if state.schedule.warming_up:  # these two are the only steps that wait for the device
+            if state.schedule.warming_up:  # beside what is due, only these two wait for the device
                 state.schedule.observe(state.step, state.counts.batch_error())
             if state.schedule.window_ends(state.step):
                 state.schedule.observe_window(state.counts.plateau_error())

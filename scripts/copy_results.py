@@ -21,7 +21,7 @@ ENDED = ("finished", "diverged")
 
 
 def is_new(run: Run, there: dict[str, Run]) -> bool:
-    """Whether the target lacks it: neither has it ended there, nor may it go on there from a checkpoint."""
+    """Whether the target lacks it: neither has it ended there, nor can it resume there from a checkpoint."""
     other = there.get(run.path.name)
     return other is None or not (other.status in ENDED or (other.path / CHECKPOINT).is_file())
 

@@ -10,7 +10,7 @@
 #   RESEXP     the program (default: resexp of this checkout)
 #
 # A finished run, here or in outputs/reference/he2015-cifar.jsonl, is never repeated; a partial one resumes from its
-# checkpoint, where that is at hand. What has ended is added to that file.
+# checkpoint, where there is one. What has ended is added to that file.
 # Settings are passed to every run, so that a dry run takes seconds on a CPU:
 #   scripts/reproduce_cifar10.sh dataset=synthetic model.width=2 protocol.steps=2 protocol.batch_size=8
 set -uo pipefail

@@ -11,11 +11,19 @@ import pytest
 from PIL import Image
 
 
+@pytest.fixture(scope="session")
+def _images_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared by the tests of real images: decoding them takes most of their time."""
+    return tmp_path_factory.mktemp("images-cache")
+
+
 @pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Every test starts in an empty folder, with a cache of its own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RESEXP_CACHE", str(tmp_path / "cache"))
+    shared = request.node.get_closest_marker("images")
+    cache = request.getfixturevalue("_images_cache") if shared else tmp_path / "cache"
+    monkeypatch.setenv("RESEXP_CACHE", str(cache))
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from resexp.runs.reader import METRICS
 
 
 def train(words: Sequence[str], kill_after: float | None = None) -> tuple[bool, str]:
-    """Run ``resexp train``; kill it so many seconds after its first line of the log. Was it killed, and its stderr."""
+    """Run ``resexp train``, killed ``kill_after`` seconds after its first log line. Was it killed, and its stderr."""
     log = config.load(words).run_dir / METRICS
     command = [sys.executable, "-m", "resexp", "train", *words]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

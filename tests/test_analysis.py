@@ -18,6 +18,7 @@ from helpers import TINY, write_run
 from resexp import UserError, config
 from resexp.analysis import (
     convergence,
+    decay,
     ensemble,
     gradients,
     identity,
@@ -46,6 +47,7 @@ from resexp.analysis.subject import (
 )
 from resexp.build import build_net, load_data
 from resexp.cli import main
+from resexp.models.build import use_kernels
 from resexp.studies import finding
 from resexp.studies.finding import Finding, Panel, Row, Series
 
@@ -163,7 +165,7 @@ def test_no_analysis_changes_the_net(analysis: str, subject: Subject) -> None:
 # responses
 
 
-def test_responses_are_the_spread_behind_each_batch_norm_in_order(subject: Subject) -> None:
+def test_responses_are_the_spread_after_each_batch_norm_in_order(subject: Subject) -> None:
     net = subject("model=preresnet8")
     inputs, _ = net.images("test", 32)
     found = layer_responses(net.net, inputs)
@@ -175,7 +177,7 @@ def test_responses_are_the_spread_behind_each_batch_norm_in_order(subject: Subje
     assert len(found) == 7
 
 
-def test_responses_of_a_plain_net_see_behind_norm_and_before_relu(subject: Subject) -> None:
+def test_responses_of_a_plain_net_are_taken_after_norm_and_before_relu(subject: Subject) -> None:
     """The fused kernel must not hide a layer, and what is measured has values below zero."""
     net = subject("model=plain8")
     inputs, _ = net.images("test", 64)
@@ -264,7 +266,7 @@ def test_autocorrelation_is_the_slow_sum() -> None:
 
 
 def test_a_line_gradient_is_the_difference_quotient() -> None:
-    net = shatter.Net(3, residual=True)
+    net = decay.Net(3, residual=True)
     found = shatter.line_gradient(net, 20, 201, seed=3)
     random = torch.Generator().manual_seed(3)
     first, bias = (torch.randn(1, 20, generator=random, dtype=torch.float64) for _ in range(2))
@@ -286,20 +288,20 @@ def test_a_line_gradient_is_the_difference_quotient() -> None:
 @pytest.mark.parametrize(
     "net",
     [
-        shatter.Net(4),
-        shatter.Net(4, norm=True),
-        shatter.Net(4, residual=True),
-        shatter.Net(4, residual=True, norm=True),
+        decay.Net(4),
+        decay.Net(4, norm=True),
+        decay.Net(4, residual=True),
+        decay.Net(4, residual=True, norm=True),
     ],
 )
-def test_wide_nets_have_the_mean_fields_correlation(net: shatter.Net) -> None:
-    found = np.mean([shatter.input_correlation(net, 600, seed)[0] for seed in range(4)])
-    assert found == pytest.approx(shatter.mean_field(net, [4])[0], rel=0.15)
+def test_wide_nets_have_the_mean_fields_correlation(net: decay.Net) -> None:
+    found = np.mean([decay.input_correlation(net, 600, seed)[0] for seed in range(4)])
+    assert found == pytest.approx(decay.mean_field(net, [4])[0], rel=0.15)
 
 
 def test_looks_linear_nets_are_linear_at_the_start() -> None:
     """Then the gradient is the same at every input."""
-    correlation, _ = shatter.input_correlation(shatter.Net(30, init="looks-linear"), 40, 0)
+    correlation, _ = decay.input_correlation(decay.Net(30, init="looks-linear"), 40, 0)
     assert correlation == pytest.approx(1, abs=1e-9)
 
 
@@ -307,10 +309,10 @@ def test_a_fit_finds_the_law_and_its_interval_covers_it() -> None:
     random = np.random.default_rng(0)
     depths = [1, 2, 4, 8, 16]
     base = 0.6 ** np.array(depths)[:, None] * np.exp(0.05 * random.standard_normal((5, 20)))
-    value, low, high = shatter.fit(depths, base, "base", skip=1)
+    value, low, high = decay.fit(depths, base, "base", skip=1)
     assert low <= 0.6 <= high and high - low < 0.05 and value == pytest.approx(0.6, abs=0.01)
     power = np.array(depths, dtype=float)[:, None] ** -0.5 * np.ones((5, 20))
-    assert shatter.fit(depths, power, "power", skip=2)[0] == pytest.approx(-0.5)
+    assert decay.fit(depths, power, "power", skip=2)[0] == pytest.approx(-0.5)
 
 
 def test_the_covariance_picture_is_that_of_numpy() -> None:
@@ -598,7 +600,8 @@ def test_the_extreme_eigenvalues_are_those_of_the_whole_hessian(subject: Subject
     low, high = landscape.extremes(net, [], x, labels)
     assert high == pytest.approx(float(whole[-1]), rel=0.1) and low == pytest.approx(float(whole[0]), rel=0.1)
     net = subject().net  # convolutions, batch norm, shortcuts: the second derivative is there
-    assert all(map(math.isfinite, landscape.extremes(landscape.slow(net), [], torch.randn(8, 3, 8, 8), labels[:8])))
+    use_kernels(net, False)
+    assert all(map(math.isfinite, landscape.extremes(net, [], torch.randn(8, 3, 8, 8), labels[:8])))
 
 
 def test_convexity_counts_what_bends_upwards() -> None:
@@ -722,7 +725,7 @@ def test_a_study_names_its_runs_and_nets_choose_among_them(runs: Path, capsys: p
     assert "--nets plian8: no such run; choose from plain8" in capsys.readouterr().err
 
 
-def test_somebodys_weights_are_analysed_by_the_same_command(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_foreign_weights_are_analysed_by_the_same_command(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As published ones come: names of a parallel wrapper, under ``state_dict``, with counters and an accuracy."""
     folder = Path(run_of(runs, "resnet8"))
     state = torch.load(folder / "checkpoint.pt", weights_only=True)["net"]

@@ -106,7 +106,7 @@ def test_the_reference_is_the_fastest_number_of_workers(monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-def test_growth_measures_every_point_and_goes_on_past_one_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_growth_measures_every_point_and_continues_past_one_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "resexp.bench.measure.AXES",
         {

@@ -160,7 +160,7 @@ def test_a_setting_added_later_changes_no_hash() -> None:
     assert config.identity(later) == config.identity(cfg.model)
 
 
-def test_a_folder_of_ones_own_adds_names(tmp_path: Path) -> None:
+def test_the_users_own_folder_adds_names(tmp_path: Path) -> None:
     (tmp_path / "protocol").mkdir()
     (tmp_path / "protocol" / "mine.yaml").write_text("defaults: [digits]\nname: mine\nlr: 0.05\n")
     cfg = config.load(["protocol=mine"], tmp_path)

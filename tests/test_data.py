@@ -218,7 +218,7 @@ def test_every_epoch_has_every_image_once_and_every_batch_is_full() -> None:
     assert len({tuple(epoch.tolist()) for epoch in stream.split(10)}) == 6
 
 
-def test_a_restored_loader_goes_on_where_it_stopped() -> None:
+def test_a_restored_loader_resumes_where_it_stopped() -> None:
     loader, other = (Order(10, 4, torch.Generator().manual_seed(seed)) for seed in (0, 1))
     loader.next_batch()
     other.load_state_dict(loader.state_dict())

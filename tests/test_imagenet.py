@@ -299,7 +299,7 @@ def change(tree: Path, what: str) -> None:
         ("", {"classes": 1}, "1 class folders; it needs at least two"),
     ],
 )
-def test_a_tree_that_is_none_is_named(tree: Path, what: str, settings: dict, message: str) -> None:
+def test_a_folder_that_is_not_a_tree_of_classes_is_named(tree: Path, what: str, settings: dict, message: str) -> None:
     change(tree, what)
     with pytest.raises(UserError, match=message):
         load_imagenet(root=tree, image_size=16, **settings)

@@ -418,14 +418,14 @@ def test_a_dense_layer_adds_its_growth_to_all_that_came_before() -> None:
     assert net.stages[1].conv.weight.shape[:2] == (16, 32)  # half of 8 + 6 * 4
 
 
-def test_densenets_dropout_stands_behind_each_convolution() -> None:
+def test_densenets_dropout_follows_each_convolution() -> None:
     net = build("densenet_bc40_k4", dropout=0.2)
     layer = net.stages[0][0].transform
     assert [type(m) for m in layer.conv1] == [nn.Conv2d, nn.Dropout]
     assert sum(isinstance(m, nn.Dropout) for m in net.modules()) == 36 + 2  # two a layer of 18, and the transitions
 
 
-def test_a_connection_that_is_none_makes_a_plain_net() -> None:
+def test_without_a_connection_a_net_is_plain() -> None:
     x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(build("resnet20", connection="none", width=4)(x), build("plain20", width=4)(x))
 
@@ -542,7 +542,7 @@ def test_what_cannot_be_built_is_refused_with_what_can(name: str, options: dict[
 
 
 @pytest.mark.parametrize("name", ["vgg_f", "se_densenet121", "resnet", "resnext29", "densnet121", "se_mlp10"])
-def test_a_name_that_is_none_is_answered_with_one(name: str) -> None:
+def test_an_unknown_name_is_answered_with_a_known_one(name: str) -> None:
     if name == "resnext29":
         assert catalog.net_name(catalog.resolve(catalog.parse_name(name))) == "resnext29_32x4d"
         return

@@ -117,7 +117,7 @@ def test_adamw_is_torchs_adamw(fused: bool) -> None:
     assert_same_training(ours, theirs, nets, (6,))
 
 
-def test_a_restored_adamw_goes_on_where_it_stopped() -> None:
+def test_a_restored_adamw_resumes_where_it_stopped() -> None:
     def steps(optimizer: AdamW, parameter: torch.nn.Parameter, count: int) -> None:
         optimizer.lr = 0.1
         for _ in range(count):
@@ -136,7 +136,7 @@ def test_a_restored_adamw_goes_on_where_it_stopped() -> None:
 
 
 def test_what_took_no_part_in_a_step_still_decays_and_coasts() -> None:
-    """A block that stochastic depth has dropped: its gradient is zero, its velocity and decay go on."""
+    """A block that stochastic depth has dropped: its gradient is zero, its velocity and decay continue."""
     parameter = torch.nn.Parameter(torch.ones(2))
     optimizer = SGD([parameter], momentum=0.5, weight_decay=0.1)
     optimizer.lr = 1.0

@@ -109,8 +109,8 @@ def test_shares_that_do_not_fit_are_named(size: int, batch: int, group: int | No
 
 
 @pytest.mark.slow
-def test_only_one_process_writes_and_any_number_goes_on(tmp_path: Path) -> None:
-    """Two processes, killed by a time box; one goes on; the same numbers as one alone, up to rounding."""
+def test_only_one_process_writes_and_any_number_can_resume(tmp_path: Path) -> None:
+    """Two processes, killed by a time box; one resumes; the same numbers as one alone, up to rounding."""
     words = [*TINY, "protocol.norm_group=16", "protocol.steps=24"]
     alone = subprocess.run([sys.executable, "-m", "resexp", "train", *words, "output_dir=alone"], capture_output=True)
     assert alone.returncode == 0, alone.stderr
@@ -131,7 +131,7 @@ def test_only_one_process_writes_and_any_number_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_takes_the_run_down_and_it_goes_on_from_the_checkpoint() -> None:
+def test_a_process_that_dies_ends_the_run_which_resumes_from_the_checkpoint() -> None:
     words = [
         *TINY,
         "protocol.norm_group=16",

@@ -62,7 +62,7 @@ def test_every_small_study_has_its_verdicts_here() -> None:
 
 @pytest.mark.parametrize("name", FOUND)
 def test_the_committed_runs_come_to_the_stated_verdicts(name: str, tmp_path: Path) -> None:
-    (tmp_path / "reference").symlink_to(OUTPUTS / "reference")  # without runs of one's own
+    (tmp_path / "reference").symlink_to(OUTPUTS / "reference")  # without the user's own runs
     found = find_study(name, tmp_path)
     assert found is not None and found.reference
     seeds, letters = FOUND[name]

@@ -170,7 +170,7 @@ def test_a_sweep_survives_a_failure_a_cancelled_job_and_a_preemption(cluster: No
     assert left.returncode == 0 and "4 submitted" in left.stderr and "queued" in left.stdout, left.stderr
 
     wait_until(lambda: (folders[1] / CHECKPOINT).is_file() and Run(folders[1]).step > 100)
-    subprocess.run(["scancel", job_of(1)], check=True)  # somebody cancels it, and thinks better of it
+    subprocess.run(["scancel", job_of(1)], check=True)  # cancelled, then requeued
     wait_until(lambda: state(1) == "CANCELLED")
     subprocess.run(["scontrol", "requeue", job_of(1)], check=True)
     wait_until(lambda: (folders[2] / CHECKPOINT).is_file() and Run(folders[2]).step > 100)
@@ -182,7 +182,7 @@ def test_a_sweep_survives_a_failure_a_cancelled_job_and_a_preemption(cluster: No
     assert [Run(folder).status for folder in folders[:3]] == ["finished"] * 3
     for index in (1, 2):
         resumed = Run(folders[index]).env["resumed"]
-        assert len(resumed) == 1 and resumed[0]["step"] >= 50, resumed  # it went on, and did not begin anew
+        assert len(resumed) == 1 and resumed[0]["step"] >= 50, resumed  # it resumed, and did not start again
     table = next(line for line in waited.stdout.splitlines() if line.strip().startswith("resnet8 "))
     assert "0,1,2" in table and "4,000" in table
 
@@ -205,7 +205,7 @@ def test_a_job_of_two_tasks_is_one_run_of_two_processes(cluster: None, resexp: R
 
 
 @pytest.mark.slurm
-def test_a_job_that_reaches_its_time_limit_saves_and_goes_on(cluster: None, resexp: Resexp) -> None:
+def test_a_job_that_reaches_its_time_limit_saves_and_resumes(cluster: None, resexp: Resexp) -> None:
     limit = ["launcher.hours=0.01", "launcher.save_seconds=30"]  # SLURM counts in minutes: one, and the half of it
     words = [*LONG[:-3], "protocol.steps=100000000", "launcher=slurm", *limit]
     run_dir = config.load(words).run_dir

@@ -97,7 +97,7 @@ def test_a_signal_to_the_sweep_saves_every_running_job() -> None:
 def test_a_time_boxed_sweep_says_what_is_left(resexp: Resexp) -> None:
     result = resexp("sweep", *MANY, "protocol.steps=1000000", "max_minutes=0.15", "workers=1")
     assert result.returncode == 0, result.stderr
-    assert "left: 2 of 2 runs" in result.stderr and "the same command goes on" in result.stderr
+    assert "left: 2 of 2 runs" in result.stderr and "the same command resumes" in result.stderr
     jobs = [cfg for _, cfg in config.expand([*MANY, "protocol.steps=1000000"])]
     assert [Run(cfg.run_dir).status for cfg in jobs] == ["interrupted", "new"]
 
@@ -178,7 +178,9 @@ def test_variants_are_run_each_with_the_sweep() -> None:
     assert {cfg.model.connection for _, cfg in jobs} == set(catalog.CHOICES["connection"]) - {"concatenate", "none"}
 
 
-def test_a_studys_runs_are_found_in_any_seed_and_reference_runs_until_ones_own_are_complete(tmp_path: Path) -> None:
+def test_a_studys_runs_are_found_in_any_seed_and_reference_runs_until_the_users_own_are_complete(
+    tmp_path: Path,
+) -> None:
     assert find_study("degradation", tmp_path) is None
     write_reference(tmp_path, "degradation", ["model=plain20", "model.width=8", "seed=5"])
     found = find_study("degradation", tmp_path)
@@ -301,7 +303,7 @@ def test_plot_curves_overlays_any_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_dry_run_of_the_reproduction_ends_in_its_time_and_goes_on(tmp_path: Path) -> None:
+def test_the_dry_run_of_the_reproduction_ends_in_its_time_and_resumes(tmp_path: Path) -> None:
     tiny = [
         "dataset=synthetic",
         "model.width=2",

@@ -339,7 +339,7 @@ def test_a_resume_that_loses_any_part_of_the_state_is_caught(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_the_same_command_goes_on(uninterrupted: Path, number: int, code: int) -> None:
+def test_a_signal_saves_and_the_same_command_resumes(uninterrupted: Path, number: int, code: int) -> None:
     words = [*KILLABLE, "protocol.save_seconds=1000"]
     folder = config.load(words).run_dir
     command = [sys.executable, "-m", "resexp", "train", *words]
@@ -348,7 +348,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(uninterrupted: Path, number
         time.sleep(0.01)
     process.send_signal(number)
     out, _ = process.communicate(timeout=60)
-    assert process.returncode == code and "the same command goes on" in out
+    assert process.returncode == code and "the same command resumes" in out
     assert Run(folder).status == "interrupted" and Run(folder).summary["signal"] == number
     assert train(config.load(words), folder)["status"] == "finished"
     assert differences(end_state(uninterrupted), end_state(folder)) == []
@@ -395,7 +395,7 @@ def weights_of(net: torch.nn.Module, prefix: str = "module.") -> dict[str, torch
     }
 
 
-def test_somebodys_weights_are_evaluated_whatever_their_names(resexp: Resexp) -> None:
+def test_foreign_weights_are_evaluated_whatever_their_names(resexp: Resexp) -> None:
     _, run = run_tiny()
     cfg = config.load(TINY)
     net = build_net(cfg, load_data(cfg))
@@ -426,7 +426,7 @@ def test_weights_that_do_not_fit_are_refused_at_the_first_tensor(change: Callabl
         checkpoint.load_weights(net, Path("theirs.pt"))
 
 
-def test_a_file_that_is_none_of_weights_is_refused() -> None:
+def test_a_file_that_does_not_hold_weights_is_refused() -> None:
     net = build_model(family="plain", depth=8, width=4)
     Path("text.pt").write_text("no tensors")
     for name, answer in (("text.pt", "no file of tensors"), ("nowhere.pt", "No such file")):
@@ -523,7 +523,7 @@ def test_weights_that_are_not_finite_are_never_saved() -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_keeps_the_previous_checkpoint_and_the_run_goes_on_later(resexp: Resexp) -> None:
+def test_a_full_disk_keeps_the_previous_checkpoint_and_the_run_resumes_later(resexp: Resexp) -> None:
     assert resexp("train", *TINY, "max_minutes=0.0001").returncode == 0
     folder = config.load(TINY).run_dir
     before = (folder / CHECKPOINT).read_bytes()

@@ -76,7 +76,7 @@ def test_the_seeds_needed_decide_as_often_as_they_say(power: float) -> None:
     assert abs(decided(count) - power) < 0.05
 
 
-def test_no_number_of_seeds_is_named_where_none_is_known() -> None:
+def test_an_unknown_number_of_seeds_is_not_named() -> None:
     one, two = [5.0, 9.0, 7.0], [4.0, 6.0, 5.0]
     assert seeds_needed(one, two, margin=1e-6) is None  # more than a thousand
     assert seeds_needed(one[:2], two, margin=1.0) is None  # two values say nothing of their spread
@@ -449,7 +449,7 @@ def test_new_runs_can_refute_an_answer(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["verify", "--popular", f"output_dir={tmp_path}"]) == 1
 
 
-def test_an_answer_falls_back_on_the_reference_where_ones_own_results_lack_its_ground(tmp_path: Path) -> None:
+def test_an_answer_falls_back_on_the_reference_where_the_users_results_lack_its_ground(tmp_path: Path) -> None:
     (tmp_path / "reference").symlink_to(ROOT / "outputs" / "reference")
     write_run(tmp_path / "runs", ["model=plain20", "model.width=8"])  # one side of a claim
     (tmp_path / "analysis").mkdir()

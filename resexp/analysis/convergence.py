@@ -53,7 +53,6 @@ def analyze(runs: Sequence[Run], *, losses: tuple[float, ...] = (1.0, 0.5, 0.1))
         about=f"Data set {config['dataset']['name']}; protocol {config['protocol']['name']}; mean loss between lines.",
         panels=[Panel(title="", x="steps", y="training loss", series=series, log_y=True)],
         rows=rows,
-        settings={"losses": losses},
     )
 
 

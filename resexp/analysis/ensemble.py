@@ -6,6 +6,7 @@ or dropout, bears the loss of blocks better is a claim that can fail. A dropout 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,66 +31,112 @@ def analyze(
 
     :param members: random lesions of each size.
     :param most: the largest share of blocks dropped.
-    :param images: the first so many test images.
+    :param images: number of test images, from the first.
     """
-    alone, together, rows = [], [], []
-    gain: dict[str, float] = {}
+    found = []
     for net in nets:
-        inputs, labels = net.images("test", images)
+        part = net.images("test", images)
         count = len(blocks_of(net))
         random = np.random.default_rng(seed)
-        ks = sorted({max(1, round(count * most * part / 6)) for part in range(1, 7)})
-        errors = [member_errors(net, k, members, random, inputs, labels) for k in ks]
-        whole = error_of(net.net, inputs, labels)
-        x = [0.0, *(100 * k / count for k in ks)]
-        alone.append(Series(label=net.label, x=x, y=[whole, *(mean for mean, _ in errors)]))
-        together.append(Series(label=net.label, x=x, y=[whole, *(averaged for _, averaged in errors)]))
-        gain[net.label] = errors[-1][0] - whole
+        ks = sorted({max(1, round(count * most * sixth / 6)) for sixth in range(1, 7)})
+        errors = {k: member_errors(net, k, members, random, *part) for k in ks}
         message(f"ensemble: {net.label}: {members} members of each of {len(ks)} sizes")
-        for k, (mean, averaged) in zip(ks, errors, strict=True):
-            rows.append(
-                Row(
-                    id="members",
-                    what=f"{net.label} without {k} of {count} blocks: members alone, averaged (whole net)",
-                    measured=f"{mean:.2f} %, {averaged:.2f} % ({whole:.2f} %)",
-                )
-            )
-        if net.cfg.model.dropout:
-            mean, averaged = mask_errors(net, members, seed, inputs, labels)
-            rows.append(
-                Row(
-                    id="masks",
-                    what=f"{net.label}: {members} dropout masks alone, averaged (whole net)",
-                    measured=f"{mean:.2f} %, {averaged:.2f} % ({whole:.2f} %)",
-                    source=DROPOUT,
-                    expected="the whole net comes within one point of the average",
-                    agrees=judged(abs(whole - averaged) <= 1, net),
-                )
-            )
-    dropped = [net for net in nets if net.cfg.model.survival not in (None, 1.0) or net.cfg.model.dropout]
-    usual = [net for net in nets if net not in dropped]
-    for net in dropped if usual else ():
-        rows.append(
-            Row(
-                id="survives" if net.cfg.model.survival not in (None, 1.0) else "dropout-survives",
-                what=f"what the largest lesion costs: {net.label} against {usual[0].label}",
-                measured=f"{gain[net.label]:.2f} points against {gain[usual[0].label]:.2f}",
-                expected="less",
-                source=SOURCE,
-                agrees=judged(gain[net.label] < gain[usual[0].label], net, usual[0]),
-            )
+        masks = mask_errors(net, members, seed, *part) if net.cfg.model.dropout else None
+        found.append(Members(net, count, error_of(net.net, *part), errors, masks))
+    panels = [
+        Panel(
+            title=title,
+            x="blocks dropped (%)",
+            y="test error (%)",
+            series=[Series(label=one.net.label, x=one.dropped, y=one.curve(index)) for one in found],
         )
+        for index, title in enumerate(("members alone", "members averaged"))
+    ]
     return Finding(
         analysis="ensemble",
         title="Members that lesions leave, alone and averaged",
-        about=about(nets) + f"; {len(labels)} test images, {members} random lesions of each size, seed {seed}.",
-        panels=[
-            Panel(title="members alone", x="blocks dropped (%)", y="test error (%)", series=alone),
-            Panel(title="members averaged", x="blocks dropped (%)", y="test error (%)", series=together),
-        ],
-        rows=rows,
-        settings={"members": members, "most": most, "images": images, "seed": seed},
+        about=about(nets) + f"; {len(part[1])} test images, {members} random lesions of each size, seed {seed}.",
+        panels=panels,
+        rows=[*(row for one in found for row in _rows(one, members)), *_compare(found)],
     )
+
+
+@dataclass(frozen=True)
+class Members:
+    """What lesions leave of one net, in percent of error.
+
+    :param blocks: of the net.
+    :param whole: the error of the whole net.
+    :param errors: by the number of blocks dropped: the members' mean error, and that of their averaged predictions.
+    :param masks: the same of random dropout masks, for a net that was trained with dropout.
+    """
+
+    net: Trained
+    blocks: int
+    whole: float
+    errors: dict[int, tuple[float, float]]
+    masks: tuple[float, float] | None
+
+    @property
+    def dropped(self) -> list[float]:
+        """In percent of the blocks."""
+        return [0.0, *(100 * k / self.blocks for k in self.errors)]
+
+    def curve(self, index: int) -> list[float]:
+        """By blocks dropped; 0: the members alone, 1: averaged."""
+        return [self.whole, *(pair[index] for pair in self.errors.values())]
+
+    @property
+    def cost(self) -> float:
+        """Of the largest lesion, in points."""
+        return self.curve(0)[-1] - self.whole
+
+    @property
+    def has_stochastic_depth(self) -> bool:
+        return self.net.cfg.model.survival not in (None, 1.0)
+
+
+def _rows(one: Members, members: int) -> list[Row]:
+    label, whole = one.net.label, one.whole
+    rows = [
+        Row(
+            id="members",
+            what=f"{label} without {k} of {one.blocks} blocks: members alone, averaged (whole net)",
+            measured=f"{mean:.2f} %, {averaged:.2f} % ({whole:.2f} %)",
+        )
+        for k, (mean, averaged) in one.errors.items()
+    ]
+    if one.masks:
+        mean, averaged = one.masks
+        rows.append(
+            Row(
+                id="masks",
+                what=f"{label}: {members} dropout masks alone, averaged (whole net)",
+                measured=f"{mean:.2f} %, {averaged:.2f} % ({whole:.2f} %)",
+                source=DROPOUT,
+                expected="the whole net comes within one point of the average",
+                agrees=judged(abs(whole - averaged) <= 1, one.net),
+            )
+        )
+    return rows
+
+
+def _compare(found: Sequence[Members]) -> list[Row]:
+    """What was trained with dropped blocks or units, against the first net that was not."""
+    robust = [one for one in found if one.has_stochastic_depth or one.net.cfg.model.dropout]
+    usual = next((one for one in found if one not in robust), None)
+    return [
+        Row(
+            id="survives" if one.has_stochastic_depth else "dropout-survives",
+            what=f"what the largest lesion costs: {one.net.label} against {usual.net.label}",
+            measured=f"{one.cost:.2f} points against {usual.cost:.2f}",
+            expected="less",
+            source=SOURCE,
+            agrees=judged(one.cost < usual.cost, one.net, usual.net),
+        )
+        for one in robust
+        if usual
+    ]
 
 
 def mask_errors(net: Trained, members: int, seed: int, inputs: Tensor, labels: Tensor) -> tuple[float, float]:

@@ -22,7 +22,7 @@ TOLERANCE = 1e-9  # relative, in float64
 def analyze(nets: Sequence[Trained], *, images: int = 64) -> Finding:
     """Both equations within each stage, whose shortcuts are identities, in float64.
 
-    :param images: the first so many test images.
+    :param images: number of test images, from the first.
     """
     panels, rows = [], []
     for net in nets:
@@ -62,7 +62,6 @@ def analyze(nets: Sequence[Trained], *, images: int = 64) -> Finding:
         about=about(nets) + f"; {images} test images, float64, evaluation mode.",
         panels=panels,
         rows=rows,
-        settings={"images": images},
     )
 
 

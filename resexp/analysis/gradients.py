@@ -100,126 +100,140 @@ def analyze(
     :param steps: of their training, at the learning ``rate``, momentum 0.9, batches of 64.
     :param images: training images of a gradient.
     """
-    panels, rows, lines = [], [], []
-    for net in nets:
-        inputs, labels = net.images("train", images)
-        fresh = copy.deepcopy(net.net)
-        he_init(fresh, torch.Generator().manual_seed(seed))
-        for state, model in (("fresh", fresh), ("trained", copy.deepcopy(net.net))):
-            weights, norms = layer_gradients(model, inputs, labels)
-            # A layer before batch norm does the same at any length of its weights, and its gradient shrinks with them:
-            # trained weights are compared by the product, which that length does not touch.
-            sizes = norms if state == "fresh" else [a * b for a, b in zip(weights, norms, strict=True)]
-            lines.append(
-                Series(
-                    label=f"{net.label}, {state}",
-                    x=range(1, len(sizes) + 1),
-                    y=sizes,
-                    style="thin" if state == "fresh" else "line",
-                )
-            )
-            ratio = sum(sizes[:ENDS]) / max(sum(sizes[-ENDS:]), TINY)
-            healthy = HEALTHY[0] < ratio < HEALTHY[1]
-            what = "gradient" if state == "fresh" else "gradient times weight"
-            rows.append(
-                Row(
-                    id=f"{state}-{net.label}",
-                    what=f"{net.label}, {state}: {what} of the first {ENDS} layers over that of the last {ENDS}",
-                    measured=f"{ratio:.3g}",
-                    expected=f"{HEALTHY[0]} to {HEALTHY[1]:g}: it neither vanishes nor explodes",
-                    source="He et al. 2015, Sec. 4.1",
-                    agrees=healthy if state == "fresh" else judged(healthy, net),
-                )
-            )
-            if state == "fresh":
-                moves = [net.cfg.protocol.lr * g / max(w, TINY) for w, g in zip(weights, norms, strict=True)]
-                rows.append(
-                    Row(
-                        id=f"first-update-{net.label}",
-                        what=f"{net.label}: length of the first update of layer 1, in that of its weights (last layer)",
-                        measured=f"{moves[0]:.3g} ({moves[-1]:.3g})",
-                        expected="below 1: the layer keeps its start",
-                        source=YANG,
-                        agrees=moves[0] < 1,
-                    )
-                )
-            else:
-                rows.append(
-                    Row(
-                        id=f"scales-{net.label}",
-                        what=f"{net.label}, trained: largest batch-norm scale and norm of the weights in layers 1 to 5",
-                        measured=f"{largest_scale(model):.1f}; {max(weights[:5]):.1f}",
-                        expected="the scale starts at 1",
-                    )
-                )
-        message(f"gradients: {net.label}")
-    panels.append(
-        Panel(
-            title="convolutions of the nets",
-            x="layer",
-            y="norm of the gradient (trained: times that of the weights)",
-            series=lines,
-            log_y=True,
-        )
-    )
-    images_flat, labels = nets[0].images("train")
-    data = images_flat.flatten(1).cpu().double(), labels.cpu()  # in float64, where a vanishing gradient has a size
-    start, end, losses = [], [], []
-    for kind in KINDS:
-        found = train_stack(kind, layers, width, steps, rate, seed, *data)
-        x = range(1, layers + 1)
-        start.append(Series(label=kind.name, x=x, y=found["first"]))
-        end.append(Series(label=kind.name, x=x, y=found["last"]))
-        losses.append(Series(label=kind.name, x=range(1, steps + 1), y=found["loss"]))
-        factor = (found["signal"][0] / max(found["signal"][-1], TINY)) ** (1 / (layers - 1))
-        rows.append(
-            Row(
-                id="stack",
-                what=f"{kind.name}: factor a layer of the gradient at the start; loss after {steps} steps",
-                measured=f"{factor:.2f}; {found['loss'][-1]:.2f}",
-            )
-        )
-        if kind.activation == "relu" and kind.norm:
-            rows.append(
-                Row(
-                    id="batch-norm-grows",
-                    what=f"{kind.name}: factor a layer at the start: it grows towards the first layer",
-                    measured=f"{factor:.3f}",
-                    expected=f"{NORM_FACTOR:.3f}, infinite width and batch",
-                    source="Yang et al. 2019, mean field theory of batch norm",
-                    agrees=abs(factor - NORM_FACTOR) < 0.05,
-                )
-            )
-        if kind.activation == "sigmoid" and not kind.norm:
-            worst = max(found["bound"])
-            rows.append(
-                Row(
-                    id="sigmoid-bound",
-                    what=f"{kind.name}: factor a layer over its bound, {SIGMOID_SLOPE} |W|, at most",
-                    measured=f"{worst:.3f}",
-                    expected="at most 1: a bound, with the weights in it",
-                    source="chain rule",
-                    agrees=worst <= 1 + 1e-6,
-                )
-            )
-        message(f"gradients: {kind.name}: {steps} steps")
-    panels += [
-        Panel(title="stacks at the start", x="layer", y="norm of the gradient", series=start, log_y=True),
-        Panel(
-            title=f"stacks, last tenth of {steps} steps", x="layer", y="norm of the gradient", series=end, log_y=True
-        ),
-        Panel(title="stacks in training", x="step", y="training loss", series=losses),
-    ]
+    net_panel, net_rows = _nets(nets, images, seed)
+    stack_panels, stack_rows = _stacks(nets[0], layers, width, steps, rate, seed)
     return Finding(
         analysis="gradients",
         title="Gradients of each layer",
         about=about(nets) + f"; {images} training images, training mode. Stacks: {layers} "
         f"fully connected layers of {width}, SGD at {rate}, seed {seed}. He et al. 2015 hold vanishing gradients an "
         "unlikely cause of the degradation: with batch norm they do not vanish; in a deep plain net they explode.",
-        panels=panels,
-        rows=rows,
-        settings={"layers": layers, "width": width, "steps": steps, "rate": rate, "images": images, "seed": seed},
+        panels=[net_panel, *stack_panels],
+        rows=[*net_rows, *stack_rows],
     )
+
+
+def _nets(nets: Sequence[Trained], images: int, seed: int) -> tuple[Panel, list[Row]]:
+    """The gradients of each net, fresh and trained."""
+    rows, lines = [], []
+    for net in nets:
+        inputs, labels = net.images("train", images)
+        fresh = copy.deepcopy(net.net)
+        he_init(fresh, torch.Generator().manual_seed(seed))
+        weights, norms = layer_gradients(fresh, inputs, labels)
+        moves = [net.cfg.protocol.lr * g / max(w, TINY) for w, g in zip(weights, norms, strict=True)]
+        lines.append(Series(label=f"{net.label}, fresh", x=range(1, len(norms) + 1), y=norms, style="thin"))
+        rows += [_ends_row(net, "fresh", norms), _first_update_row(net, moves)]
+
+        trained = copy.deepcopy(net.net)
+        weights, norms = layer_gradients(trained, inputs, labels)
+        # A layer before batch norm does the same at any length of its weights, and its gradient shrinks with them:
+        # trained weights are compared by the product, which that length does not touch.
+        sizes = [a * b for a, b in zip(weights, norms, strict=True)]
+        lines.append(Series(label=f"{net.label}, trained", x=range(1, len(sizes) + 1), y=sizes))
+        rows += [_ends_row(net, "trained", sizes), _scales_row(net, trained, weights)]
+        message(f"gradients: {net.label}")
+    panel = Panel(
+        title="convolutions of the nets",
+        x="layer",
+        y="norm of the gradient (trained: times that of the weights)",
+        series=lines,
+        log_y=True,
+    )
+    return panel, rows
+
+
+def _ends_row(net: Trained, state: str, sizes: Sequence[float]) -> Row:
+    """The first layers against the last ones."""
+    ratio = sum(sizes[:ENDS]) / max(sum(sizes[-ENDS:]), TINY)
+    healthy = HEALTHY[0] < ratio < HEALTHY[1]
+    what = "gradient" if state == "fresh" else "gradient times weight"
+    return Row(
+        id=f"{state}-{net.label}",
+        what=f"{net.label}, {state}: {what} of the first {ENDS} layers over that of the last {ENDS}",
+        measured=f"{ratio:.3g}",
+        expected=f"{HEALTHY[0]} to {HEALTHY[1]:g}: it neither vanishes nor explodes",
+        source="He et al. 2015, Sec. 4.1",
+        agrees=healthy if state == "fresh" else judged(healthy, net),
+    )
+
+
+def _first_update_row(net: Trained, moves: Sequence[float]) -> Row:
+    return Row(
+        id=f"first-update-{net.label}",
+        what=f"{net.label}: length of the first update of layer 1, in that of its weights (last layer)",
+        measured=f"{moves[0]:.3g} ({moves[-1]:.3g})",
+        expected="below 1: the layer keeps its start",
+        source=YANG,
+        agrees=moves[0] < 1,
+    )
+
+
+def _scales_row(net: Trained, trained: nn.Module, weights: Sequence[float]) -> Row:
+    return Row(
+        id=f"scales-{net.label}",
+        what=f"{net.label}, trained: largest batch-norm scale and norm of the weights in layers 1 to 5",
+        measured=f"{largest_scale(trained):.1f}; {max(weights[:5]):.1f}",
+        expected="the scale starts at 1",
+    )
+
+
+def _stacks(net: Trained, layers: int, width: int, steps: int, rate: float, seed: int) -> tuple[list[Panel], list[Row]]:
+    """Stacks of each kind, on a net's training images."""
+    images, labels = net.images("train")
+    data = images.flatten(1).cpu().double(), labels.cpu()  # in float64, where a vanishing gradient has a size
+    start, end, losses, rows = [], [], [], []
+    for kind in KINDS:
+        found = train_stack(kind, layers, width, steps, rate, seed, *data)
+        x = range(1, layers + 1)
+        start.append(Series(label=kind.name, x=x, y=found["first"]))
+        end.append(Series(label=kind.name, x=x, y=found["last"]))
+        losses.append(Series(label=kind.name, x=range(1, steps + 1), y=found["loss"]))
+        rows += _stack_rows(kind, found, layers, steps)
+        message(f"gradients: {kind.name}: {steps} steps")
+    tail = f"stacks, last tenth of {steps} steps"
+    panels = [
+        Panel(title="stacks at the start", x="layer", y="norm of the gradient", series=start, log_y=True),
+        Panel(title=tail, x="layer", y="norm of the gradient", series=end, log_y=True),
+        Panel(title="stacks in training", x="step", y="training loss", series=losses),
+    ]
+    return panels, rows
+
+
+def _stack_rows(kind: Kind, found: dict[str, list[float]], layers: int, steps: int) -> list[Row]:
+    """The factor of the gradient per layer, beside its theory where there is one."""
+    factor = (found["signal"][0] / max(found["signal"][-1], TINY)) ** (1 / (layers - 1))
+    rows = [
+        Row(
+            id="stack",
+            what=f"{kind.name}: factor a layer of the gradient at the start; loss after {steps} steps",
+            measured=f"{factor:.2f}; {found['loss'][-1]:.2f}",
+        )
+    ]
+    if kind.activation == "relu" and kind.norm:
+        rows.append(
+            Row(
+                id="batch-norm-grows",
+                what=f"{kind.name}: factor a layer at the start: it grows towards the first layer",
+                measured=f"{factor:.3f}",
+                expected=f"{NORM_FACTOR:.3f}, infinite width and batch",
+                source="Yang et al. 2019, mean field theory of batch norm",
+                agrees=abs(factor - NORM_FACTOR) < 0.05,
+            )
+        )
+    if kind.activation == "sigmoid" and not kind.norm:
+        worst = max(found["bound"])
+        rows.append(
+            Row(
+                id="sigmoid-bound",
+                what=f"{kind.name}: factor a layer over its bound, {SIGMOID_SLOPE} |W|, at most",
+                measured=f"{worst:.3f}",
+                expected="at most 1: a bound, with the weights in it",
+                source="chain rule",
+                agrees=worst <= 1 + 1e-6,
+            )
+        )
+    return rows
 
 
 def layer_gradients(net: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[list[float], list[float]]:

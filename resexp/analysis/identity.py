@@ -1,7 +1,7 @@
 """The deeper net could copy the shallower one, and plain layers do not find the identity (He et al. 2015, Sec. 1).
 
 Two experiments: identity blocks after those of a trained shallow net, against the deep net trained from its start; and
-stacks of plain and of residual layers that shall learn y = x, or nearly so.
+stacks of plain and of residual layers that are to learn y = x, or nearly so.
 """
 
 import copy
@@ -38,47 +38,21 @@ def analyze(
     :param steps: of their training.
     :param distances: of the targets from y = x.
     """
-    rows = []
-    for shallow, deep in _pairs(nets):
-        part = shallow.images("train")
-        before, trained = (error_of(net, *part) for net in (shallow.net, deep.net))
-        for where, at in (("at the end of each stage", "end"), ("in the middle of each stage", "middle")):
-            after = error_of(deepened(shallow.net, deep.net, at=at), *part)
-            rows.append(
-                Row(
-                    id=f"{at}-{shallow.cfg.model.family}",
-                    what=f"{shallow.label} with identity blocks {where}, to {deep.cfg.model.depth}: training error",
-                    measured=f"{after:.2f} % from {before:.2f} %",
-                    expected="the same, by construction",
-                    source=SOURCE,
-                    agrees=judged(abs(after - before) < 0.2, shallow),
-                )
-            )
-        plain = shallow.cfg.model.family == "plain"
-        rows.append(
-            Row(
-                id=f"trained-{shallow.cfg.model.family}",
-                what=f"{deep.label} trained from its start, against it",
-                measured=f"{trained:.2f} %",
-                expected="higher: the solver misses it" if plain else "higher by one point at most",
-                source=SOURCE,
-                agrees=judged(trained > before if plain else trained <= before + 1, shallow),
-            )
-        )
+    rows = [row for shallow, deep in _pairs(nets) for row in _compare(shallow, deep)]
     torch.set_num_threads(1)  # a stack is too small for two
     panels = [_fit(residual, layers, width, steps, seeds, distances, seed) for residual in (False, True)]
     last = [[float(series.y[-1]) for series in panel.series] for panel in panels]
-    for distance, plain_loss, residual_loss in zip(distances, *last, strict=True):
-        rows.append(
-            Row(
-                id="fit",
-                what=f"fit y = x + {distance} g(x): mean square error, residual below plain (of the mean of y)",
-                measured=f"{residual_loss:.2g} against {plain_loss:.2g} ({trivial_loss(distance, width):.3g})",
-                expected="below",
-                source="He et al. 2015, Sec. 3.1",
-                agrees=residual_loss < plain_loss,
-            )
+    rows += [
+        Row(
+            id="fit",
+            what=f"fit y = x + {distance} g(x): mean square error, residual below plain (of the mean of y)",
+            measured=f"{residual_loss:.2g} against {plain_loss:.2g} ({trivial_loss(distance, width):.3g})",
+            expected="below",
+            source="He et al. 2015, Sec. 3.1",
+            agrees=residual_loss < plain_loss,
         )
+        for distance, plain_loss, residual_loss in zip(distances, *last, strict=True)
+    ]
     subject = about(nets)
     return Finding(
         analysis="identity",
@@ -87,15 +61,38 @@ def analyze(
         f"median of {seeds} seeds; g is a random net of two layers.",
         panels=panels,
         rows=rows,
-        settings={
-            "layers": layers,
-            "width": width,
-            "steps": steps,
-            "seeds": seeds,
-            "distances": distances,
-            "seed": seed,
-        },
     )
+
+
+def _compare(shallow: Trained, deep: Trained) -> list[Row]:
+    """The deep net made from the shallow one, and the one that was trained from its start."""
+    part = shallow.images("train")
+    family, is_plain = shallow.cfg.model.family, shallow.cfg.model.family == "plain"
+    before, trained = (error_of(net, *part) for net in (shallow.net, deep.net))
+    rows = []
+    for where, at in (("at the end of each stage", "end"), ("in the middle of each stage", "middle")):
+        after = error_of(deepened(shallow.net, deep.net, at=at), *part)
+        rows.append(
+            Row(
+                id=f"{at}-{family}",
+                what=f"{shallow.label} with identity blocks {where}, to {deep.cfg.model.depth}: training error",
+                measured=f"{after:.2f} % from {before:.2f} %",
+                expected="the same, by construction",
+                source=SOURCE,
+                agrees=judged(abs(after - before) < 0.2, shallow),
+            )
+        )
+    rows.append(
+        Row(
+            id=f"trained-{family}",
+            what=f"{deep.label} trained from its start, against it",
+            measured=f"{trained:.2f} %",
+            expected="higher: the solver misses it" if is_plain else "higher by one point at most",
+            source=SOURCE,
+            agrees=judged(trained > before if is_plain else trained <= before + 1, shallow),
+        )
+    )
+    return rows
 
 
 def _pairs(nets: Sequence[Trained]) -> list[tuple[Trained, Trained]]:

@@ -9,7 +9,7 @@ two.
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from resexp.analysis.subject import Trained, about, judged, loss_of, of_one_depth
 from resexp.console import message
+from resexp.models.build import use_kernels
 from resexp.studies.finding import Finding, Panel, Row, Series
 
 LEAST = {"points": 3, "side": 0, "curvature": 0}  # of the settings
@@ -47,127 +48,146 @@ def analyze(
     :param directions: random lines; the first two span the plane.
     :param curvature: points along each edge of the plane at which the Hessian's extreme eigenvalues are taken, beside
         the centre; 1: the centre alone, 0: none.
-    :param images: the first so many training images.
+    :param images: number of training images, from the first.
     """
-    lines, panels, rows = [], [], []
-    convex: dict[str, list[float]] = {}
-    worst: dict[str, float] = {}
+    surfaces = []
     for net in nets:
-        inputs, labels = net.images("train", images)
-        copied = slow(copy.deepcopy(net.net))  # the stored net is never changed
+        part = net.images("train", images)
+        copied = copy.deepcopy(net.net)  # the stored net is never changed
+        use_kernels(copied, False)
         along = [direction(copied, seed + number) for number in range(max(2, directions))]
-        steps = torch.linspace(-radius, radius, points).tolist()
-        curves = [[loss_at(copied, [(a, one)], inputs, labels) for a in steps] for one in along[:directions]]
-        lines += [
-            Series(label=net.label if number == 0 else "", x=steps, y=values, style="line" if number == 0 else "thin")
-            for number, values in enumerate(curves)
-        ]
-        edge = torch.linspace(-radius, radius, side).tolist() if side else []
-        grid = [[loss_at(copied, [(a, along[0]), (b, along[1])], inputs, labels) for a in edge] for b in edge]
+        steps, edge = (torch.linspace(-radius, radius, count).tolist() for count in (points, side))
+        curves = [[loss_at(copied, [(a, one)], *part) for a in steps] for one in along[:directions]]
+        grid = [[loss_at(copied, [(a, along[0]), (b, along[1])], *part) for a in edge] for b in edge]
         message(f"landscape: {net.label}: {len(curves) * len(steps) + len(edge) ** 2} losses")
-        if edge:
-            panels.append(Panel(title=net.label, x="first direction", y="second direction", grid=grid, side=edge))
-        centre = loss_at(copied, [], inputs, labels)
-        convex[net.label] = [100 * convexity(values) for values in curves]
-        rises = ", ".join(f"{max(values) - centre:.3g}" for values in curves)
-        rows.append(
-            Row(
-                id="line",
-                what=f"{net.label}: loss at the weights; highest rise along each of {directions} lines",
-                measured=f"{centre:.3f}; {rises}",
-                source=SOURCE,
-            )
-        )
-        rows.append(
-            Row(
-                id="bends",
-                what=f"{net.label}: share of each line that bends upwards",
-                source=SOURCE,
-                measured=", ".join(f"{share:.0f} %" for share in convex[net.label]),
-            )
-        )
-        if curvature:
-            low, high = extremes(copied, [], inputs, labels)
-            around = [
-                extremes(copied, [(a, along[0]), (b, along[1])], inputs, labels) for a, b in places(curvature, radius)
-            ]
-            ratios = [abs(one / two) for one, two in [(low, high), *around]]
-            worst[net.label] = max(ratios)
-            rows.append(
-                Row(
-                    id="curvature",
-                    what=f"{net.label}: least and greatest eigenvalue of the Hessian at the weights; their ratio "
-                    f"there, and the greatest of {len(ratios)} points of the plane",
-                    measured=f"{low:.3g}, {high:.3g}; {abs(low / high):.2f}, {max(ratios):.2f}",
-                    source=f"{SOURCE}, Fig. 7",
-                    expected="near 0 where the surface is convex",
-                )
-            )
-            message(f"landscape: {net.label}: curvature at {len(ratios)} points")
-    rows += [row for plain, residual in of_one_depth(nets) for row in _compare(plain, residual, convex, worst)]
-    panels.insert(
-        0,
-        Panel(
-            title="along random directions",
-            x="distance, in lengths of the weights",
-            y="training loss",
-            series=lines,
-            log_y=True,
-        ),
-    )
+        centre = loss_at(copied, [], *part)
+        spots = [[], *([(a, along[0]), (b, along[1])] for a, b in places(curvature, radius))] if curvature else []
+        spectrum = [extremes(copied, spot, *part) for spot in spots]
+        if spectrum:
+            message(f"landscape: {net.label}: curvature at {len(spectrum)} points")
+        surfaces.append(Surface(net, steps, curves, edge, grid, centre, spectrum))
+    by_label = {surface.net.label: surface for surface in surfaces}
+    rows = [row for surface in surfaces for row in _rows(surface)]
+    for plain, residual in of_one_depth(nets):
+        rows += _compare(by_label[plain.label], by_label[residual.label])
     return Finding(
         analysis="landscape",
         title="The loss around the trained weights, filter-normalised directions",
         about=about(nets) + f"; {images} training images, evaluation mode, batch norm kept; seed {seed}.",
-        panels=panels,
+        panels=_panels(surfaces),
         rows=rows,
-        settings={
-            "points": points,
-            "side": side,
-            "radius": radius,
-            "directions": directions,
-            "curvature": curvature,
-            "images": images,
-            "seed": seed,
-        },
     )
 
 
-def _compare(plain: Trained, residual: Trained, convex: dict[str, list[float]], worst: dict[str, float]) -> list[Row]:
-    """By lines and by the Hessian, which need not agree."""
-    smooth, rough = (float(np.median(convex[net.label])) for net in (residual, plain))
+@dataclass(frozen=True)
+class Surface:
+    """The loss around one net's weights.
+
+    :param steps: along each line, in lengths of the weights; ``curves`` holds a line's losses.
+    :param edge: along each edge of the plane; ``grid`` holds its losses.
+    :param centre: the loss at the weights.
+    :param spectrum: least and greatest eigenvalue of the Hessian, first at the weights, then over the plane.
+    """
+
+    net: Trained
+    steps: list[float]
+    curves: list[list[float]]
+    edge: list[float]
+    grid: list[list[float]]
+    centre: float
+    spectrum: list[tuple[float, float]]
+
+    @property
+    def convex(self) -> list[float]:
+        """The share of each line that bends upwards, in percent."""
+        return [100 * convexity(values) for values in self.curves]
+
+    @property
+    def ratios(self) -> list[float]:
+        return [abs(low / high) for low, high in self.spectrum]
+
+
+def _panels(surfaces: Sequence[Surface]) -> list[Panel]:
+    lines = [
+        Series(
+            label=one.net.label if number == 0 else "",
+            x=one.steps,
+            y=values,
+            style="line" if number == 0 else "thin",
+        )
+        for one in surfaces
+        for number, values in enumerate(one.curves)
+    ]
+    x = "distance, in lengths of the weights"
+    return [
+        Panel(title="along random directions", x=x, y="training loss", series=lines, log_y=True),
+        *(
+            Panel(title=one.net.label, x="first direction", y="second direction", grid=one.grid, side=one.edge)
+            for one in surfaces
+            if one.edge
+        ),
+    ]
+
+
+def _rows(one: Surface) -> list[Row]:
+    label = one.net.label
+    rises = ", ".join(f"{max(values) - one.centre:.3g}" for values in one.curves)
     rows = [
         Row(
-            id="line-more-convex",
-            what=f"share of a line that bends upwards: {residual.label} above {plain.label}",
-            measured=f"{smooth:.0f} % against {rough:.0f} %, medians",
-            expected="above",
+            id="line",
+            what=f"{label}: loss at the weights; highest rise along each of {len(one.curves)} lines",
+            measured=f"{one.centre:.3f}; {rises}",
             source=SOURCE,
-            agrees=judged(smooth > rough, plain, residual),
-        )
+        ),
+        Row(
+            id="bends",
+            what=f"{label}: share of each line that bends upwards",
+            source=SOURCE,
+            measured=", ".join(f"{share:.0f} %" for share in one.convex),
+        ),
     ]
-    if worst:
-        smooth, rough = worst[residual.label], worst[plain.label]
+    if one.spectrum:
+        low, high = one.spectrum[0]
         rows.append(
             Row(
-                id="hessian-more-convex",
-                what=f"largest ratio of eigenvalues: {residual.label} below {plain.label}",
-                measured=f"{smooth:.3f} against {rough:.3f}",
-                expected=f"below, by more than {100 * TIE:.0f} %, in which neither is",
+                id="curvature",
+                what=f"{label}: least and greatest eigenvalue of the Hessian at the weights; their ratio "
+                f"there, and the greatest of {len(one.ratios)} points of the plane",
+                measured=f"{low:.3g}, {high:.3g}; {abs(low / high):.2f}, {max(one.ratios):.2f}",
                 source=f"{SOURCE}, Fig. 7",
-                agrees=judged(smooth < rough, plain, residual) if abs(smooth / rough - 1) > TIE else None,
+                expected="near 0 where the surface is convex",
             )
         )
     return rows
 
 
-def slow(net: nn.Module) -> nn.Module:
-    """By torch's own operations, which can be differentiated twice."""
-    module: Any
-    for module in net.modules():
-        if hasattr(module, "fast"):
-            module.fast = False
-    return net
+def _compare(plain: Surface, residual: Surface) -> list[Row]:
+    """By lines and by the Hessian, which need not agree."""
+    nets = plain.net, residual.net
+    smooth, rough = (float(np.median(one.convex)) for one in (residual, plain))
+    rows = [
+        Row(
+            id="line-more-convex",
+            what=f"share of a line that bends upwards: {residual.net.label} above {plain.net.label}",
+            measured=f"{smooth:.0f} % against {rough:.0f} %, medians",
+            expected="above",
+            source=SOURCE,
+            agrees=judged(smooth > rough, *nets),
+        )
+    ]
+    if plain.spectrum and residual.spectrum:
+        smooth, rough = max(residual.ratios), max(plain.ratios)
+        rows.append(
+            Row(
+                id="hessian-more-convex",
+                what=f"largest ratio of eigenvalues: {residual.net.label} below {plain.net.label}",
+                measured=f"{smooth:.3f} against {rough:.3f}",
+                expected=f"below, by more than {100 * TIE:.0f} %, in which neither is",
+                source=f"{SOURCE}, Fig. 7",
+                agrees=judged(smooth < rough, *nets) if abs(smooth / rough - 1) > TIE else None,
+            )
+        )
+    return rows
 
 
 def places(count: int, radius: float) -> list[tuple[float, float]]:

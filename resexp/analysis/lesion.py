@@ -134,13 +134,9 @@ def analyze(
 
     :param deletions: most blocks, or layers of a plain net, dropped together; 0: 20, or all of a net that has fewer.
     :param swaps: most exchanges of two blocks of one shape.
-    :param images: the first so many test images.
+    :param images: number of test images, from the first.
     """
-    for net in nets:
-        if deletions > len(units_of(net)):
-            raise UserError(
-                f"lesion deletions={deletions}: {net.label} has {len(units_of(net))} {_kind(net)}; drop no more"
-            )
+    _check_deletions(nets, deletions)
     singles, several, swapped, rows = [], [], [], []
     for net in nets:
         inputs, labels = net.images("test", images)
@@ -174,8 +170,15 @@ def analyze(
             ),
         ],
         rows=rows,
-        settings={"deletions": deletions, "repeats": repeats, "swaps": swaps, "images": images, "seed": seed},
     )
+
+
+def _check_deletions(nets: Sequence[Trained], deletions: int) -> None:
+    for net in nets:
+        if deletions > len(units_of(net)):
+            raise UserError(
+                f"lesion deletions={deletions}: {net.label} has {len(units_of(net))} {_kind(net)}; drop no more"
+            )
 
 
 def _error_without(net: Trained, indices: Sequence[int] | np.ndarray, inputs: Tensor, labels: Tensor) -> float:

@@ -8,6 +8,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -66,15 +67,55 @@ def analyze(
     if len(nets) > 1:
         raise UserError(f"paths: takes one net, not {', '.join(net.label for net in nets)}")
     net = nets[0]
+    if not all(is_sum(stage[index]) for stage, index in blocks_of(net)):
+        raise UserError(f"paths: {net.label} has no sums of x and F(x), and so one path; take a residual net")
+    measured = measure(net, samples, images, seed)
+    rows = _rows(net, measured)
+    if train_steps:
+        rows += _train_both(net, train_steps, max(1, round(share * measured.blocks)), seed)
+    return Finding(
+        analysis="paths",
+        title=f"Path lengths of {net.label}",
+        about=f"{about([net])}; {images} training images, {samples} paths of each length, seed {seed}.",
+        panels=_panels(measured),
+        rows=rows,
+    )
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """What the paths of one net carry, by their length: the number of blocks whose F they go through.
+
+    :param gradient: the mean norm of a path's gradient at the first block.
+    :param carried: the share of all gradient that the paths of a length carry together.
+    :param effective: the least and the greatest length between which ``MOST`` of the gradient lies.
+    :param lows: the 95 % interval of the least, by bootstraps; ``highs`` that of the greatest.
+    """
+
+    blocks: int
+    gradient: list[float]
+    carried: np.ndarray
+    effective: tuple[int, int]
+    lows: Sequence[int]
+    highs: Sequence[int]
+
+    @property
+    def paths(self) -> list[int]:
+        """How many there are of each length."""
+        return [math.comb(self.blocks, k) for k in range(self.blocks + 1)]
+
+    def share(self, low: int, high: int) -> float:
+        """Of the paths of these lengths among all, in percent."""
+        return 100 * (sum(self.paths[low : high + 1]) / 2**self.blocks)
+
+
+def measure(net: Trained, samples: int, images: int, seed: int) -> Lengths:
     count = len(blocks_of(net))
-    check_fits(net)
-    lengths = list(range(count + 1))
-    paths = [math.comb(count, k) for k in lengths]
     inputs, labels = net.images("train", images)
     double = copy.deepcopy(net.net).double()  # long paths carry less than single precision can say
     random = np.random.default_rng(seed)
     sampled = []
-    for k in lengths:
+    for k in range(count + 1):
         drawn = [
             path_gradient(double, random.choice(count, k, replace=False), inputs.double(), labels).norm()
             for _ in range(samples)
@@ -82,83 +123,62 @@ def analyze(
         sampled.append([float(one) for one in drawn])
         if k % 10 == 0:
             message(f"paths: length {k} of {count}")
-    gradient = [float(np.mean(values)) for values in sampled]
+    paths, gradient = [math.comb(count, k) for k in range(count + 1)], [float(np.mean(values)) for values in sampled]
     carried = share_carried(paths, gradient)
-    low, high = effective_lengths(carried)
-    lows, highs = bootstrap_lengths(paths, sampled, random)
-    part = sum(paths[low : high + 1]) / 2**count
-    parts = [100 * sum(paths[a : b + 1]) / 2**count for a, b in ((lows[0], highs[0]), (lows[1], highs[1]))]
+    return Lengths(count, gradient, carried, effective_lengths(carried), *bootstrap_lengths(paths, sampled, random))
+
+
+def _rows(net: Trained, found: Lengths) -> list[Row]:
+    (low, high), lows, highs = found.effective, found.lows, found.highs
+    part = found.share(low, high)
+    parts = [found.share(lows[0], highs[0]), found.share(lows[1], highs[1])]
     published = 100 * 0.0045
-    exact = sum(math.comb(54, k) for k in range(5, 18)) / 2**54
-    rows = [
+    exact = 100 * sum(math.comb(54, k) for k in range(5, 18)) / 2**54
+    return [
         Row(
             id="mean-length",
             what="mean path length",
-            measured=f"{count / 2:.1f} of {count} blocks",
+            measured=f"{found.blocks / 2:.1f} of {found.blocks} blocks",
             expected="27 of 54",
             source="Veit et al. 2016, Sec. 5",
         ),
         Row(
             id="exact-share",
             what="paths of 5 to 17 of 54 blocks, exactly",
-            measured=f"{100 * exact:.3f} %",
+            measured=f"{exact:.3f} %",
             expected="0.45 %",
             source="Veit et al. 2016, Sec. 5",
-            agrees=abs(100 * exact - 0.45) < 0.01,
+            agrees=abs(exact - 0.45) < 0.01,
         ),
         Row(
             id="short-paths",
             what=f"lengths that carry {100 * MOST:.0f} % of the gradient (95 %: {BOOTSTRAPS:,} bootstraps)",
-            measured=f"{low} ({lows[0]} to {lows[1]}) to {high} ({highs[0]} to {highs[1]}) of {count} blocks",
-            expected=f"shorter than the mean of {count / 2:g}",
+            measured=f"{low} ({lows[0]} to {lows[1]}) to {high} ({highs[0]} to {highs[1]}) of {found.blocks} blocks",
+            expected=f"shorter than the mean of {found.blocks / 2:g}",
             source="Veit et al. 2016, Fig. 6",
-            agrees=judged(highs[1] < count / 2, net),
+            agrees=judged(highs[1] < found.blocks / 2, net),
         ),
         Row(
             id="their-share",
             what="their share of all paths",
-            measured=f"{100 * part:.2g} % ({parts[0]:.2g} to {parts[1]:.2g})",
+            measured=f"{part:.2g} % ({parts[0]:.2g} to {parts[1]:.2g})",
             expected=f"0.45 % of 54 blocks fully trained, within a factor of {NEAR:g}",
             source="Veit et al. 2016, Sec. 5",
-            agrees=judged(published / NEAR <= 100 * part <= published * NEAR, net),
+            agrees=judged(published / NEAR <= part <= published * NEAR, net),
         ),
     ]
-    if train_steps:
-        rows += _train_both(net, train_steps, max(1, round(share * count)), seed)
-    return Finding(
-        analysis="paths",
-        title=f"Path lengths of {net.label}",
-        about=f"{about([net])}; {images} training images, {samples} paths of each length, seed {seed}.",
-        panels=[
-            Panel(
-                title="paths of each length",
-                x="length (blocks)",
-                y="share of all paths",
-                series=[Series(label="", x=lengths, y=[p / 2**count for p in paths])],
-            ),
-            Panel(
-                title="gradient of one path",
-                x="length (blocks)",
-                y="norm at the first block",
-                log_y=True,
-                series=[Series(label="", x=lengths, y=gradient)],
-            ),
-            Panel(
-                title="gradient of all paths of a length",
-                x="length (blocks)",
-                y="share of all gradient",
-                series=[Series(label="", x=lengths, y=carried.tolist())],
-            ),
-        ],
-        rows=rows,
-        settings={"samples": samples, "images": images, "train_steps": train_steps, "share": share, "seed": seed},
-    )
 
 
-def check_fits(net: Trained) -> None:
-    """Raise UserError for a net whose blocks are no sums."""
-    if not all(is_sum(stage[index]) for stage, index in blocks_of(net)):
-        raise UserError(f"paths: {net.label} has no sums of x and F(x), and so one path; take a residual net")
+def _panels(found: Lengths) -> list[Panel]:
+    def panel(title: str, y: str, values: list[float], *, log_y: bool = False) -> Panel:
+        series = [Series(label="", x=list(range(found.blocks + 1)), y=values)]
+        return Panel(title=title, x="length (blocks)", y=y, log_y=log_y, series=series)
+
+    return [
+        panel("paths of each length", "share of all paths", [number / 2**found.blocks for number in found.paths]),
+        panel("gradient of one path", "norm at the first block", found.gradient, log_y=True),
+        panel("gradient of all paths of a length", "share of all gradient", found.carried.tolist()),
+    ]
 
 
 def path_gradient(model: Any, through: Sequence[int] | np.ndarray, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -214,10 +234,10 @@ def only(model: Any, indices: Sequence[int] | np.ndarray) -> Iterator[None]:
 
 
 def _train_both(net: Trained, steps: int, chosen: int, seed: int) -> list[Row]:
-    """Training with ``chosen`` blocks a step against training with all, and why the whole net is another than trained.
+    """Training with ``chosen`` blocks per step against all, and why the whole net differs from those trained.
 
     With all blocks the sum at the end is larger than any that batch norm saw. If that is the cause, the error falls
-    when F is scaled by the share of blocks, as stochastic depth does, or when batch norm's statistics are taken anew.
+    when F is scaled by the share of blocks, as stochastic depth does, or when batch norm's statistics are recomputed.
     """
     count = len(blocks_of(net))
     short, full = (train_some(net, steps, number, seed) for number in (chosen, count))
@@ -227,7 +247,7 @@ def _train_both(net: Trained, steps: int, chosen: int, seed: int) -> list[Row]:
     whole, reference = error_of(short, *images), error_of(full, *images)
     blocks = [block for stage in short.stages for block in stage]
     for block in blocks:
-        block.survival, block.fuses = chosen / count, False
+        block.survival = chosen / count
     scaled = error_of(short, *images)
     for block in blocks:
         block.survival = 1.0
@@ -245,13 +265,13 @@ def _train_both(net: Trained, steps: int, chosen: int, seed: int) -> list[Row]:
         for how, error in (
             ("the whole net", whole),
             (f"F scaled by {chosen}/{count}", scaled),
-            ("batch norm's statistics taken anew", renewed),
+            ("batch norm's statistics recomputed", renewed),
         )
     ]
 
 
 def train_some(net: Trained, steps: int, chosen: int, seed: int) -> Any:
-    """A new net after so many steps of the protocol, ``chosen`` random blocks in each; in evaluation mode.
+    """A new net after ``steps`` steps of the protocol, ``chosen`` random blocks in each; in evaluation mode.
 
     The learning rate falls at a half and at three quarters.
     """

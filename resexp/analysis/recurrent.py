@@ -22,7 +22,7 @@ SOURCE = "Cho et al. 2014; Srivastava et al. 2015, Sec. 2"
 BATCH = 64
 CHANCE = 50.0
 NOISE = 0.3  # deviation of the numbers that are not to be remembered
-CARRIES = 4.0  # bias of the update gate: sigmoid(4) = 0.98 of the state goes on at each step
+CARRIES = 4.0  # bias of the update gate: sigmoid(4) = 0.98 of the state is kept at each step
 KINDS = {"RNN": 0.0, "GRU, bias 0": 0.0, f"GRU, bias {CARRIES:g}": CARRIES}
 TINY = 1e-300
 
@@ -64,46 +64,21 @@ def analyze(
     :param seeds: trainings of each.
     """
     torch.set_num_threads(1)  # a step in time is too small for two
-    every = max(1, steps // 40)
-    curves, rows, reach = [], [], []
-    last: dict[tuple[str, int], list[float]] = {}
-    for kind in KINDS:
-        for length in lengths:
-            runs = [train_memory(kind, length, width, steps, rate, seed + number) for number in range(seeds)]
-            means = np.array(runs)[:, : steps // every * every].reshape(seeds, -1, every).mean(axis=2)
-            curves.append(
-                Series(
-                    label=f"{kind}, {length} steps",
-                    x=range(every, steps // every * every + 1, every),
-                    y=means.mean(axis=0).tolist(),
-                    style="line" if KINDS[kind] else "thin",
-                )
-            )
-            last[kind, length] = [float(np.mean(errors[-max(1, steps // 10) :])) for errors in runs]
-            message(f"recurrent: {kind} over {length} steps: {seeds} trainings")
-        decay = [gradient_by_age(kind, max(lengths), width, seed + number) for number in range(seeds)]
-        reach.append(Series(label=kind, x=range(max(lengths)), y=np.mean(decay, axis=0).clip(1e-12).tolist()))
-        rows.append(
-            Row(
-                id="reach",
-                what=f"{kind}, fresh: gradient at the first of {max(lengths)} steps, of that at the last",
-                measured=f"{np.mean([one[-1] for one in decay]):.1e}",
-            )
+    trained, decays = measure(lengths, width, steps, rate, seeds, seed)
+    curves = [_curve(kind, length, errors) for (kind, length), errors in trained.items()]
+    reach = [
+        Series(label=kind, x=range(max(lengths)), y=np.mean(decay, axis=0).clip(1e-12).tolist())
+        for kind, decay in decays.items()
+    ]
+    fresh = [
+        Row(
+            id="reach",
+            what=f"{kind}, fresh: gradient at the first of {max(lengths)} steps, of that at the last",
+            measured=f"{np.mean([one[-1] for one in decay]):.1e}",
         )
-    plain, half, carries = KINDS
-    for length in lengths:
-        errors = {kind: last[kind, length] for kind in KINDS}
-        mean = {kind: f"{np.mean(values):.1f} %" for kind, values in errors.items()}
-        rows.append(
-            Row(
-                id=f"gate-remembers-{length}",
-                what=f"error after training over {length} steps: {carries} below {plain} in each seed ({half})",
-                measured=f"{mean[carries]} against {mean[plain]} ({mean[half]})",
-                expected=f"below; chance is {CHANCE:.0f} %",
-                source=SOURCE,
-                agrees=max(errors[carries]) < min(errors[plain]),
-            )
-        )
+        for kind, decay in decays.items()
+    ]
+    rows = [*fresh, *(_row(length, {kind: trained[kind, length] for kind in KINDS}) for length in lengths)]
     return Finding(
         analysis="recurrent",
         title="Gates as a highway in time: remembering the first input",
@@ -121,7 +96,53 @@ def analyze(
             ),
         ],
         rows=rows,
-        settings={"lengths": lengths, "width": width, "steps": steps, "rate": rate, "seeds": seeds, "seed": seed},
+    )
+
+
+def measure(
+    lengths: Sequence[int], width: int, steps: int, rate: float, seeds: int, seed: int
+) -> tuple[dict[tuple[str, int], list[list[float]]], dict[str, list[list[float]]]]:
+    """By kind and length the errors in training, by kind the gradients by age of fresh nets; of each seed."""
+    trained: dict[tuple[str, int], list[list[float]]] = {}
+    decays: dict[str, list[list[float]]] = {}
+    for kind in KINDS:
+        for length in lengths:
+            trained[kind, length] = [
+                train_memory(kind, length, width, steps, rate, seed + number) for number in range(seeds)
+            ]
+            message(f"recurrent: {kind} over {length} steps: {seeds} trainings")
+        decays[kind] = [gradient_by_age(kind, max(lengths), width, seed + number) for number in range(seeds)]
+    return trained, decays
+
+
+def _curve(kind: str, length: int, errors: list[list[float]]) -> Series:
+    """The error in training, averaged over seeds and over about a fortieth of the steps."""
+    seeds, steps = len(errors), len(errors[0])
+    every = max(1, steps // 40)
+    means = np.array(errors)[:, : steps // every * every].reshape(seeds, -1, every).mean(axis=2)
+    return Series(
+        label=f"{kind}, {length} steps",
+        x=range(every, steps // every * every + 1, every),
+        y=means.mean(axis=0).tolist(),
+        style="line" if KINDS[kind] else "thin",
+    )
+
+
+def _row(length: int, trained: dict[str, list[list[float]]]) -> Row:
+    """The errors over the last tenth of the steps, in each seed."""
+    plain, half, carries = KINDS
+    last = {
+        kind: [float(np.mean(errors[-max(1, len(errors) // 10) :])) for errors in runs]
+        for kind, runs in trained.items()
+    }
+    mean = {kind: f"{np.mean(values):.1f} %" for kind, values in last.items()}
+    return Row(
+        id=f"gate-remembers-{length}",
+        what=f"error after training over {length} steps: {carries} below {plain} in each seed ({half})",
+        measured=f"{mean[carries]} against {mean[plain]} ({mean[half]})",
+        expected=f"below; chance is {CHANCE:.0f} %",
+        source=SOURCE,
+        agrees=max(last[carries]) < min(last[plain]),
     )
 
 

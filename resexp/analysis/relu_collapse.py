@@ -32,91 +32,120 @@ def analyze(*, dims: tuple[int, ...] = (2, 3, 5, 15, 30), draws: int = 200, seed
     lost = {dim: [lost_variance(curve, random.standard_normal((dim, 2))) for _ in range(draws)] for dim in dims}
     linear = {dim: lost_variance(curve, random.standard_normal((dim, 2)), relu=False) for dim in dims}
     dead = {dim: float(np.mean([dead_units(random, dim) for _ in range(draws)])) for dim in dims}
-    pictures = []
-    for dim in dims:
-        back = there_and_back(curve, random.standard_normal((dim, 2)))
-        pictures.append(
-            Panel(
-                title=f"n = {dim}",
-                x="",
-                y="",
-                series=[
-                    Series(label="", x=curve[:, 0].tolist(), y=curve[:, 1].tolist(), style="thin"),
-                    Series(label="", x=back[:, 0].tolist(), y=back[:, 1].tolist()),
-                ],
-            )
-        )
+    pictures = [_picture(curve, random, dim) for dim in dims]
+    zero = {dim: all_zero(random, dim, draws * 100) for dim in ZERO_DIMS}
+    apart = linear_stack_error(random)
     median = {dim: float(np.median(values)) for dim, values in lost.items()}
-    quartiles = {dim: np.percentile(values, (25, 75)).tolist() for dim, values in lost.items()}
-    summary = Panel(
-        title="what is lost",
-        x="n",
-        y="share of the variance",
-        series=[
-            Series(
-                label="with ReLU",
-                x=list(dims),
-                y=list(median.values()),
-                low=[q[0] for q in quartiles.values()],
-                high=[q[1] for q in quartiles.values()],
-            ),
-            Series(label="linear", x=list(dims), y=list(linear.values()), style="thin"),
-            Series(label="dead units, n wide", x=list(dims), y=list(dead.values()), style="dots"),
+    return Finding(
+        analysis="relu-collapse",
+        title="A spiral through a random map, ReLU, and back",
+        about=f"{POINTS} points; back by least squares; {draws} random normal maps for each n, medians and quartiles; "
+        f"the pictures are single draws; dead: units that no point of a normal cloud activates, in layer {DEAD_LAYERS} "
+        f"of nets of that width; seed {seed}.",
+        panels=[_summary(lost, linear, dead), *pictures],
+        rows=[
+            *_lost_rows(median),
+            _zero_row(zero, draws * 100),
+            _linear_row(apart),
+            _revived_row(*revived_units(seed)),
+            _bottleneck_row(linear),
+            *_width_rows(median, dead),
         ],
     )
-    few, many = dims[0], dims[-1]
-    rows = [
+
+
+def _picture(curve: np.ndarray, random: np.random.Generator, dim: int) -> Panel:
+    """The spiral, and what comes back of it from ``dim`` dimensions."""
+    back = there_and_back(curve, random.standard_normal((dim, 2)))
+    series = [
+        Series(label="", x=curve[:, 0].tolist(), y=curve[:, 1].tolist(), style="thin"),
+        Series(label="", x=back[:, 0].tolist(), y=back[:, 1].tolist()),
+    ]
+    return Panel(title=f"n = {dim}", x="", y="", series=series)
+
+
+def _summary(lost: dict[int, list[float]], linear: dict[int, float], dead: dict[int, float]) -> Panel:
+    dims = list(lost)
+    quartiles = [np.percentile(values, (25, 75)).tolist() for values in lost.values()]
+    with_relu = Series(
+        label="with ReLU",
+        x=dims,
+        y=[float(np.median(values)) for values in lost.values()],
+        low=[low for low, _ in quartiles],
+        high=[high for _, high in quartiles],
+    )
+    others = [
+        Series(label="linear", x=dims, y=list(linear.values()), style="thin"),
+        Series(label="dead units, n wide", x=dims, y=list(dead.values()), style="dots"),
+    ]
+    return Panel(title="what is lost", x="n", y="share of the variance", series=[with_relu, *others])
+
+
+def _lost_rows(median: dict[int, float]) -> list[Row]:
+    return [
         Row(
             id=f"lost-{dim}",
             what=f"lost with ReLU in {dim} dimensions, median",
-            measured=f"{100 * median[dim]:.1f} %",
+            measured=f"{100 * value:.1f} %",
             expected="points collapse" if dim <= 3 else "kept" if dim >= 15 else "",
             source=SOURCE,
-            agrees=median[dim] > 0.1 if dim <= 3 else median[dim] < 0.1 if dim >= 15 else None,
+            agrees=value > 0.1 if dim <= 3 else value < 0.1 if dim >= 15 else None,
         )
-        for dim in dims
+        for dim, value in median.items()
     ]
-    zero = {dim: all_zero(random, dim, draws * 100) for dim in ZERO_DIMS}
-    stack = [random.standard_normal((LINEAR, LINEAR)) / math.sqrt(LINEAR) for _ in range(LINEAR_LAYERS)]
-    cloud = random.standard_normal((256, LINEAR))
-    through = functools.reduce(np.matmul, stack, cloud)
-    at_once = cloud @ functools.reduce(np.matmul, stack)
-    apart = float(np.abs(through - at_once).max() / np.abs(through).max())
-    dead_at_start, revived = revived_units(seed)
-    rows += [
-        Row(
-            id="all-zero",
-            what=f"inputs that ReLU maps to 0 in all of n = {', '.join(map(str, ZERO_DIMS))} dimensions",
-            measured=", ".join(f"{100 * one:.2f} %" for one in zero.values()),
-            source="each sign with probability 1/2",
-            expected="2^-n: " + ", ".join(f"{100 * 2.0**-dim:.2f} %" for dim in ZERO_DIMS),
-            agrees=all(abs(one - 2.0**-dim) < 4 * math.sqrt(2.0**-dim / (draws * 100)) for dim, one in zero.items()),
-        ),
-        Row(
-            id="linear-collapses",
-            what=f"{LINEAR_LAYERS} linear layers against one matrix, largest difference",
-            measured=f"{apart:.1e}",
-            expected="0, to 1e-12: without an activation they are one layer",
-            source="linear algebra",
-            agrees=apart < 1e-12,
-        ),
-        Row(
-            id="revived",
-            what=f"of units that no image activates at the start, those that are active after training "
-            f"({NARROW_LAYERS} layers of {NARROW} units on digits, no batch norm)",
-            measured=f"{revived} of {dead_at_start}",
-            expected="0, if a unit that gives 0 can never recover",
-            source="popular articles",
-            agrees=revived == 0,
-        ),
-        Row(
-            id="linear-bottleneck",
-            what="lost by a linear bottleneck, at most",
-            measured=f"{100 * max(linear.values()):.1e} %",
-            expected="nothing",
-            source="linear algebra: n >= 2",
-            agrees=max(linear.values()) < 1e-9,
-        ),
+
+
+def _zero_row(zero: dict[int, float], count: int) -> Row:
+    """Within four standard deviations of ``count`` draws."""
+    return Row(
+        id="all-zero",
+        what=f"inputs that ReLU maps to 0 in all of n = {', '.join(map(str, ZERO_DIMS))} dimensions",
+        measured=", ".join(f"{100 * one:.2f} %" for one in zero.values()),
+        source="each sign with probability 1/2",
+        expected="2^-n: " + ", ".join(f"{100 * 2.0**-dim:.2f} %" for dim in ZERO_DIMS),
+        agrees=all(abs(one - 2.0**-dim) < 4 * math.sqrt(2.0**-dim / count) for dim, one in zero.items()),
+    )
+
+
+def _linear_row(apart: float) -> Row:
+    return Row(
+        id="linear-collapses",
+        what=f"{LINEAR_LAYERS} linear layers against one matrix, largest difference",
+        measured=f"{apart:.1e}",
+        expected="0, to 1e-12: without an activation they are one layer",
+        source="linear algebra",
+        agrees=apart < 1e-12,
+    )
+
+
+def _revived_row(dead_at_start: int, revived: int) -> Row:
+    return Row(
+        id="revived",
+        what=f"of units that no image activates at the start, those that are active after training "
+        f"({NARROW_LAYERS} layers of {NARROW} units on digits, no batch norm)",
+        measured=f"{revived} of {dead_at_start}",
+        expected="0, if a unit that gives 0 can never recover",
+        source="popular articles",
+        agrees=revived == 0,
+    )
+
+
+def _bottleneck_row(linear: dict[int, float]) -> Row:
+    return Row(
+        id="linear-bottleneck",
+        what="lost by a linear bottleneck, at most",
+        measured=f"{100 * max(linear.values()):.1e} %",
+        expected="nothing",
+        source="linear algebra: n >= 2",
+        agrees=max(linear.values()) < 1e-9,
+    )
+
+
+def _width_rows(median: dict[int, float], dead: dict[int, float]) -> list[Row]:
+    """The fewest dimensions against the most."""
+    dims = list(median)
+    few, many = dims[0], dims[-1]
+    return [
         Row(
             id="less-lost-in-many",
             what=f"less is lost in {many} dimensions than in {few}",
@@ -133,16 +162,15 @@ def analyze(*, dims: tuple[int, ...] = (2, 3, 5, 15, 30), draws: int = 200, seed
             agrees=dead[many] < dead[few],
         ),
     ]
-    return Finding(
-        analysis="relu-collapse",
-        title="A spiral through a random map, ReLU, and back",
-        about=f"{POINTS} points; back by least squares; {draws} random normal maps for each n, medians and quartiles; "
-        f"the pictures are single draws; dead: units that no point of a normal cloud activates, in layer {DEAD_LAYERS} "
-        f"of nets of that width; seed {seed}.",
-        panels=[summary, *pictures],
-        rows=rows,
-        settings={"dims": dims, "draws": draws, "seed": seed},
-    )
+
+
+def linear_stack_error(random: np.random.Generator) -> float:
+    """The largest difference between a stack of linear layers and the one matrix that it is, of the largest output."""
+    stack = [random.standard_normal((LINEAR, LINEAR)) / math.sqrt(LINEAR) for _ in range(LINEAR_LAYERS)]
+    cloud = random.standard_normal((256, LINEAR))
+    through = functools.reduce(np.matmul, stack, cloud)
+    at_once = cloud @ functools.reduce(np.matmul, stack)
+    return float(np.abs(through - at_once).max() / np.abs(through).max())
 
 
 def spiral() -> np.ndarray:
@@ -185,7 +213,7 @@ def all_zero(random: np.random.Generator, dim: int, count: int) -> float:
 
 
 def revived_units(seed: int, nets: int = 20) -> tuple[int, int]:
-    """Over so many narrow nets on the digits: units that no image activates at the start, and how many of them are
+    """Over ``nets`` narrow nets on the digits: units that no image activates at the start, and how many of them are
     active after training. The layers before a dead unit still learn, and may bring it back.
     """
     import torch

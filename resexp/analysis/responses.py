@@ -25,7 +25,7 @@ QUARTILES = 75, 50, 25  # percentiles of the layers at which sorted responses ar
 def analyze(nets: Sequence[Trained], *, images: int = 1000) -> Finding:
     """Standard deviations of all layers of each net, in order and sorted.
 
-    :param images: the first so many test images.
+    :param images: number of test images, from the first.
     """
     found = {net.label: layer_responses(net.net, net.images("test", images)[0], net.label) for net in nets}
     order = [Series(label=label, x=range(1, len(values) + 1), y=values) for label, values in found.items()]
@@ -55,7 +55,6 @@ def analyze(nets: Sequence[Trained], *, images: int = 1000) -> Finding:
             Panel(title="sorted by magnitude", x="rank", y="standard deviation", series=ranked, log_y=True),
         ],
         rows=rows,
-        settings={"images": images},
     )
 
 

@@ -73,7 +73,7 @@ def run_analysis(
             found = analyze([read_subject(run) for run in runs], **settings)
         else:
             found = analyze(runs, **settings)
-    return dataclasses.replace(found, versions=versions())
+    return dataclasses.replace(found, settings={**settings_of(analyze), **settings}, versions=versions())
 
 
 def _files(text: str) -> list[str]:

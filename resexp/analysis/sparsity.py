@@ -22,7 +22,7 @@ SOURCE = "popular articles on ReLU and shortcuts"
 def analyze(nets: Sequence[Trained], *, images: int = 1000) -> Finding:
     """The share of zeros in each layer's output, and that of channels which are zero for all images.
 
-    :param images: the first so many test images.
+    :param images: number of test images, from the first.
     """
     found = {net.label: count_zeros(net.net, net.images("test", images)[0], net.label) for net in nets}
     zeros = [
@@ -65,7 +65,6 @@ def analyze(nets: Sequence[Trained], *, images: int = 1000) -> Finding:
             Panel(title="channels that no image activates", x="ReLU", y="share (%)", series=dead),
         ],
         rows=rows,
-        settings={"images": images},
     )
 
 

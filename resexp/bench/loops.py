@@ -31,7 +31,7 @@ class Loop(Protocol):
     """Something that can be benched."""
 
     def steps(self, count: int) -> None:
-        """Take so many training steps, without waiting for the device at the end."""
+        """Take ``count`` training steps, without waiting for the device at the end."""
 
 
 class Ours:
@@ -156,7 +156,7 @@ class Usual:
             self.correct += int((outputs.argmax(dim=1) == targets).sum().item())
 
 
-class _PillowImages(TorchDataset):
+class _PillowImages(TorchDataset[Any]):
     """What torchvision's CIFAR classes do: arrays in memory, each image turned into a Pillow one and transformed."""
 
     def __init__(self, part: Source, transform: Callable[[Image.Image], Tensor]) -> None:

@@ -66,21 +66,7 @@ def bench(cfg: Config, *, against: str | None, rounds: int, steps: int) -> dict[
         and with ``against`` the ``ratio``: the median over the rounds of ours against the best of the other loops.
     :raises UserError: for bad data.
     """
-    batch = cfg.protocol.batch_size
-    others: dict[str, tuple[Config, int | None]] = {}
-    if against == "reference" and cfg.protocol.optimizer != "sgd":
-        rule = "the usual loop has SGD; drop one of the two"
-        raise UserError(f"--against reference protocol.optimizer={cfg.protocol.optimizer}: {rule}")
-    if against == "reference" and cfg.dataset.source == "imagenet":
-        raise UserError(
-            f"--against reference dataset={cfg.dataset.name}: the usual loop takes decoded images; "
-            "--images compares the ways to read these"
-        )
-    if against == "plain":
-        others[PLAIN] = dataclasses.replace(cfg, fast=False), None
-    elif against == "reference":
-        kind = "cuda" if set_up_device(cfg).type == "cuda" else "cpu"
-        others = {f"reference, {workers} workers": (cfg, workers) for workers in WORKERS[kind]}
+    batch, others = cfg.protocol.batch_size, _other_loops(cfg, against)
     rates: dict[str, list[float]] = {name: [] for name in (FAST, *others)}
     limits: list[dict[str, float]] = []
     with ExitStack() as stack:
@@ -119,6 +105,24 @@ def bench(cfg: Config, *, against: str | None, rounds: int, steps: int) -> dict[
         result["reference"] = best
         result["ratio"] = statistics.median(a / b for a, b in zip(rates[FAST], rates[best], strict=True))
     return result
+
+
+def _other_loops(cfg: Config, against: str | None) -> dict[str, tuple[Config, int | None]]:
+    """By name: the settings of a loop, and the workers of the usual one's DataLoader."""
+    if against == "plain":
+        return {PLAIN: (dataclasses.replace(cfg, fast=False), None)}
+    if against is None:
+        return {}
+    if cfg.protocol.optimizer != "sgd":
+        rule = "the usual loop has SGD; drop one of the two"
+        raise UserError(f"--against reference protocol.optimizer={cfg.protocol.optimizer}: {rule}")
+    if cfg.dataset.source == "imagenet":
+        raise UserError(
+            f"--against reference dataset={cfg.dataset.name}: the usual loop takes decoded images; "
+            "--images compares the ways to read these"
+        )
+    kind = "cuda" if set_up_device(cfg).type == "cuda" else "cpu"
+    return {f"reference, {workers} workers": (cfg, workers) for workers in WORKERS[kind]}
 
 
 def growth(overrides: Sequence[str], *, config_dir: Path | None = None, steps: int) -> dict[str, Any]:

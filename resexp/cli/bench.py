@@ -3,6 +3,7 @@
 import argparse
 import statistics
 from pathlib import Path
+from typing import Any
 
 from resexp import UserError
 
@@ -71,7 +72,7 @@ def bench(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_bench(result: dict) -> None:
+def _print_bench(result: dict[str, Any]) -> None:
     from resexp.console import print_table
 
     title = (
@@ -120,7 +121,7 @@ def _print_bench(result: dict) -> None:
         print(f"{result['ratio']:.2f} times the {result['reference']}")
 
 
-def _print_images(result: dict) -> None:
+def _print_images(result: dict[str, Any]) -> None:
     from resexp.console import print_table
 
     rows = [
@@ -140,7 +141,7 @@ def _print_images(result: dict) -> None:
         )
 
 
-def _growth_rows(points: list[dict]) -> list[list[str]]:
+def _growth_rows(points: list[dict[str, Any]]) -> list[list[str]]:
     return [
         [
             f"{p['value']:,}",

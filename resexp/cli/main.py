@@ -33,7 +33,7 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command(runs.train_net, "train one net; the same command goes on where it stopped", WITH_SETTINGS),
+    "train": Command(runs.train_net, "train one net; the same command resumes where it stopped", WITH_SETTINGS),
     "sweep": Command(
         sweeps.sweep, "train many nets side by side, then draw and tabulate them", WITH_LISTS, sweeps.sweep_arguments
     ),

@@ -5,7 +5,7 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resexp import UserError
 
@@ -53,7 +53,7 @@ def train_net(args: argparse.Namespace) -> int:
     return code
 
 
-def _report(cfg: "Config", summary: dict) -> None:
+def _report(cfg: "Config", summary: dict[str, Any]) -> None:
     """How a run ended, on stdout; what to do about a run that diverged, on stderr."""
     from resexp.runs.reader import Status
 
@@ -65,7 +65,7 @@ def _report(cfg: "Config", summary: dict) -> None:
         print(f"resexp: {where}; {kept}; try a smaller protocol.lr", file=sys.stderr)
 
 
-def result_line(cfg: "Config", summary: dict) -> str:
+def result_line(cfg: "Config", summary: dict[str, Any]) -> str:
     from resexp.runs.reader import Status
     from resexp.studies.tables import published_like
 
@@ -77,7 +77,7 @@ def result_line(cfg: "Config", summary: dict) -> str:
     if known := published_like(dataclasses.asdict(cfg)):
         parts.append(f"published {known}% ({known.source})")
     if summary["status"] == Status.INTERRUPTED:
-        parts.append("the same command goes on")
+        parts.append("the same command resumes")
     return "; ".join(parts)
 
 

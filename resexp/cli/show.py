@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from resexp.config import Study
     from resexp.studies.claims import Verdict
     from resexp.studies.finding import Finding
+    from resexp.studies.groups import Group
 
 
-def draw(groups: list, path: Path, *, title: str, note: str, study: "Study | None") -> None:
+def draw(groups: "list[Group]", path: Path, *, title: str, note: str, study: "Study | None") -> None:
     """The figure as PNG and SVG, and the table as Markdown beside it and on stdout."""
     from resexp.console import markdown_table, print_table
     from resexp.figures.study import draw_gaps, draw_study
@@ -35,7 +36,7 @@ def draw(groups: list, path: Path, *, title: str, note: str, study: "Study | Non
     print("figure: " + ", ".join(map(str, written)))
 
 
-def show_verdicts(study: "Study", groups: list) -> "list[Verdict]":
+def show_verdicts(study: "Study", groups: "list[Group]") -> "list[Verdict]":
     """Print the verdicts, and how far the errors are from published means."""
     from resexp.console import print_table
     from resexp.studies.claims import judge

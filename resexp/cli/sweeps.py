@@ -10,8 +10,11 @@ from resexp import UserError
 from resexp.cli.show import draw, show_verdicts
 
 if TYPE_CHECKING:
-    from resexp.config import Study
+    from resexp.config import Config, Study
+    from resexp.studies.groups import Group
     from resexp.sweep.plan import Sweep
+
+    Jobs = list[tuple[list[str], Config]]
 
 MEASURED_STEPS = 4  # of a training, several times: about ten seconds for a net of 20 layers
 
@@ -63,7 +66,7 @@ def study(args: argparse.Namespace) -> int:
     return _sweep_exit_code(sweep) or int(any(verdict.word == Outcome.FAILS for verdict in verdicts))
 
 
-def _launch(jobs: list, args: argparse.Namespace) -> "Sweep | None":
+def _launch(jobs: "Jobs", args: argparse.Namespace) -> "Sweep | None":
     """Run all jobs where the launcher says; None if they were only submitted, or only shown."""
     from resexp.console import stdout
     from resexp.sweep import slurm
@@ -88,7 +91,7 @@ def _launch(jobs: list, args: argparse.Namespace) -> "Sweep | None":
     return None
 
 
-def _say_how_long(jobs: list) -> None:
+def _say_how_long(jobs: "Jobs") -> None:
     """Before a sweep of hours: how many, from a measurement of its smallest net now."""
     from resexp.console import message
     from resexp.runs.progress import duration
@@ -106,11 +109,11 @@ def _say_how_long(jobs: list) -> None:
     if left is not None:
         message(
             f"about {duration(left)} for {len(todo)} runs one after another, by {cfg.model.name}'s "
-            f"{point['images_per_s']:,.0f} images/s here now; it may be stopped and goes on"
+            f"{point['images_per_s']:,.0f} images/s here now; you can stop it, and the same command resumes"
         )
 
 
-def _show_sweep(sweep: "Sweep", *, title: str, stem: str, study: "Study | None" = None) -> list:
+def _show_sweep(sweep: "Sweep", *, title: str, stem: str, study: "Study | None" = None) -> "list[Group]":
     """Figure, table, and what is left. Returns the groups of runs."""
     from resexp.runs.progress import duration
     from resexp.runs.reader import CONFIG
@@ -131,7 +134,7 @@ def _show_sweep(sweep: "Sweep", *, title: str, stem: str, study: "Study | None" 
         steps = sum(job.cfg.protocol.steps - job.run.step for job in sweep.unfinished)
         print(
             f"left: {len(sweep.unfinished)} of {len(sweep.jobs)} runs, {steps:,} steps, {time_left}; "
-            "the same command goes on",
+            "the same command resumes",
             file=sys.stderr,
         )
     return groups

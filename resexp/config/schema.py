@@ -30,19 +30,19 @@ class DatasetConfig:
 
     name: str = setting(doc="its name in tables and run folders")
     about: str = setting("", doc="what it is, in one line for the lists", decides=False)
-    source: str = setting(doc="digits, cifar10, cifar100, imagefolder, synthetic")
+    source: str = setting(doc="digits, cifar10, cifar100, imagenet, imagefolder, synthetic")
     root: str | None = setting(None, doc="folder of the images; null: the variable RESEXP_DATA", decides=False)
     download: bool = setting(False, doc="fetch and verify the official archive if it is missing", decides=False)
     image_size: int | None = setting(
         None, doc="imagefolder: resize the short side, crop the centre; cifar: average to it; synthetic: side"
     )
     examples: int | None = setting(None, doc="synthetic: training images")
-    classes: int | None = setting(None, doc="imagenet: only the first so many wnids")
+    classes: int | None = setting(None, doc="imagenet: number of wnids, from the first")
     wnids: list[str] = setting([], doc="imagenet: only these, as in [n01443537,n01629819]")
     wnid_file: str | None = setting(
         None, doc="imagenet: a file of wnids, one per line, for dataset.wnids", decides=False
     )
-    images_per_class: int | None = setting(None, doc="imagenet: only so many training images of each class")
+    images_per_class: int | None = setting(None, doc="imagenet: number of training images per class")
     pack: str | None = setting(None, doc="imagenet: folder of the packs; null: the cache folder", decides=False)
     pack_gb: float = setting(
         8.0, doc="imagenet: up to this size images are decoded once into a pack; 0: always streamed", decides=False
@@ -74,7 +74,7 @@ class DatasetConfig:
         for key in ("image_size", "examples", "classes", "images_per_class"):
             value = getattr(self, key)
             check(value is None or value >= 1, f"dataset.{key}", value, "must be at least 1")
-        check("/" not in self.name and bool(self.name), "dataset.name", self.name, "a plain word, please")
+        check("/" not in self.name and bool(self.name), "dataset.name", self.name, "must not be empty or contain /")
 
 
 VIEWS = ("centre", "ten-crop", "multi-scale")
@@ -96,13 +96,13 @@ class ProtocolConfig:
     momentum: float = setting(0.9, doc="SGD momentum")
     weight_decay: float = setting(0.0, doc="L2 penalty on all parameters; adamw: decoupled")
     warmup_depth: int | None = setting(None, doc="nets of at least this depth warm up; null: none does")
-    warmup_steps: int = setting(0, doc="every net warms up for so many steps; 0: only those of warmup_depth")
+    warmup_steps: int = setting(0, doc="steps of warm-up for every net; 0: only for nets of warmup_depth")
     warmup_lr: float = setting(0.01, doc="learning rate of the warm-up")
     warmup_error: float = setting(
-        80.0, doc="that of warmup_depth ends when the mean error (%) of warmup_window batches is below this"
+        80.0, doc="the warm-up of deep nets ends when the mean error (%) of warmup_window batches is below this"
     )
     warmup_window: int = setting(100, doc="batches in that mean")
-    warmup_limit: int = setting(4000, doc="and after so many steps at the latest")
+    warmup_limit: int = setting(4000, doc="and after this many steps at the latest")
     normalize: str = setting(
         "pixel-mean",
         doc="pixel-mean: subtract the training images' mean at each pixel; channel: their mean and standard deviation "
@@ -120,7 +120,7 @@ class ProtocolConfig:
     plateau_window: int | None = setting(
         None, doc="steps of a window of training error; the rate drops when windows get no better; null: lr_drops alone"
     )
-    plateau_points: float = setting(0.3, doc="a window is better that is lower by so many points")
+    plateau_points: float = setting(0.3, doc="points by which a better window must be lower")
     plateau_patience: int = setting(2, doc="windows in a row that are no better, before a drop")
     plateau_drops: int = setting(2, doc="drops by plateaus, at most")
     final_view: str = setting("centre", doc="imagenet: at the last step test also on ten-crop or multi-scale")
@@ -188,7 +188,7 @@ class LauncherConfig:
 
     name: str = setting("local", doc="local: side by side here; slurm: as jobs of a cluster")
     partition: str | None = setting(None, doc="slurm: null: the cluster's default")
-    hours: float = setting(24.0, doc="slurm: time limit of a job; one that reaches it saves, requeues and goes on")
+    hours: float = setting(24.0, doc="slurm: time limit of a job; one that reaches it saves, requeues and resumes")
     nodes: int = setting(1, doc="slurm: machines of a run")
     gpus: int = setting(0, doc="slurm: GPUs of a machine")
     processes: int = setting(1, doc="slurm: processes of a run on each machine, usually one per GPU")

@@ -91,5 +91,5 @@ def first_tap(side: Tensor, resized: Tensor, start: Tensor) -> Tensor:
 
 
 def taps_needed(side: int, scale: float, crop: int) -> int:
-    """How many old pixels ``crop`` new ones read at most, of ``side`` there are; ``scale`` is old over new."""
+    """How many old pixels, out of ``side``, ``crop`` new ones read at most; ``scale`` is old over new."""
     return min(side, int(crop * scale + 2 * max(scale, 1.0)) + 3)

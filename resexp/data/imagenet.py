@@ -58,9 +58,9 @@ def load_imagenet(
     """Training images of ``root/train``, test images of ``root/val``, packed or streamed.
 
     :param image_size: side of the crops, 224 by default.
-    :param classes: only the first so many wnids.
+    :param classes: number of wnids, from the first.
     :param wnids: only these.
-    :param images_per_class: only the first so many training images of each class, in the order of their hashes.
+    :param images_per_class: number of training images of each class, in the order of their hashes.
     :param pack: folder of the packs; None: the cache folder.
     :param pack_gb: images that would take more than this are streamed from their files; 0 streams all.
     :param workers: processes that decode streamed images; None: one per core.

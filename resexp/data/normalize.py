@@ -80,7 +80,8 @@ def channel_statistics(images: Tensor) -> Tensor:
 def colour_components(images: Tensor) -> Tensor:
     """Rows: the principal components of the pixels' colours, each as long as the standard deviation along it: (3, 3).
 
-    Krizhevsky et al. 2012, Sec. 4.1, speak of eigenvalues; of variances, a tenth would be far beyond white.
+    Krizhevsky et al. 2012, Sec. 4.1, say eigenvalues. Taken as variances of pixels up to 255, a tenth of them would
+    shift colours far beyond white, so we take the standard deviations.
     """
     colours = images.transpose(0, 1).flatten(1)[:, ::7].double() / 255  # every seventh pixel is plenty
     values, vectors = torch.linalg.eigh(torch.cov(colours))

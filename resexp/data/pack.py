@@ -1,6 +1,7 @@
 """A pack: images decoded once into one memory-mapped file of uint8, each in its own size, and how batches come out."""
 
 import contextlib
+import functools
 import json
 import os
 import time
@@ -152,13 +153,7 @@ def write_pack(
 
     Written under another name and moved into place; a header of zeros marks one that was not finished.
     """
-
-    def decode(file: Path) -> np.ndarray:
-        image = read_image(file)
-        if min(image.size) > longest:
-            image = image.resize(shorter_side_to(longest, *image.size), Image.Resampling.BILINEAR)
-        return np.asarray(image)
-
+    decode = functools.partial(_decode, longest=longest)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     sides = np.empty((len(files), 2), dtype=np.int64)
     began = time.monotonic()
@@ -196,6 +191,14 @@ def write_pack(
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _decode(file: Path, *, longest: int) -> np.ndarray:
+    """uint8 (h, w, 3)."""
+    image = read_image(file)
+    if min(image.size) > longest:
+        image = image.resize(shorter_side_to(longest, *image.size), Image.Resampling.BILINEAR)
+    return np.asarray(image)
 
 
 def read_pack(path: Path, *, fingerprint: str, crop: int) -> Pack:

@@ -62,7 +62,7 @@ class Source(Protocol):
         """Some of the images, in their order."""
 
     def draw(self, count: int, augmentation: Augmentation, generator: torch.Generator) -> Drawn:
-        """Random crops for so many images: tensors whose first dimension is the image."""
+        """Random crops for ``count`` images: tensors whose first dimension is the image."""
 
     def prepare(self, drawn: Iterable[Drawn], augmentation: Augmentation) -> Generator[Drawn, None, None]:
         """Each batch's indices (N,) and crops, as ``batch`` takes them; may read ahead."""

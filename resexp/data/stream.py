@@ -9,6 +9,7 @@ import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ Task = tuple[int, list[float]]  # an image, and its place as in ``draw_places``
 class Stream:
     """Images in files, seen through crops.
 
-    :param files: bytes (N,): paths, in one array, so that a million of them are no million objects in each worker.
+    :param files: bytes (N,): paths, in one array: a million of them must not be a million objects in each worker.
     :param labels: int64 (N,).
     :param crop: side of the crops.
     :param workers: processes that decode.
@@ -106,7 +107,7 @@ class Stream:
         """Centre crops of the first images, uint8 (n, 3, crop, crop): a random sample, for the mean."""
         return torch.cat([crops[0] for crops, _ in self.take(slice(SAMPLE)).views("centre", EVAL_BATCH)])
 
-    def _loader(self, images: TorchDataset, batches: Iterable[list]) -> Iterator[Tensor]:
+    def _loader(self, images: TorchDataset[Any], batches: Iterable[list[Any]]) -> Iterator[Tensor]:
         import torchvision.transforms.v2.functional  # noqa: F401  before the workers: each would take seconds for it
 
         loader = DataLoader(
@@ -141,7 +142,7 @@ def _cut(image: Tensor, offsets: Sequence[int], crop: int) -> Tensor:
     return image[:, top : top + crop, left : left + crop]
 
 
-class _Crops(TorchDataset):
+class _Crops(TorchDataset[Tensor]):
     def __init__(self, files: np.ndarray, crop: int, scales: tuple[int, int]) -> None:
         self.files, self.crop, self.scales = files, crop, scales
 
@@ -154,7 +155,7 @@ class _Crops(TorchDataset):
         return cut.flip(2) if place[3] else cut
 
 
-class _Views(TorchDataset):
+class _Views(TorchDataset[Any]):
     def __init__(self, files: np.ndarray, crop: int, view: str) -> None:
         self.files, self.crop, self.view = files, crop, view
 

@@ -63,15 +63,19 @@ def draw_curves(
         height = figure.get_figheight()
         figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
         figure.tight_layout(rect=(0, below / height, 1, 1))
-        styles = [
-            Line2D([], [], color="0.2", linewidth=0.9, linestyle=DASHED, label="training error"),
-            Line2D([], [], color="0.2", linewidth=2, label="test error"),
-            Line2D([], [], color="0.8", linewidth=0.8, label="learning rate ÷ 10"),
-        ]
         anchor = (0.005, (below - 0.34) / height)
-        figure.legend(handles=styles, loc="lower left", ncols=3, bbox_to_anchor=anchor, borderaxespad=0.2)
+        figure.legend(handles=_styles(), loc="lower left", ncols=3, bbox_to_anchor=anchor, borderaxespad=0.2)
         figure.text(0.012, 0.08 / height, "\n".join(lines), fontsize=7, color="0.25", va="bottom")
         return write(figure, path)
+
+
+def _styles() -> list[Line2D]:
+    """The key of what the kinds of lines are."""
+    return [
+        Line2D([], [], color="0.2", linewidth=0.9, linestyle=DASHED, label="training error"),
+        Line2D([], [], color="0.2", linewidth=2, label="test error"),
+        Line2D([], [], color="0.8", linewidth=0.8, label="learning rate ÷ 10"),
+    ]
 
 
 def _draw_panel(axes: Axes, groups: Sequence[Group], colours: dict[str, str]) -> tuple[float, float]:

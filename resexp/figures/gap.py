@@ -14,7 +14,7 @@ from resexp.figures.style import STYLE, shades, write
 from resexp.studies.groups import Group, describe_runs, matches
 from resexp.studies.published import published_pair
 
-POINTS = 8  # at so many parts of the runs' length the gap is shown
+POINTS = 8  # parts of the runs' length at which the gap is shown
 SPLITS = {"train": "training error", "test": "test error"}
 
 

@@ -170,8 +170,12 @@ class Block(nn.Module):
         sums = connection is None or (isinstance(connection, Add) and connection.dropout == 0)
         if survival < 1 and not isinstance(connection, Connection):
             raise ValueError("stochastic depth needs a shortcut to take the place of the block")
-        # Then the last batch norm, the sum and the ReLU are one operation.
-        self.fuses = order == "original" and sums and transform.gate is None and survival == 1
+        self._is_original = order == "original" and sums and transform.gate is None
+
+    @property
+    def fuses(self) -> bool:
+        """Whether the last batch norm, the sum and the ReLU are one operation."""
+        return self._is_original and self.survival == 1
 
     def forward(self, x: Tensor) -> Tensor:
         if self.before is not None:

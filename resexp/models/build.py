@@ -37,12 +37,17 @@ def build_model(
         net = builder_of(family)(
             settings, image_shape=image_shape, classes=classes, activation_checkpointing=activation_checkpointing
         )
-    for module in net.modules():
-        if isinstance(module, BatchNorm | Conv3x3):
-            module.fast = fast
+    use_kernels(net, fast)
     if not next(net.parameters()).is_meta:
         he_init(net, torch.Generator().manual_seed(seed))
     return net
+
+
+def use_kernels(net: nn.Module, fast: bool) -> None:
+    """Take our kernels where they apply, or torch's own operations, which can be differentiated twice."""
+    for module in net.modules():
+        if isinstance(module, BatchNorm | Conv3x3):
+            module.fast = fast
 
 
 def builder_of(family: str) -> Callable[..., nn.Module]:

@@ -54,7 +54,7 @@ def mlp(knobs: Knobs, side: int, checkpointing: bool) -> float:
 
 
 def _halving(kept: Sequence[tuple[float, int]], side: int, checkpointing: bool) -> float:
-    """Of stages whose blocks keep so many floats per pixel, each stage at half the side of the one before."""
+    """Of stages of (floats per pixel of a block, blocks), each stage at half the side of the one before."""
     floats = 0.0
     for index, (channels, count) in enumerate(kept):
         held: float = count

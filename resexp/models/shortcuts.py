@@ -18,8 +18,8 @@ from resexp.models.norm_relu import BatchNorm
 class ZeroPad(nn.Module):
     """Option A: every ``stride``-th pixel, and new channels of zeros. No parameters.
 
-    :param padding: ``"end"``: the zeros follow the channels of x; ``"both"``: half of them come before. Up to an order
-        of the channels the two are one net.
+    :param padding: ``"end"``: the zeros follow the channels of x; ``"both"``: half of them come before. The
+        two are equivalent up to a permutation of the channels.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, padding: str = "end") -> None:

@@ -127,12 +127,16 @@ def write_report(output_dir: Path, path: Path, config_dir: Path | None = None) -
         ANSWER_COLUMNS=ANSWER_COLUMNS,
         MACHINE_COLUMNS=MACHINE_COLUMNS,
     )
+    _write(path, text)
+    return len(shown)
+
+
+def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); name another file with --out") from None
-    return len(shown)
 
 
 def _study_section(found: StudyRuns, machines: Machines) -> Section:

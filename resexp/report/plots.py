@@ -81,7 +81,7 @@ def panel(panel: Panel) -> dict[str, Any]:
 
 
 def _kept(count: int) -> list[int]:
-    """The indices of at most ``POINTS`` of so many points, the first and the last among them."""
+    """The indices of at most ``POINTS`` of ``count`` points, the first and the last among them."""
     return sorted({round(i) for i in np.linspace(0, count - 1, min(count, POINTS))}) if count else []
 
 

@@ -55,7 +55,7 @@ class Verdict:
     """A claim, what was measured, and what follows from it.
 
     :param word: holds or does NOT hold if the interval lies inside the claim's bounds, or outside; undecided
-        if it reaches to one; as claimed, or against, for one seed on a side; open while a side has no run.
+        if it contains a bound; as claimed, or against, for one seed on a side; open while a side has no run.
     :param needed: seeds on each side that decide an undecided claim in 80 of 100 cases, if effect and spread are those
         seen; None: more than 1,000, or too few seeds to say.
     :param even: seeds that decide it in half of the cases.

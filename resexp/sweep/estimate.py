@@ -36,7 +36,7 @@ def estimate_left(jobs: Sequence[Job], now: Mapping[str, float] | None = None) -
     :param now: images/s of nets just measured on the first job's images; it takes the place of the folder's.
     """
     macs = {net.name: net.macs for net in catalog.NAMED}
-    measured: dict[tuple, dict[str, float]] = {}
+    measured: dict[tuple[Any, ...], dict[str, float]] = {}
     if now:
         measured[_cost_key(dataclasses.asdict(jobs[0].cfg))] = dict(now)
     for run in () if now else find_runs(jobs[0].cfg.run_dir.parent):
@@ -58,7 +58,7 @@ def estimate_left(jobs: Sequence[Job], now: Mapping[str, float] | None = None) -
     return total
 
 
-def _cost_key(config: dict[str, Any]) -> tuple:
+def _cost_key(config: dict[str, Any]) -> tuple[Any, ...]:
     """What images/s depend on besides the net."""
     dataset, protocol = config["dataset"], config["protocol"]
     return (

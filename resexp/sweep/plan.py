@@ -30,7 +30,7 @@ class Job:
 
     overrides: list[str]
     cfg: Config
-    process: subprocess.Popen | None = None
+    process: subprocess.Popen[bytes] | None = None
     log: TextIO | None = None
     announced: bool = False
     began: float = 0.0

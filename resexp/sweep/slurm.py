@@ -40,7 +40,7 @@ ACTIVE = {
     "SPECIAL_EXIT",
 }
 POLL_SECONDS = 5.0
-TIMEOUTS = 1000  # how often a job may reach its time limit and go on
+TIMEOUTS = 1000  # how often a job may reach its time limit and resume
 FIRST_PORT, PORTS = 20_000, 20_000  # the processes of one job meet at a port that its number gives
 
 
@@ -52,7 +52,7 @@ class TrainJob:
 
     def __init__(self, words: Sequence[str], run_dir: Path, folder: Path) -> None:
         self.words, self.run_dir, self.folder = list(words), run_dir, folder
-        self.process: subprocess.Popen | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
         self.run_dir.mkdir(parents=True, exist_ok=True)
