@@ -10,14 +10,17 @@ from torch import Tensor, nn
 class Optimizer:
     """What the two optimisers share: the parameters, and a rate that a recorded step reads on the GPU.
 
-    Both do what torch.optim's do without its import of the compiler, which takes longer than a thousand updates of a
-    small net. ``fused`` means one operation for all parameters; the numbers stay the same up to rounding.
+    Why not torch.optim's: making one imports torch's compiler, which takes longer than a thousand steps of a small net.
+    ``fused`` asks for the one operation for all parameters that torch.optim's fused ones call, too. It has no public
+    name, so a torch without it takes the public operations one by one; the numbers stay the same up to rounding.
     """
+
+    operation: str  # torch's, for all parameters
 
     def __init__(self, parameters: Iterable[nn.Parameter], *, weight_decay: float, fused: bool) -> None:
         self.parameters: list[Tensor] = list(parameters)
         self.weight_decay = weight_decay
-        self.fused = fused
+        self.fused = fused and hasattr(torch, self.operation)
         self._lr = 0.0
         device = self.parameters[0].device
         # A recorded step reads the present rate from here.
@@ -69,6 +72,8 @@ class SGD(Optimizer):
     The decay falls on every parameter, batch norm's too, as in the authors' framework.
     """
 
+    operation = "_fused_sgd_"
+
     def __init__(
         self, parameters: Iterable[nn.Parameter], *, momentum: float, weight_decay: float, fused: bool = False
     ) -> None:
@@ -104,6 +109,8 @@ class SGD(Optimizer):
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, Algorithm 2), as transformers are trained."""
 
+    operation = "_fused_adamw_"
+
     def __init__(
         self,
         parameters: Iterable[nn.Parameter],
@@ -127,7 +134,8 @@ class AdamW(Optimizer):
     def step(self) -> None:
         gradients = self.gradients()
         (beta1, beta2), eps = self.betas, self.eps
-        torch._foreach_add_(self.steps, 1)
+        for count in self.steps:
+            count.add_(1)
         if self.fused:
             torch._fused_adamw_(
                 self.parameters,

@@ -191,6 +191,7 @@ def write(name: str, value: Any) -> None:
 
 
 def compute() -> dict[str, Any]:
+    """All of them."""
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         os.environ["RESEXP_CACHE"] = str(folder / "cache")
@@ -200,13 +201,15 @@ def compute() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    # --write names verdicts: only these; a new study adds names, and its reference runs add verdicts
     computed = compute()
     for kind in ("nets", "steps"):
         known = read(kind) if (HERE / f"{kind}.json").is_file() else {}
         computed[kind] = {**known, processor(): computed[kind]}
     if "--write" in sys.argv:
-        for kind, value in computed.items():
-            write(kind, value)
+        chosen = sys.argv[sys.argv.index("--write") + 1 :] or list(computed)
+        for kind in chosen:
+            write(kind, computed[kind])
     else:
         changed = [kind for kind, value in computed.items() if value != read(kind)]
         print("changed: " + ", ".join(changed) if changed else "all as committed")

@@ -34,7 +34,7 @@ from resexp.analysis import relu_collapse as collapse
 from resexp.analysis import shattering as shatter
 from resexp.analysis.labels import label_of
 from resexp.analysis.responses import layer_responses
-from resexp.analysis.runner import ANALYSES
+from resexp.analysis.runner import ANALYSES, load_analysis, subject_of
 from resexp.analysis.subject import (
     Trained,
     about,
@@ -44,6 +44,7 @@ from resexp.analysis.subject import (
     log_probabilities,
     read_weights,
     replaced,
+    told_apart,
 )
 from resexp.build import build_net, load_data
 from resexp.cli import main
@@ -673,6 +674,16 @@ def run_of(runs: Path, net: str) -> str:
     return str(next((runs / "runs").glob(f"{net}-*")))
 
 
+def test_nets_of_one_name_get_labels_of_their_own(subject: Subject) -> None:
+    """Under one label the second would take the place of the first in what an analysis compares."""
+    words = (["seed=0"], ["seed=1"], ["seed=0", "model.width=8"], ["seed=0", "model.width=8"])
+    nets = [subject("model=resnet8", *more) for more in words]
+    told = [net.label for net in told_apart([*nets, subject("model=plain8")])]
+    first = "resnet8 width 4"
+    assert told == [f"{first} seed 0", f"{first} seed 1", "resnet8 width 8 no. 3", "resnet8 width 8 no. 4", "plain8"]
+    assert [net.label for net in told_apart([nets[0]])] == ["resnet8"]
+
+
 SMALL = {
     "lesion": ["repeats=1", "swaps=2", "images=50"],
     "ensemble": ["members=2", "images=50"],
@@ -695,19 +706,20 @@ NETS = {"forward": ["preresnet8"], "paths": ["preresnet8"], "convergence": ["pla
 def test_every_analysis_leaves_a_figure_a_table_and_numbers(
     analysis: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    alone = analysis in ("shattering", "relu-collapse", "recurrent")
+    alone = subject_of(load_analysis(analysis)) is None
     words = [] if alone else [run_of(runs, net) for net in NETS.get(analysis, ["plain8", "preresnet8"])]
+    small = SMALL.get(analysis, [])
     if analysis == "ensemble":
         words = [run_of(runs, "resnet8")]
-    assert main(["analyze", analysis, *words, *SMALL[analysis], "--name", "mine", f"output_dir={tmp_path}"]) == 0
+    assert main(["analyze", analysis, *words, *small, "--name", "mine", f"output_dir={tmp_path}"]) == 0
     out = capsys.readouterr()
     folder = tmp_path / "analysis"
     assert {path.name for path in folder.iterdir()} == {f"mine.{end}" for end in ("json", "md", "png", "svg")}
     found = finding.read(folder / "mine.json")
     assert found.analysis == analysis and found.rows and found.panels and found.versions["torch"]
     assert found.title in out.out and "seed" in found.about + str(found.settings) + " ".join(r.what for r in found.rows)
-    key, _, value = SMALL[analysis][0].partition("=")
-    assert str(found.settings[key]).strip("[]()").replace(" ", "").rstrip(",") == value
+    for key, _, value in (word.partition("=") for word in small):
+        assert str(found.settings[key]).strip("[]()").replace(" ", "").rstrip(",") == value
     assert found.rows[0].what in (folder / "mine.md").read_text()
 
 

@@ -1,5 +1,7 @@
 """The learning rate is the papers' at every step."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -145,3 +147,21 @@ def test_what_took_no_part_in_a_step_still_decays_and_coasts() -> None:
     optimizer.zero_grad()
     optimizer.step()
     assert torch.allclose(parameter, torch.full((2,), (1 - 1.1) - (0.5 * 1.1 - 0.01)))
+
+
+@pytest.mark.parametrize(("make", "name"), [(SGD, "_fused_sgd_"), (AdamW, "_fused_adamw_")])
+def test_a_torch_without_the_fused_operation_takes_the_public_ones(
+    make: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def weights_after_a_step() -> torch.Tensor:
+        weight = torch.nn.Parameter(torch.linspace(-1, 1, 8))
+        settings = {"momentum": 0.9} if make is SGD else {}
+        optimizer = make([weight], weight_decay=0.1, fused=True, **settings)
+        optimizer.lr = 0.1
+        weight.grad = torch.linspace(0, 1, 8)
+        optimizer.step()
+        return weight.detach()
+
+    fused = weights_after_a_step()
+    monkeypatch.delattr(torch, name)
+    assert torch.allclose(weights_after_a_step(), fused, atol=1e-6)

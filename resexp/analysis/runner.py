@@ -58,19 +58,20 @@ def run_analysis(
     elif weights:
         if wants == "runs":
             raise UserError(f"analyze {name} weights={weights[0]}: takes run folders")
-        from resexp.analysis.subject import read_subject, read_weights
+        from resexp.analysis.subject import read_subject, read_weights, told_apart
 
         folders = [word for word in rest if Path(word).is_dir()]
         words = [word for word in rest if word not in folders and not word.startswith("weights=")]
         cfgs = _configs_of(name, weights, words, config_dir)
         subjects = [read_weights(cfg, Path(file)) for cfg, file in zip(cfgs, weights, strict=True)]
-        found = analyze([*subjects, *(read_subject(read_run(Path(folder))) for folder in folders)], **settings)
+        subjects += [read_subject(read_run(Path(folder))) for folder in folders]
+        found = analyze(told_apart(subjects), **settings)
     else:
         runs = _find_runs(name, rest, nets, output_dir, config_dir, keys)
         if wants == "nets":
-            from resexp.analysis.subject import read_subject
+            from resexp.analysis.subject import read_subject, told_apart
 
-            found = analyze([read_subject(run) for run in runs], **settings)
+            found = analyze(told_apart([read_subject(run) for run in runs]), **settings)
         else:
             found = analyze(runs, **settings)
     return dataclasses.replace(found, settings={**settings_of(analyze), **settings}, versions=versions())

@@ -89,6 +89,21 @@ def _changed(p: ProtocolConfig) -> list[str]:
     return [f"{key}={value}" for key, value in given.items() if value != usual[key] and key not in BESIDE]
 
 
+def told_apart(nets: Sequence[Trained]) -> list[Trained]:
+    """The nets with labels of their own: those of one name are told apart by width, seed, or place in the list."""
+    widths, seeds = [net.cfg.model.width for net in nets], [net.cfg.seed for net in nets]
+    found = list(nets)
+    for word, values in (("width", widths), ("seed", seeds), ("no.", range(1, len(nets) + 1))):
+        of_label: dict[str, set[int | None]] = {}
+        for net, value in zip(found, values, strict=True):
+            of_label.setdefault(net.label, set()).add(value)
+        found = [
+            dataclasses.replace(net, label=f"{net.label} {word} {value}") if len(of_label[net.label]) > 1 else net
+            for net, value in zip(found, values, strict=True)
+        ]
+    return found
+
+
 def read_subject(run: Run) -> Trained:
     """The net of a run's checkpoint. Raises UserError if there is none, or if it is of another net or other images."""
     cfg = dataclasses.replace(config.load_file(run.path / CONFIG), device="auto")

@@ -37,7 +37,7 @@ def sweep(args: argparse.Namespace) -> int:
 
     narrowed = {word for overrides, _ in jobs for word in overrides if word.startswith("model.width=")}
     for word in sorted(narrowed - set(args.overrides)):
-        print(f"{word}: every net is narrowed, for speed; set model.width for another width", file=sys.stderr)
+        print(f"{word}: nets are narrowed, for speed; set model.width for another width", file=sys.stderr)
     sweep = _launch(jobs, args)
     if sweep is None:
         return 0

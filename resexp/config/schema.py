@@ -30,7 +30,7 @@ class DatasetConfig:
 
     name: str = setting(doc="its name in tables and run folders")
     about: str = setting("", doc="what it is, in one line for the lists", decides=False)
-    source: str = setting(doc="digits, cifar10, cifar100, imagenet, imagefolder, synthetic")
+    source: str = setting(doc=", ".join(READERS))
     root: str | None = setting(None, doc="folder of the images; null: the variable RESEXP_DATA", decides=False)
     download: bool = setting(False, doc="fetch and verify the official archive if it is missing", decides=False)
     image_size: int | None = setting(
