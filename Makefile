@@ -19,13 +19,16 @@ demo: install ## plain nets degrade, residual nets do not: trains, draws and jud
 	$(BIN)/resexp study degradation
 
 test: install ## the quick tests: 5 minutes on 2 cores
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not images and not slurm and not browser'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not images and not slurm and not browser and not faults'
 
-test-all: install ## all tests but those on real image files, on a real SLURM and in a browser: 15 minutes
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not images and not slurm and not browser'
+test-all: install ## all tests but those with faults, real image files, a real SLURM or a browser: 15 minutes
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not images and not slurm and not browser and not faults'
+
+test-faults: install ## a disk that fails, kills and power cuts at hundreds of points of a run: 5 minutes
+	$(BIN)/python -m pytest -n 2 -m faults
 
 test-images: install ## the tests on real image files under RESEXP_DATA
-	$(BIN)/python -m pytest -m images
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m images
 
 test-slurm: install ## the tests on a real SLURM of this machine, as root, with slurm-wlm and munge
 	$(BIN)/python -m pytest -m slurm
@@ -53,4 +56,4 @@ tensorboard: install ## TensorBoard on outputs/, with the reference runs
 	$(BIN)/python scripts/write_events.py outputs
 	$(BIN)/tensorboard --logdir outputs
 
-.PHONY: help install demo test test-all test-images test-slurm test-browser lint smoke figures report tensorboard
+.PHONY: help install demo test test-all test-faults test-images test-slurm test-browser lint smoke figures report tensorboard

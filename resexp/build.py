@@ -37,6 +37,10 @@ def load_data(cfg: Config, world: World | None = None) -> Dataset:
     except OSError as error:
         raise UserError(f"{d.name}: cannot read {error.filename}: {error.strerror}") from None
     size, held_out = len(data.train), cfg.protocol.val_size
+    if held_out and data.val:
+        raise UserError(
+            f"protocol.val_size={held_out}: {d.name} has validation images of its own in val/; set protocol.val_size=0"
+        )
     if held_out >= size:
         raise UserError(f"protocol.val_size={held_out}: {d.name} has only {size:,} training images; hold out fewer")
     check_view(cfg.protocol.final_view, cfg.model.family, large=is_large(data))
@@ -84,7 +88,7 @@ def build_state(cfg: Config, data: Dataset, device: torch.device, world: World |
             Order(len(data.train), p.batch_size, order),
             draws,
             augmentation=augmentation_of(p),
-            normalization=normalization_of(data.train, p.normalize),
+            normalization=normalization_of(data.train, p.normalize, p.mean, p.std),
             world=world,
         ),
         noise=Noise(cfg.seed, device, world.rank),

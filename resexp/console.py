@@ -1,5 +1,6 @@
 """What a person reads: results on stdout, progress and messages on stderr, tables that survive a pipe."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 
@@ -14,9 +15,16 @@ def stdout() -> Console:
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False, markup=False)
 
 
+def printable(text: str) -> str:
+    """Text from elsewhere for a terminal: no control characters but line ends, no bytes that are not text."""
+    whole = text.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="backslashreplace")
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in whole)
+
+
 def message(text: str) -> None:
-    """A line on stderr, as it is."""
-    print(text, file=sys.stderr, flush=True)
+    """A line on stderr. A terminal that has been closed does not matter."""
+    with contextlib.suppress(OSError):
+        print(printable(text).replace("\n", "\\n"), file=sys.stderr, flush=True)
 
 
 def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> Table:
@@ -27,7 +35,7 @@ def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str
         numeric = bool(cells) and all(cell[:1].isdigit() or cell[:1] in "+-<>" for cell in cells)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     return table
 
 

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from resexp import UserError
+from resexp.ranks import local_rank, world_size
+from resexp.ranks import rank as this_rank
 
 TIMEOUT = timedelta(minutes=10)  # of a collective: longer than a full evaluation
 
@@ -102,14 +104,14 @@ class World:
 
 def launched_in_parallel() -> bool:
     """Whether a launcher started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return world_size() > 1
 
 
 def join_world(batch_size: int, norm_group: int | None) -> World:
     """Connect to the other processes that torchrun started. Raises UserError if they cannot share the batch."""
     if not launched_in_parallel():
         return World()
-    size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    size, rank = world_size(), this_rank()
     check_shares(size, batch_size, norm_group)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
@@ -122,7 +124,7 @@ def join_world(batch_size: int, norm_group: int | None) -> World:
         raise UserError(
             f"process {rank} of {size} cannot meet the others at {where}: {remedy if taken else reason}"
         ) from None
-    return World(rank, size, int(os.environ.get("LOCAL_RANK", "0")))
+    return World(rank, size, local_rank())
 
 
 def check_shares(size: int, batch_size: int, norm_group: int | None) -> None:

@@ -12,12 +12,13 @@ import torch
 from resexp import RunError, UserError, checkpoint
 from resexp.config import Config, identity, to_yaml
 from resexp.data.dataset import Dataset
+from resexp.data.registry import folder_fingerprint
 from resexp.meter import Diverged, Window, summary_of
 from resexp.models.build import count_macs, count_parameters
 from resexp.models.kernels import load_kernels
 from resexp.parallel import World, join_world, leave_world, lost_a_process
 from resexp.runs.env import write_env
-from resexp.runs.files import write_json, write_text
+from resexp.runs.files import write_checked, write_json, write_text
 from resexp.runs.lock import open_folder
 from resexp.runs.log import MetricsLog
 from resexp.runs.progress import ProgressLine
@@ -39,7 +40,7 @@ class RunFolder:
         self.cfg, self.path, self.world = cfg, path, world
         self.opened = time.perf_counter()
         self.facts: dict[str, Any] = {}  # of net, data and machine, for checkpoint and summary
-        self.log_size = 0
+        self.log_size, self.log_crc32 = 0, None
         self.metrics: MetricsLog | None = None
         self.progress: ProgressLine | None = None
 
@@ -68,7 +69,7 @@ class RunFolder:
                 )
             if saved["world_size"] == self.world.size:
                 threads = saved["threads"]
-            self.log_size = saved["log_size"]
+            self.log_size, self.log_crc32 = saved["log_size"], saved.get("log_crc32")
         self.facts |= {"threads": cfg.threads or threads, "macs": macs, "params": count_parameters(state.net)}
         torch.set_num_threads(self.facts["threads"])
         state.watch.started = self.opened
@@ -98,7 +99,10 @@ class RunFolder:
             fast_paths=paths,
             world_size=self.world.size,
         )
-        self.metrics = MetricsLog(self.path, size=self.log_size, step=state.step, tensorboard=cfg.tensorboard)
+        self.facts["images"] = folder_fingerprint(cfg.dataset.source, cfg.dataset.root)
+        self.metrics = MetricsLog(
+            self.path, size=self.log_size, crc32=self.log_crc32, step=state.step, tensorboard=cfg.tensorboard
+        )
         self.progress = ProgressLine(step=state.step, steps=cfg.protocol.steps)
         for line in self._introduction(state, data, paths):
             self.progress.note(line)
@@ -150,7 +154,8 @@ class RunFolder:
         whole = state.state_dict()
         if self.metrics:
             kept = {key: self.facts[key] for key in ("data", "device", "threads", "world_size")}
-            own = {"identity": identity(self.cfg), "log_size": self.metrics.size(), **kept}
+            log = {"log_size": self.metrics.size(), "log_crc32": self.metrics.crc32()}
+            own = {"identity": identity(self.cfg), **log, **kept}
             checkpoint.save(self.path / CHECKPOINT, {**whole, **own})
 
     def finish(self, state: State, *, diverged_at: int | None, signal: int | None) -> dict[str, Any]:
@@ -171,8 +176,9 @@ class RunFolder:
             "peak_memory_bytes": peak_memory(state.watch.device),
             "signal": signal if status == Status.INTERRUPTED else None,
         }
-        if self.world.is_first:
-            write_json(self.path / SUMMARY, summary)
+        if self.metrics:
+            summary |= {"images": self.facts["images"], "log_crc32": self.metrics.crc32()}
+            write_checked(self.path / SUMMARY, summary)
         self.world.barrier()
         return summary
 
@@ -196,21 +202,29 @@ def open_run(cfg: Config, path: Path) -> Iterator[RunFolder]:
             yield run
         except UserError:
             raise
+        except BrokenPipeError:  # whoever read our output is gone
+            raise
         except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-            kept = " (the last checkpoint is intact)" if (path / CHECKPOINT).is_file() else ""
-            reason = error.strerror or error
-            raise UserError(f"cannot write into {path}: {reason}; make room and repeat{kept}") from error
+            raise UserError(_says_the_disk(path, error)) from error
         except Exception as error:
             if world.is_first:
-                write_json(path / SUMMARY, {"status": Status.FAILED, "error": f"{type(error).__name__}: {error}"})
+                with contextlib.suppress(OSError):
+                    write_json(path / SUMMARY, {"status": Status.FAILED, "error": f"{type(error).__name__}: {error}"})
             if world.size > 1 and lost_a_process(error):
                 raise RunError(_lost(path, world, error)) from error
             raise
         finally:
             run.close()
             leave_world()
+
+
+def _says_the_disk(path: Path, error: OSError) -> str:
+    """One line about what a disk would not do."""
+    kept = " (the last checkpoint is intact)" if (path / CHECKPOINT).is_file() else ""
+    reason = error.strerror or error
+    if error.errno in NO_ROOM:
+        return f"cannot write into {path}: {reason}; make room and repeat{kept}"
+    return f"{error.filename or path}: {reason}; see to the disk and its permissions, and repeat{kept}"
 
 
 def _lost(path: Path, world: World, error: Exception) -> str:

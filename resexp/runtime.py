@@ -4,7 +4,8 @@ import contextlib
 import ctypes
 import os
 import signal
-import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from resexp import UserError
 from resexp.config import Config
+from resexp.console import message
 from resexp.parallel import World, launched_in_parallel
 
 TINY_STEP_MACS = 1e9  # below this many multiply-adds in a forward pass, a second thread costs more than it brings
@@ -77,6 +79,11 @@ def peak_memory(device: torch.device) -> int:
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+PARENT = "RESEXP_PARENT"  # the process id of the sweep that started this one
+PARENT_SECONDS = 1.0  # between two looks whether it is still there
+
+
 @dataclass
 class Stop:
     """Which signal asked this process to stop, if one did."""
@@ -86,10 +93,13 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Turn the first SIGINT, SIGTERM or SIGUSR2 into a request to stop after this step; a second one ends at once."""
+    """Turn the first SIGINT, SIGTERM, SIGHUP or SIGUSR2 into a request to stop after this step; a second ends at once.
+
+    A closed terminal is a SIGHUP, unless nohup has it ignored.
+    """
     stop = Stop()
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-    before = {number: signal.getsignal(number) for number in signals}
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    signals = [number for number, handler in before.items() if handler != signal.SIG_IGN]
 
     def restore() -> None:
         for number, handler in before.items():
@@ -100,14 +110,28 @@ def stop_signals() -> Iterator[Stop]:
         if number == signal.SIGUSR2:  # a cluster's warning comes from more than one side, and is never impatient
             return
         restore()
-        print("stopping after this step, with a checkpoint; once more stops at once", file=sys.stderr)
+        message("stopping after this step, with a checkpoint; once more stops at once")
 
     for number in signals:
         signal.signal(number, request)
+    _stop_with_parent()
     try:
         yield stop
     finally:
         restore()
+
+
+def _stop_with_parent() -> None:
+    """A sweep's run stops, saved, when the sweep is gone: a killed sweep leaves nobody behind who trains on unseen."""
+    parent = os.environ.get(PARENT, "")
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(PARENT_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if parent.isdecimal():
+        threading.Thread(target=watch, daemon=True).start()
 
 
 class CudaGraph:

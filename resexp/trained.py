@@ -9,11 +9,15 @@ from torch import nn
 from resexp import UserError, checkpoint
 from resexp.build import build_net, is_large, load_data, place_net
 from resexp.config import Config
+from resexp.console import message
 from resexp.data.dataset import Dataset
 from resexp.data.normalize import normalization_of
 from resexp.evaluate import Evaluation, check_view, evaluate
 from resexp.runs.reader import CHECKPOINT
 from resexp.runtime import set_up_device
+from resexp.weights import load_weights, names_of
+
+LEARNED = 0.5  # of the error of guessing: a net above it has not learned, or does not compute what it was trained for
 
 
 def load_trained(run_dir: Path, cfg: Config) -> tuple[dict[str, Any], nn.Module, Dataset]:
@@ -38,7 +42,12 @@ def load_with_weights(cfg: Config, weights: Path) -> tuple[nn.Module, Dataset]:
     device = set_up_device(cfg)
     data = load_data(cfg)
     net = build_net(cfg, data)
-    checkpoint.load_weights(net, weights)
+    load_weights(net, weights)
+    if cfg.model.stride_in == "1x1" and "layer1.0.conv3.weight" in names_of(weights):
+        message(
+            f"weights={weights}: named as torchvision's, whose bottlenecks have their stride in the 3x3; "
+            "if these are such, add model.stride_in=3x3"
+        )
     return place_net(net, device), data.to(device)
 
 
@@ -50,12 +59,29 @@ def evaluate_run(run_dir: Path, cfg: Config, *, view: str = "centre") -> tuple[i
 
 def evaluate_weights(cfg: Config, weights: Path, *, view: str = "centre") -> Evaluation:
     """The test error of the configured net with the weights of a file. Raises UserError."""
-    return evaluate_net(cfg, *load_with_weights(cfg, weights), view)
+    net, data = load_with_weights(cfg, weights)
+    found = evaluate_net(cfg, net, data, view)
+    if found.error > LEARNED * 100 * (1 - 1 / len(data.classes)):
+        message(f"weights={weights}: near guessing; check {', '.join(_suspects(cfg))}")
+    return found
+
+
+def _suspects(cfg: Config) -> list[str]:
+    """What most often differs between weights that fit and a net that computes what they were trained for."""
+    model = cfg.model
+    found = ["how images are normalised (protocol.normalize, or protocol.mean and protocol.std)"]
+    if model.shortcut == "A":
+        found.append("where option A puts its zeros (model.zero_padding=both)")
+    if model.shortcut:
+        found.append("the shortcut option (model.shortcut)")
+    if model.stride_in:
+        found.append("the stride of a bottleneck (model.stride_in)")
+    return [*found, "the order of the classes"]
 
 
 def evaluate_net(cfg: Config, net: nn.Module, data: Dataset, view: str) -> Evaluation:
     """The test error of a net in one view. Raises UserError for a view that its images do not have."""
     p = cfg.protocol
     check_view(view, cfg.model.family, large=is_large(data))
-    normalization = normalization_of(data.train, p.normalize)
+    normalization = normalization_of(data.train, p.normalize, p.mean, p.std)
     return evaluate(net, data.test, normalization, precision=p.precision, view=view, scales=p.test_scales)

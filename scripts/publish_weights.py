@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import save_file
 
 from resexp import UserError, config
-from resexp.checkpoint import SAFETENSORS
 from resexp.runs.reader import CONFIG, read_run
 from resexp.trained import evaluate_net, load_trained
+from resexp.weights import SAFETENSORS
 
 MOST_LOST = 0.5  # points of test error, by rounding
 

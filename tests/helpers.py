@@ -51,8 +51,8 @@ def write_reference(output_dir: Path, study: str, words: list[str], **numbers: f
 def end_state(folder: Path) -> dict:
     """All that must be equal at the end of a run: the checkpoint and the log, but for times."""
     saved = checkpoint.load(folder / CHECKPOINT, torch.device("cpu"))
-    for key in ("watch", "log_size"):
-        del saved[key]
+    for key in ("watch", "log_size", "log_crc32"):
+        saved.pop(key, None)
     log = [{key: value for key, value in record.items() if key != "images_per_s"} for record in Run(folder).metrics]
     return {**saved, "log": log}
 

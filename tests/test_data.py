@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -13,10 +14,13 @@ from PIL import Image
 from safetensors import safe_open
 
 from resexp import UserError, config
+from resexp.build import load_data
+from resexp.console import message
 from resexp.data import cifar
 from resexp.data.augment import augment, draw
 from resexp.data.batches import Order
 from resexp.data.dataset import canonical, shrink
+from resexp.data.decode import read_image
 from resexp.data.normalize import Normalization, channel_statistics, pixel_mean
 from resexp.data.registry import build_data
 from resexp.data.root import cache_dir
@@ -330,3 +334,85 @@ def test_our_published_weights_give_their_stated_errors(images: Path, resexp: Ca
         result = resexp("eval", f"weights={file}", f"model={told['net']}", "dataset=cifar10", f"dataset.root={images}")
         assert result.returncode == 0 and told["test_error"] in result.stdout, result.stderr
         assert file.stat().st_size <= 2_000_000
+
+
+# --- folders as people leave them -------------------------------------------------------------------------------------
+
+
+def test_images_are_found_in_subfolders_and_in_every_format_and_the_rest_is_named(
+    make_tree: Tree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = make_tree({"train": {"cat": 2, "dog": 2}, "test": {"cat": 1, "dog": 1}})
+    deep = tree / "train" / "cat" / "2024" / "may"
+    deep.mkdir(parents=True)
+    for name in ("a.gif", "b.jfif", "c.PNG"):
+        Image.new("RGB", (8, 8), "red").save(deep / name, format="png" if name == "c.PNG" else None)
+    (deep / "notes.txt").write_text("no image")
+    (tree / "train" / "cat" / "._0.png").write_bytes(b"what a Mac leaves")
+    for hidden in (".ipynb_checkpoints", "__MACOSX"):
+        (tree / "train" / hidden).mkdir()
+        (tree / "train" / hidden / "x.png").write_bytes(b"")
+    data = build_data("imagefolder", root=str(tree))
+    assert data.classes == ("cat", "dog") and torch.bincount(data.train.labels).tolist() == [5, 2]
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"data set {tree / 'train'}: left out files that are no images: 1 .txt, 1 hidden"]
+
+
+def test_of_three_folders_val_is_for_validation_and_test_for_testing(make_tree: Tree) -> None:
+    tree = make_tree({part: {"cat": count, "dog": count} for part, count in (("train", 3), ("val", 2), ("test", 1))})
+    data = build_data("imagefolder", root=str(tree))
+    assert data.val and [len(split) for split in (data.train, data.val, data.test)] == [6, 4, 2]
+    words = ["dataset=imagefolder", f"dataset.root={tree}", "protocol=smoke"]
+    assert [len(split or ()) for split in (load_data(config.load(words)).val,)] == [4]
+    with pytest.raises(UserError, match=r"protocol\.val_size=2: tree has validation images of its own in val/"):
+        load_data(config.load([*words, "protocol.val_size=2"]))
+
+
+def test_an_accent_written_in_two_ways_is_one_class(make_tree: Tree) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    tree = make_tree({"train": {composed: 2, "dog": 2}, "test": {decomposed: 1, "dog": 1}})
+    assert build_data("imagefolder", root=str(tree)).classes == (composed, "dog")
+    (tree / "train" / decomposed).mkdir()
+    with pytest.raises(UserError, match=f"two folders of the name {composed}; move their images into one"):
+        build_data("imagefolder", root=str(tree))
+
+
+def test_a_name_that_is_no_text_is_read_all_the_same(make_tree: Tree, capsys: pytest.CaptureFixture[str]) -> None:
+    """As archives made on Windows leave them."""
+    tree = make_tree({"train": {"cat": 2, "dog": 2}, "test": {"cat": 1, "dog": 1}})
+    odd = os.fsencode(tree / "train" / "cat") + b"/\xe4\x1b[31m.png"
+    os.rename(os.fsencode(tree / "train" / "cat" / "0.png"), odd)  # noqa: PTH104  pathlib takes no bytes
+    assert len(build_data("imagefolder", root=str(tree)).train) == 4
+    Path(os.fsdecode(odd)).write_bytes(b"broken")
+    with pytest.raises(UserError) as error:
+        build_data("imagefolder", root=str(tree))
+    message(str(error.value))
+    line = capsys.readouterr().err.strip()
+    assert line.isprintable() and "\\xe4\\x1b[31m.png: not a readable image" in line
+
+
+@pytest.mark.parametrize(
+    ("kind", "largest", "white"),
+    [
+        ("uint16", 4095, 4095),
+        ("uint16", 65535, 65535),
+        ("int32", 255, 255),
+        ("float32", 1.0, 1.0),
+        ("float32", 200.0, 255),
+    ],
+)
+def test_an_image_of_many_bits_is_as_bright_as_its_range_says(
+    kind: str, largest: float, white: float, tmp_path: Path
+) -> None:
+    pixels = np.linspace(0, largest, 64).reshape(8, 8).astype(kind)
+    Image.fromarray(pixels).save(tmp_path / "deep.tif")
+    found = np.asarray(read_image(tmp_path / "deep.tif"))
+    assert np.abs(found[..., 0] - pixels.astype(float) * 255 / white).max() <= 1
+
+
+def test_transparent_pixels_are_white(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 4, 4), dtype=np.uint8)
+    pixels[0, 0] = (10, 20, 30, 255)
+    Image.fromarray(pixels).save(tmp_path / "logo.png")
+    found = np.asarray(read_image(tmp_path / "logo.png"))
+    assert found[0, 0].tolist() == [10, 20, 30] and found[1:].min() == 255

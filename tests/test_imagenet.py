@@ -317,6 +317,11 @@ def test_a_pack_of_another_tree_or_half_written_is_refused(tree: Path, tmp_path:
     (folder / "train.pack").write_bytes(bytes(4096) + whole[4096:])
     with pytest.raises(UserError, match="half written, or no pack"):
         load_imagenet(root=tree, image_size=16, pack=str(folder))
+    flipped = bytearray(whole)
+    flipped[5000] ^= 1
+    (folder / "train.pack").write_bytes(flipped)
+    with pytest.raises(UserError, match="damaged"):
+        load_imagenet(root=tree, image_size=16, pack=str(folder))
     (folder / "train.pack").unlink()
     load_imagenet(root=tree, image_size=16, pack=str(folder))
     (tmp_path / "file").write_text("")

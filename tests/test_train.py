@@ -22,7 +22,7 @@ from helpers import TINY, differences, end_state
 from safetensors.torch import save_file
 
 import resexp.train
-from resexp import UserError, checkpoint, config
+from resexp import UserError, checkpoint, config, weights
 from resexp.build import build_net, build_state, can_record, load_data
 from resexp.cli import main
 from resexp.data.normalize import Normalization
@@ -423,7 +423,7 @@ def test_weights_that_do_not_fit_are_refused_at_the_first_tensor(change: Callabl
     net = build_net(cfg, load_data(cfg))
     torch.save(change(weights_of(net)), "theirs.pt")
     with pytest.raises(UserError, match=answer):
-        checkpoint.load_weights(net, Path("theirs.pt"))
+        weights.load_weights(net, Path("theirs.pt"))
 
 
 def test_a_file_that_does_not_hold_weights_is_refused() -> None:
@@ -431,14 +431,14 @@ def test_a_file_that_does_not_hold_weights_is_refused() -> None:
     Path("text.pt").write_text("no tensors")
     for name, answer in (("text.pt", "no file of tensors"), ("nowhere.pt", "No such file")):
         with pytest.raises(UserError, match=answer):
-            checkpoint.load_weights(net, Path(name))
+            weights.load_weights(net, Path(name))
 
 
 def test_safetensors_are_read_by_name_because_their_order_says_nothing() -> None:
     net, other = (build_model(family="resnet", depth=8, width=4, seed=seed) for seed in (0, 1))
     whole = {name: value for name, value in net.state_dict().items() if not name.endswith("num_batches_tracked")}
     save_file(whole, "ours.safetensors")
-    checkpoint.load_weights(other, Path("ours.safetensors"))
+    weights.load_weights(other, Path("ours.safetensors"))
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in whole.items())
     first = next(iter(whole))
     for change, answer in (
@@ -447,7 +447,7 @@ def test_safetensors_are_read_by_name_because_their_order_says_nothing() -> None
     ):
         save_file(whole | change, "theirs.safetensors")
         with pytest.raises(UserError, match=answer):
-            checkpoint.load_weights(other, Path("theirs.safetensors"))
+            weights.load_weights(other, Path("theirs.safetensors"))
     save_file({name: value for name, value in whole.items() if name != first}, "fewer.safetensors")
     Path("text.safetensors").write_text("no tensors")
     for name, answer in (
@@ -456,7 +456,7 @@ def test_safetensors_are_read_by_name_because_their_order_says_nothing() -> None
         ("nowhere", "cannot be read as safetensors"),
     ):
         with pytest.raises(UserError, match=answer):
-            checkpoint.load_weights(other, Path(f"{name}.safetensors"))
+            weights.load_weights(other, Path(f"{name}.safetensors"))
 
 
 def publish(folder: Path) -> subprocess.CompletedProcess:

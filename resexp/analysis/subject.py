@@ -24,11 +24,10 @@ from resexp.models.resnet import Stage
 from resexp.models.vgg import Layer
 from resexp.runs.reader import CONFIG, Run
 from resexp.runtime import choose_threads
-from resexp.trained import load_trained, load_with_weights
+from resexp.trained import LEARNED, load_trained, load_with_weights
 
 BATCH = 500  # images evaluated at once
 JUDGED_ON = 1000  # training images that decide whether a net has learned
-LEARNED = 0.5  # of the error of guessing: a net above it says nothing of what trained nets do
 BESIDE = {"steps", "eval_every", "log_every", "save_seconds"}  # of a protocol: said elsewhere, or of no effect
 
 
@@ -70,7 +69,7 @@ class Trained:
         changed = ", ".join(_changed(p))
         protocol = f"{p.name} with {changed}" if changed else p.name
         if self.weights:
-            return f"weights {self.weights}, {width}data set {d.name}, normalisation {p.normalize}"
+            return f"weights {self.weights}, {width}data set {d.name}, normalisation {p.mean or p.normalize}"
         return f"{width}data set {d.name}, protocol {protocol}, {p.steps:,} steps, seed {self.cfg.seed}"
 
     def images(self, part: str, count: int | None = None) -> tuple[Tensor, Tensor]:
@@ -118,7 +117,8 @@ def read_weights(cfg: Config, weights: Path) -> Trained:
 
 def _trained(cfg: Config, net: nn.Module, data: Dataset, weights: str = "") -> Trained:
     torch.set_num_threads(choose_threads(count_macs(net, data.image_shape) * BATCH))  # not those of the training
-    normalization = normalization_of(data.train, cfg.protocol.normalize)
+    p = cfg.protocol
+    normalization = normalization_of(data.train, p.normalize, p.mean, p.std)
     return Trained(label_of(dataclasses.asdict(cfg.model)), cfg, net.eval(), data, normalization, weights)
 
 

@@ -20,6 +20,11 @@ first steps:
   resexp sweep depth=18,34      plain and residual nets of both depths, side by side
   resexp train --help           every setting with its default
 """
+OLD_FLAGS = {
+    "--output-dir": "write output_dir=DIR",
+    "--local-rank": "start it with torchrun, or with python -m torch.distributed.launch --use-env",
+    "--local_rank": "start it with torchrun, or with python -m torch.distributed.launch --use-env",
+}
 WITH_SETTINGS = "settings in Hydra's grammar: model=plain56 seed=1"
 WITH_LISTS = "settings in Hydra's grammar; lists make runs: depth=18,34 seed=0,1"
 
@@ -81,12 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         command, args = _parse(words)
         return command.run(args)
     except UserError as error:
-        if runs.rank() > 0:  # rank 0 meets the same error and reports it; give it time to
+        if os.environ.get("RANK", "0") not in ("", "0"):  # rank 0 meets the same error and reports it; give it time to
             time.sleep(2)
-        print(f"resexp: error: {error}", file=sys.stderr)
+        _say(f"resexp: error: {error}")
         return 2
     except RunError as error:
-        print(f"resexp: {error}", file=sys.stderr)
+        _say(f"resexp: {error}")
         return 1
     except KeyboardInterrupt:
         print("resexp: stopped", file=sys.stderr)
@@ -94,6 +99,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # resexp models | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _say(line: str) -> None:
+    from resexp.console import message
+
+    message(line)
 
 
 def _parse(words: list[str]) -> tuple[Command, argparse.Namespace]:
@@ -115,7 +126,7 @@ class Parser(argparse.ArgumentParser):
     """argparse, with a mistake answered in one line."""
 
     def error(self, message: str) -> NoReturn:
-        remedy = "write output_dir=DIR" if "--output-dir" in message else f"{self.prog} --help"
+        remedy = next((way for flag, way in OLD_FLAGS.items() if flag in message), f"{self.prog} --help")
         raise UserError(f"{message} ({remedy})")
 
 

@@ -2,12 +2,12 @@
 
 import argparse
 import dataclasses
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resexp import UserError
+from resexp.ranks import rank
 
 if TYPE_CHECKING:
     from resexp.config import Config
@@ -16,21 +16,17 @@ if TYPE_CHECKING:
 EVALUATED = ("test loss", "test error %", "top-5 error %")
 
 
-def rank() -> int:
-    """The rank of this process, where torchrun started several for one run."""
-    return int(os.environ.get("RANK", "0"))
-
-
 def train_net(args: argparse.Namespace) -> int:
     from resexp import config
     from resexp.runs.reader import Run, Status
+    from resexp.stale import refuse_other_images
 
     cfg = config.load(args.overrides, args.config_dir)
     if cfg.launcher.name != "local":
         raise UserError(f"launcher={cfg.launcher.name}: train runs here; resexp sweep hands runs to a launcher")
     run = Run(cfg.run_dir)
-    run.refuse_other_root(cfg.dataset.source, cfg.dataset.root)
-    if run.status == Status.FINISHED:
+    refuse_other_images(run, cfg.dataset)
+    if run.status_to_train == Status.FINISHED:
         if rank() == 0:
             print(f"{cfg.run_dir}: finished already; another seed= is another run", file=sys.stderr)
             print(result_line(cfg, run.summary))
@@ -123,8 +119,16 @@ def _eval_weights(args: argparse.Namespace) -> int:
     cfg = config.load([word for word in args.words if not word.startswith("weights=")], args.config_dir)
     from resexp.trained import evaluate_weights
 
+    p = cfg.protocol
+    how = f"mean {p.mean}, std {p.std or 1}" if p.mean else p.normalize
     found = evaluate_weights(cfg, Path(files[0]), view=args.view)
-    row = [cfg.model.name, cfg.dataset.name, files[0], cfg.protocol.normalize, args.view, *_errors(found)]
+    if not any(word.startswith(("protocol.normalize=", "protocol.mean=")) for word in args.words):
+        print(
+            f"normalisation {how}, by protocol {p.name}; other weights may need protocol.normalize=imagenet, or "
+            "protocol.mean=[...] and protocol.std=[...]",
+            file=sys.stderr,
+        )
+    row = [cfg.model.name, cfg.dataset.name, files[0], how, args.view, *_errors(found)]
     print_table(("net", "data set", "weights", "normalisation", "view", *EVALUATED), [row])
     return 0
 

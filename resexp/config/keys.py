@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -24,6 +26,22 @@ def check(ok: bool, key: str, value: object, rule: str) -> None:
     """Raise UserError ``key=value: rule`` unless ``ok``."""
     if not ok:
         raise UserError(f"{key}={'null' if value is None else value}: {rule}")
+
+
+LONGEST_NAME = 80
+
+
+def check_name(key: str, name: str) -> None:
+    """Raise UserError unless a name may stand in a file's name, a figure and a terminal alike."""
+    ok = 0 < len(name) <= LONGEST_NAME and all(c.isalnum() or c in "._-" for c in name) and name[0] not in ".-"
+    rule = f"a name has at most {LONGEST_NAME} letters, digits, '.', '_' and '-', and does not begin with '.' or '-'"
+    check(ok, key, name, rule)
+
+
+def as_name(text: str) -> str:
+    """The nearest name to any text: ``as_name("my birds (1)")`` -> ``"my-birds-1"``."""
+    plain = unicodedata.normalize("NFC", text)
+    return re.sub(r"[^\w.]+", "-", plain).strip(".-")[:LONGEST_NAME].rstrip(".-") or "images"
 
 
 def check_folder(config_dir: Path | None) -> None:

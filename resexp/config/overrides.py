@@ -1,7 +1,9 @@
 """Overrides in Hydra's grammar, and the lists of a sweep."""
 
+import contextlib
 import functools
 import itertools
+import shlex
 from collections.abc import Iterator, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -36,7 +38,19 @@ def parse_word(text: str) -> Override:
     try:
         return OverridesParser.create().parse_override(text)
     except (OverrideParseException, HydraException):
-        raise UserError(f"cannot read {text!r}: write key=value, as in model=plain56 seed=1") from None
+        raise UserError(f"cannot read {text!r}: {_remedy(text)}") from None
+
+
+def _remedy(text: str) -> str:
+    """How a word must be typed that Hydra cannot read."""
+    key, equals, value = text.partition("=")
+    quoted = f"{key}='" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    odd = next((c for c in value if not (c.isascii() and (c.isalnum() or c in "_-./:%+@?|,"))), None)
+    if equals and odd and "\0" not in value:
+        with contextlib.suppress(OverrideParseException, HydraException):
+            OverridesParser.create().parse_override(quoted)
+            return f"{odd!r} needs quotes; type {shlex.quote(quoted)}"
+    return "write key=value, as in model=plain56 seed=1"
 
 
 def near_key(key: str, keys: Sequence[str]) -> str:

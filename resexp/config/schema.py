@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resexp import UserError
-from resexp.config.keys import check, check_choice, identity, setting
+from resexp.config.keys import as_name, check, check_choice, check_name, identity, setting
 from resexp.config.model import ModelConfig
 from resexp.data.registry import READERS
 
@@ -60,7 +60,7 @@ class DatasetConfig:
             named = self.root is None and (beneath / "train").is_dir()  # RESEXP_DATA may hold several data sets
             self.root = str((beneath if named else Path(folder).expanduser()).resolve())
             if self.name == self.source:
-                self.name = Path(self.root).name
+                self.name = as_name(Path(self.root).name)
         if self.wnid_file:
             self.wnids, self.wnid_file = read_wnids(self.wnid_file), None
         used = {"name", "about", "source", "sweep_width", *READERS[self.source].options}
@@ -74,7 +74,7 @@ class DatasetConfig:
         for key in ("image_size", "examples", "classes", "images_per_class"):
             value = getattr(self, key)
             check(value is None or value >= 1, f"dataset.{key}", value, "must be at least 1")
-        check("/" not in self.name and bool(self.name), "dataset.name", self.name, "must not be empty or contain /")
+        check_name("dataset.name", self.name)
 
 
 VIEWS = ("centre", "ten-crop", "multi-scale")
@@ -108,6 +108,8 @@ class ProtocolConfig:
         doc="pixel-mean: subtract the training images' mean at each pixel; channel: their mean and standard deviation "
         "of each channel; imagenet: torchvision's of ImageNet; none",
     )
+    mean: list[float] = setting([], doc="of each channel, from 0 to 1, in place of normalize: [0.49,0.48,0.45]")
+    std: list[float] = setting([], doc="what divides each channel after the mean is subtracted; []: nothing")
     scales: list[int] = setting(
         [],
         doc="imagenet: shorter side of the image before the crop, drawn between these two, for a crop of 224, and in "
@@ -139,6 +141,7 @@ class ProtocolConfig:
             for key in keys:
                 check(getattr(self, key) >= bound, f"protocol.{key}", getattr(self, key), f"must be at least {bound}")
 
+        check_name("protocol.name", self.name)
         at_least(1, "steps", "eval_every", "log_every", "warmup_window", "warmup_limit")
         at_least(2, "batch_size")  # batch norm has no variance of one image
         at_least(
@@ -178,6 +181,11 @@ class ProtocolConfig:
         )
         check_choice("protocol.final_view", self.final_view, VIEWS)
         check_choice("protocol.normalize", self.normalize, ("pixel-mean", "channel", "imagenet", "none"))
+        check(not self.std or self.mean != [], "protocol.std", self.std, "needs protocol.mean")
+        check(
+            len(self.std) in (0, len(self.mean)), "protocol.std", self.std, "must have as many values as protocol.mean"
+        )
+        check(all(one > 0 for one in self.std), "protocol.std", self.std, "must be above 0")
         check_choice("protocol.optimizer", self.optimizer, ("sgd", "adamw"))
         check_choice("protocol.precision", self.precision, ("fp32", "bf16"))
 

@@ -8,7 +8,7 @@ from typing import cast
 from omegaconf import OmegaConf
 
 from resexp.config.compose import expand, find_file, one_line_errors
-from resexp.config.keys import check, check_choice
+from resexp.config.keys import check, check_choice, check_name
 from resexp.config.overrides import key_of, parse
 from resexp.config.schema import Config
 from resexp.data.registry import READERS
@@ -135,6 +135,7 @@ def outline_study(name: str, config_dir: Path | None = None) -> Outline:
 
 
 def _read_study(name: str, config_dir: Path | None) -> Study:
+    check_name("study", name)
     path = find_file("study", name, config_dir)
     with one_line_errors(str(path)):
         merged = OmegaConf.merge(OmegaConf.structured(Study), {"name": name}, OmegaConf.load(path))

@@ -7,26 +7,36 @@ from PIL import Image, ImageOps
 
 from resexp import UserError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
-DEEP_MODES = (
-    "I;16",
-    "I;16B",
-    "I;16L",
-    "I;16N",
-    "I",
-)  # Pillow's names for 16 bits per pixel, which it would clip to 255
+DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # Pillow would clip their pixels to 255
+RANGES = (1, 255, 4095, 65535)  # what white may be in them; a whole image of 0 and 1 has white at 1 only in mode F
 
 
 def read_image(path: Path | str) -> Image.Image:
-    """A Pillow image of mode RGB, upright. Raises UserError that names a file which is truncated or no image."""
+    """A Pillow image of mode RGB, upright, on white where it is transparent.
+
+    :raises UserError: that names a file which is truncated or no image.
+    """
     try:
         with Image.open(path) as file:
             upright = ImageOps.exif_transpose(file)
             if upright.mode in DEEP_MODES:
-                upright = Image.fromarray((np.asarray(upright).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+                upright = Image.fromarray(_to_bytes(np.asarray(upright)))
+            if upright.has_transparency_data:
+                upright = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
             return upright.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: not a readable image ({error}); replace it or remove it") from None
+
+
+def _to_bytes(pixels: np.ndarray) -> np.ndarray:
+    """uint8 of an image of more than 8 bits per pixel: its white is the least of ``RANGES`` that holds its largest."""
+    whites = RANGES if pixels.dtype.kind == "f" else RANGES[1:]
+    largest = float(pixels.max(initial=0))
+    white = next((white for white in whites if largest <= white), largest)
+    if white == 65535:
+        return (pixels.astype(np.uint32) >> 8).astype(np.uint8)
+    return (pixels.astype(np.float64).clip(min=0) * (255 / white)).round().astype(np.uint8)
 
 
 def shorter_side_to(side: int, width: int, height: int) -> tuple[int, int]:

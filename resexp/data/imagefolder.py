@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import zipfile
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,59 +13,65 @@ from PIL import Image
 
 from resexp import UserError
 from resexp.data.dataset import Dataset, canonical
-from resexp.data.decode import SUFFIXES, read_image
+from resexp.data.decode import read_image
 from resexp.data.images import Images
 from resexp.data.registry import Progress
 from resexp.data.root import cache_dir, data_root
+from resexp.data.tree import class_folders, image_files, say_left_out
 
 
 def load_imagefolder(
     *, root: str | None = None, image_size: int | None = None, progress: Progress | None = None
 ) -> Dataset:
-    """Training images of ``root/train``, test images of ``root/val`` or ``root/test``; (N, 3, H, W) each.
+    """Training images of ``root/train``, test images of ``root/test`` or ``root/val``; (N, 3, H, W) each.
+
+    With all three folders, ``val`` holds validation images. Images may lie at any depth below their class folder.
 
     :param image_size: resize the short side to this and crop the centre; None asks for images of one size.
     :raises UserError: for a missing folder, a class without images or unknown in training, an unreadable image.
     """
     base = data_root(root, "imagefolder")
     train = base / "train"
-    test = base / "val" if (base / "val").is_dir() else base / "test"
+    test = base / "test" if (base / "test").is_dir() else base / "val"
+    val = base / "val" if test.name == "test" and (base / "val").is_dir() else None
     for folder, what in ((base, "no such folder"), (train, "no train/ in it"), (test, "no val/ or test/ in it")):
         if not folder.is_dir():
             raise UserError(f"data set {base}: {what}; it needs train/ and val/ (or test/) of class folders")
-    classes = tuple(sorted(folder.name for folder in train.iterdir() if folder.is_dir()))
+    classes = tuple(class_folders(train))
     if len(classes) < 2:
         found = f"only the class {classes[0]}" if classes else "no class folder"
         raise UserError(f"data set {train}: {found}; it needs a folder for each of at least two classes")
-    unknown = sorted({folder.name for folder in test.iterdir() if folder.is_dir()} - set(classes))
-    if unknown:
-        raise UserError(f"data set {test}: class {unknown[0]} is not in {train}; remove it, or add its training images")
-    splits = [_load_split(folder, classes, image_size, progress) for folder in (train, test)]
-    sizes = [split.images.shape[1:] for split in splits]
-    if sizes[0] != sizes[1]:
-        raise UserError(
-            f"data set {base}: training images {tuple(sizes[0])}, test images {tuple(sizes[1])}; set dataset.image_size"
-        )
-    return Dataset(train=splits[0], test=splits[1], classes=classes)
+    others = [folder for folder in (test, val) if folder]
+    for folder in others:
+        if unknown := sorted(set(class_folders(folder)) - set(classes)):
+            remedy = "remove it, or add its training images"
+            raise UserError(f"data set {folder}: class {unknown[0]} is not in {train}; {remedy}")
+    splits = [_load_split(folder, classes, image_size, progress) for folder in (train, *others)]
+    for folder, split in zip(others, splits[1:], strict=True):
+        ours, theirs = (tuple(one.images.shape[1:]) for one in (splits[0], split))
+        if ours != theirs:
+            what = "test" if folder == test else "validation"
+            raise UserError(f"data set {base}: training images {ours}, {what} images {theirs}; set dataset.image_size")
+    return Dataset(train=splits[0], test=splits[1], classes=classes, val=splits[2] if val else None)
 
 
 def _load_split(folder: Path, classes: tuple[str, ...], image_size: int | None, progress: Progress | None) -> Images:
     files: list[tuple[str, int]] = []
-    fingerprint = hashlib.sha256(f"v1 {image_size}".encode())
+    fingerprint = hashlib.sha256(f"v2 {image_size}".encode())
+    folders, left_out = class_folders(folder), Counter[str]()
     for label, name in enumerate(classes):
-        found = 0
-        if (folder / name).is_dir():
-            for entry in sorted(os.scandir(folder / name), key=lambda entry: entry.name):
-                if Path(entry.name).suffix.lower() in SUFFIXES:
-                    status = entry.stat()
-                    fingerprint.update(f"{name}/{entry.name} {status.st_size} {status.st_mtime_ns}\n".encode())
-                    files.append((entry.path, label))
-                    found += 1
-        if not found and folder.name == "train":
+        members = image_files(folders[name], left_out) if name in folders else []
+        for member in members:
+            path = folders[name] / member
+            status = path.stat()
+            fingerprint.update(os.fsencode(f"{name}/{member} {status.st_size} {status.st_mtime_ns}\n"))
+            files.append((str(path), label))
+        if not members and folder.name == "train":
             raise UserError(f"data set {folder / name}: no images; remove the folder, or unpack the data set again")
+    say_left_out(folder, left_out)
     if not files:
         raise UserError(f"data set {folder}: no images; unpack the data set again")
-    cache = cache_dir() / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.npz"
+    cache = cache_dir() / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]}.npz"
     arrays = _read_cache(cache, fingerprint.hexdigest())
     if arrays is None:
         arrays = _decode(files, folder, image_size, progress)

@@ -13,12 +13,13 @@ import torch
 from resexp import UserError, did_you_mean
 from resexp.data.crops import in_proportion
 from resexp.data.dataset import Dataset
-from resexp.data.decode import SUFFIXES, read_image
+from resexp.data.decode import read_image
 from resexp.data.pack import Pack, read_pack, write_pack
 from resexp.data.registry import Progress
 from resexp.data.root import cache_dir, data_root
 from resexp.data.source import Source
 from resexp.data.stream import Stream, default_workers
+from resexp.data.tree import class_folders, is_image
 
 PAPER_CROP = 224
 LONGEST = 480  # the largest shorter side of the paper, at a crop of 224: a pack keeps no more
@@ -100,7 +101,7 @@ def choose_classes(root: Path, classes: int | None, wnids: Sequence[str]) -> lis
                 f"data set {root}: {what}; it needs train/<wnid>/ and val/<wnid>/, or a flat val/ "
                 "with its annotation file"
             )
-    found = sorted(entry.name for entry in os.scandir(root / "train") if entry.is_dir())
+    found = list(class_folders(root / "train"))
     unknown = sorted(set(wnids) - set(found))
     if unknown:
         raise UserError(
@@ -135,17 +136,15 @@ def list_split(root: Path, split: str, classes: Sequence[str], images_per_class:
             )
         # Of the name without its folder: the order is the same in every layout of the same images.
         keyed = sorted(
-            (hashlib.blake2b(f"{wnid}/{Path(name).name}".encode(), digest_size=16).digest(), name) for name in members
+            (hashlib.blake2b(os.fsencode(f"{wnid}/{Path(name).name}"), digest_size=16).digest(), name)
+            for name in members
         )
         names += [(key, name, label) for key, name in keyed[:images_per_class]]
-    if split == "val" and annotated is None:
-        others = {entry.name for entry in os.scandir(folder) if entry.is_dir()}
-        trained = {entry.name for entry in os.scandir(root / "train") if entry.is_dir()}
-        if others - trained:
-            raise UserError(
-                f"data set {folder}: class {min(others - trained)} is not in train/; remove it, or add "
-                "its training images"
-            )
+    others = set(class_folders(folder)) - set(class_folders(root / "train")) if annotated is None else set()
+    if split == "val" and others:
+        raise UserError(
+            f"data set {folder}: class {min(others)} is not in train/; remove it, or add its training images"
+        )
     names.sort()
     return Files(folder, [name for _, name, _ in names], np.array([label for _, _, label in names]))
 
@@ -154,7 +153,7 @@ def _images(folder: Path, base: Path) -> list[str]:
     if not folder.is_dir():
         return []
     prefix = folder.relative_to(base).as_posix()
-    found = (entry.name for entry in os.scandir(folder) if Path(entry.name).suffix.lower() in SUFFIXES)
+    found = (entry.name for entry in os.scandir(folder) if is_image(entry.name))
     return [name if prefix == "." else f"{prefix}/{name}" for name in found]
 
 
@@ -193,7 +192,7 @@ def _fingerprint(files: Files, longest: int) -> str:
     sha = hashlib.sha256(f"v1 {longest}\n".encode())
     for name, label in zip(files.names, files.labels, strict=True):
         size = (files.folder / name).stat().st_size if longest else ""
-        sha.update(f"{Path(name).name} {label} {size}\n".encode())
+        sha.update(os.fsencode(f"{Path(name).name} {label} {size}\n"))
     return sha.hexdigest()
 
 

@@ -1,5 +1,6 @@
 """From bytes to what a net sees: values 0 to 1, less a mean, over a standard deviation where the protocol has one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,25 +39,30 @@ class Normalization:
         return Normalization(over_pixels(self.mean), over_pixels(self.std))
 
 
-def normalization_of(source: Source, how: str) -> Normalization:
+def normalization_of(source: Source, how: str, mean: Sequence[float] = (), std: Sequence[float] = ()) -> Normalization:
     """``protocol.normalize`` for these training images: ``pixel-mean``, ``channel``, ``imagenet`` or ``none``.
 
-    :raises UserError: for ``imagenet`` on images without three channels.
+    :param mean: of each channel, of values 0 to 1; takes the place of ``how``, with ``std``.
+    :raises UserError: for numbers of other channels than the images have.
     """
+    if mean:
+        return _of_channels(source, "mean", mean, std or [1.0] * len(mean))
     match how:
         case "pixel-mean":
             return Normalization(pixel_mean(source.sample()).to(source.device))
         case "channel":
-            mean, std = channel_statistics(source.sample()).to(source.device)
-            return Normalization(mean, std)
+            return Normalization(*channel_statistics(source.sample()).to(source.device))
         case "imagenet":
-            channels, *sides = source.image_shape
-            if channels != 3:
-                raise UserError(f"protocol.normalize=imagenet: needs three channels, and these images have {channels}")
-            values = torch.tensor(IMAGENET, device=source.device)[..., None, None]
-            mean, std = values.expand(2, 3, *sides).contiguous()
-            return Normalization(mean, std)
+            return _of_channels(source, "normalize=imagenet", *IMAGENET)
     return Normalization()
+
+
+def _of_channels(source: Source, key: str, mean: Sequence[float], std: Sequence[float]) -> Normalization:
+    channels, *sides = source.image_shape
+    if len(mean) != channels:
+        raise UserError(f"protocol.{key}: has {len(mean)} channels, and these images have {channels}")
+    values = torch.tensor([list(mean), list(std)], device=source.device)[..., None, None]
+    return Normalization(*values.expand(2, channels, *sides).contiguous())
 
 
 def pixel_mean(images: Tensor) -> Tensor:

@@ -5,10 +5,12 @@ import functools
 import json
 import os
 import time
+import zlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -161,21 +163,23 @@ def write_pack(
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as out, ThreadPoolExecutor() as pool:
             out.write(bytes(HEADER))
+            crc32 = 0
             for group in range(0, len(files), 1024):  # never more decoded images than these in memory
                 for index, image in enumerate(pool.map(decode, files[group : group + 1024]), start=group):
                     sides[index] = image.shape[:2]
-                    out.write(image.tobytes())
+                    crc32 = _put(out, image.tobytes(), crc32)
                 done = min(group + 1024, len(files))
                 if progress:
                     progress(f"packing {files[0].parent.parent}", done, len(files))
             pixels = int(sides.prod(axis=1).sum())
-            out.write(bytes(-(3 * pixels) % 8))  # the arrays after the pixels begin at a multiple of 8
-            out.write(sides.tobytes())
-            out.write(labels.astype(np.int64).tobytes())
+            # The arrays after the pixels begin at a multiple of 8.
+            for part in (bytes(-(3 * pixels) % 8), sides.tobytes(), labels.astype(np.int64).tobytes()):
+                crc32 = _put(out, part, crc32)
             header = {
                 "fingerprint": fingerprint,
                 "images": len(files),
                 "pixels": pixels,
+                "crc32": crc32,
                 "seconds": round(time.monotonic() - began, 1),
             }
             out.seek(0)
@@ -191,6 +195,12 @@ def write_pack(
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _put(out: BinaryIO, content: bytes, crc32: int) -> int:
+    """Write, and return the checksum of all that has been written."""
+    out.write(content)
+    return zlib.crc32(content, crc32)
 
 
 def _decode(file: Path, *, longest: int) -> np.ndarray:
@@ -220,6 +230,8 @@ def read_pack(path: Path, *, fingerprint: str, crop: int) -> Pack:
         raise UserError(f"pack {path}: made from another tree, subset or size; remove it, or set another dataset.pack=")
     # Copy on write: torch wants writable memory, and nobody writes. Processes share the pages.
     mapped = np.memmap(path, dtype=np.uint8, mode="c")
+    if "crc32" in header and zlib.crc32(mapped[HEADER:].data) != header["crc32"]:
+        raise UserError(f"pack {path}: damaged (its checksum is another); remove it, and it is made again")
     sides = torch.from_numpy(np.array(mapped[index : index + 16 * count]).view(np.int64)).view(count, 2)
     labels = torch.from_numpy(np.array(mapped[index + 16 * count :]).view(np.int64))
     areas = sides.prod(dim=1)

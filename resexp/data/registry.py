@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ class Reader:
     :param bytes: of its images in memory, whole; 0 where only reading them tells.
     :param named_by_folder: two folders are two data sets, so that a run is named by its folder.
     :param photographs: its images are larger than the crops that a net sees.
+    :param watched: what of its files tells whether a folder still holds the images of a finished run: their names and
+        ``sizes``, or their ``names`` alone, where there are a million; empty: its images are always the same.
     :param quick: it is read in a moment, and so takes no ``progress``.
     """
 
@@ -30,6 +33,7 @@ class Reader:
     bytes: int = 0
     named_by_folder: bool = False
     photographs: bool = False
+    watched: str = ""
     quick: bool = False
 
 
@@ -39,7 +43,7 @@ READERS: Mapping[str, Reader] = {
     "cifar10": _CIFAR10,
     "cifar100": replace(_CIFAR10, function="cifar:load_cifar100"),
     "imagefolder": Reader(
-        "imagefolder:load_imagefolder", options=("root", "image_size"), side=224, named_by_folder=True
+        "imagefolder:load_imagefolder", options=("root", "image_size"), side=224, named_by_folder=True, watched="sizes"
     ),
     "synthetic": Reader("synthetic:load_synthetic", options=("image_size", "examples"), quick=True),
     "imagenet": Reader(
@@ -58,8 +62,19 @@ READERS: Mapping[str, Reader] = {
         side=224,
         named_by_folder=True,
         photographs=True,
+        watched="names",
     ),
 }
+
+
+def folder_fingerprint(source: str, root: str | None) -> str | None:
+    """Of the files of a source, without reading them; None where they are always the same."""
+    watched = READERS[source].watched
+    if not watched or not root:
+        return None
+    from resexp.data.tree import fingerprint
+
+    return fingerprint(Path(root), sizes=watched == "sizes")
 
 
 def build_data(source: str, *, progress: Progress | None = None, **settings: Any) -> "Dataset":

@@ -1,6 +1,7 @@
 """Where the images are: ``dataset.root``, or the environment variable ``RESEXP_DATA``; and where caches go."""
 
 import os
+import tempfile
 from pathlib import Path
 
 from resexp import UserError
@@ -11,10 +12,20 @@ def data_root(root: str | Path | None, source: str) -> Path:
     folder = root or os.environ.get("RESEXP_DATA")
     if not folder:
         raise UserError(f"{source}: where are the images? Name their folder: dataset.root=/path, or export RESEXP_DATA")
-    return Path(folder).expanduser()
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError:
+        raise UserError(f"{source}: {folder}: there is no home folder here; write the path in full") from None
 
 
 def cache_dir() -> Path:
-    """``RESEXP_CACHE``, else the user's cache folder."""
-    base = os.environ.get("RESEXP_CACHE")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "resexp"
+    """``RESEXP_CACHE``, else the user's cache folder, else, for a user without a home, one among temporary files."""
+    if base := os.environ.get("RESEXP_CACHE"):
+        return Path(base)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "resexp"
+    try:
+        home = Path.home()
+    except RuntimeError:  # a number of a user that the system does not know, as in docker --user 1234
+        return Path(tempfile.gettempdir()) / f"resexp-{os.getuid()}"
+    return home / ".cache" / "resexp"

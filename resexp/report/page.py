@@ -172,7 +172,8 @@ def _section(
 def _other_runs(output_dir: Path, shown: set[Path], config_dir: Path | None) -> list[tuple[str, str, list[Run]]]:
     """(title, origin, runs) of what no study has: own runs by data set and protocol, the reference runs by file."""
     own: dict[str, list[Run]] = {}
-    for run in readable(run for run in runs_at(output_dir / RUNS).values() if run.path not in shown):
+    folders = sorted(path for path in (output_dir / RUNS).glob("*") if path.is_dir() and path not in shown)
+    for run in readable(map(Run, folders)):
         title = f"Other runs: {run.config['dataset']['name']}, protocol {run.config['protocol']['name']}"
         own.setdefault(title, []).append(run)
     others = [(title, "Own runs.", runs) for title, runs in own.items()]

@@ -45,9 +45,12 @@ def write_env(
     }
     path = run_dir / ENV
     if step and path.is_file():
-        first = json.loads(path.read_text())
-        first.setdefault("resumed", []).append({"step": step, **here})
-        here = first
+        try:
+            first = json.loads(path.read_text())
+            first.setdefault("resumed", []).append({"step": step, **here})
+            here = first
+        except (ValueError, AttributeError):  # a damaged file must not stop the run that can go on
+            here = {**here, "step": step, "earlier": "unknown: the file was damaged"}
     write_json(path, here)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import zlib
 from pathlib import Path
 
 from resexp import UserError
@@ -14,15 +15,19 @@ class MetricsLog:
     """Appends to ``metrics.jsonl`` and to TensorBoard's events.
 
     :param size: bytes of the log that belong to the resumed checkpoint; what a killed run wrote past them is cut off.
+    :param crc32: the checksum of these bytes; None: unknown.
     :param step: the step at which this process starts; TensorBoard hides what an earlier one wrote past it.
     """
 
-    def __init__(self, run_dir: Path, *, size: int, step: int, tensorboard: bool) -> None:
+    def __init__(self, run_dir: Path, *, size: int, crc32: int | None, step: int, tensorboard: bool) -> None:
         path = run_dir / METRICS
         path.touch()
         if path.stat().st_size < size:
             raise UserError(f"{path}: shorter than its checkpoint says; remove {run_dir} to start the run again")
         os.truncate(path, size)
+        if crc32 is not None and zlib.crc32(path.read_bytes()) != crc32:
+            raise UserError(f"{path}: damaged since its checkpoint; restore it, or remove {run_dir} to start again")
+        self.path = path
         self.file = path.open("a")
         self.events = TensorBoardEvents(Run(run_dir), run_dir / EVENTS, step=step) if tensorboard else None
 
@@ -41,6 +46,11 @@ class MetricsLog:
         self.file.flush()
         os.fsync(self.file.fileno())
         return self.file.tell()
+
+    def crc32(self) -> int:
+        """Of what has been written so far."""
+        self.file.flush()
+        return zlib.crc32(self.path.read_bytes())
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # a full disk has been reported by the write that met it

@@ -1,10 +1,13 @@
 """Progress on stderr: of training, and of reading data."""
 
+import contextlib
 import sys
 import time
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from resexp.console import printable
 
 
 class ProgressLine:
@@ -47,7 +50,8 @@ class ProgressLine:
 
     def note(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        with contextlib.suppress(OSError):  # a terminal that has been closed must not end a run
+            self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         if self.live:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 
 from resexp import UserError
+from resexp.runs.files import load_checked
 
 METRICS, SUMMARY, CONFIG, ENV, CHECKPOINT = "metrics.jsonl", "summary.json", "config.yaml", "env.json", "checkpoint.pt"
 EVENTS = "tb"
@@ -41,7 +43,7 @@ class Run:
 
     def load(self, name: str) -> dict[str, Any]:
         """One of the run's small files; empty if there is none. Raises UserError if it is damaged."""
-        return _read(self.path / name, _load_yaml if name == CONFIG else json.loads)
+        return _read(self.path / name, _load_yaml if name == CONFIG else load_checked)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -58,10 +60,16 @@ class Run:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """All complete lines; a line that a kill cut short is not one."""
+        """All complete lines; a line that a kill cut short is not one.
+
+        :raises UserError: if the log is not that of which the summary has the checksum.
+        """
         path = self.path / METRICS
+        content = path.read_bytes() if path.is_file() else b""
+        if self.summary.get("log_crc32", crc := zlib.crc32(content)) != crc:
+            raise UserError(f"{path}: damaged (its checksum is another); restore it, or repeat the run")
         records = []
-        for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
+        for line in content.decode(errors="replace").splitlines():
             with contextlib.suppress(json.JSONDecodeError):
                 records.append(json.loads(line))
         return [r for r in records if isinstance(r, dict) and r.get("split") in SPLITS and type(r.get("step")) is int]
@@ -75,17 +83,19 @@ class Run:
     def status(self) -> str:
         """The summary's status; without a summary ``partial`` if there is a checkpoint, else ``new``."""
         if self.summary:
-            return self.summary["status"]
+            status = self.summary.get("status")
+            if status not in ENDED:
+                raise UserError(f"{self.path / SUMMARY}: damaged (no status); remove it and repeat the run")
+            return status
         return Status.PARTIAL if (self.path / CHECKPOINT).is_file() else Status.NEW
 
-    def refuse_other_root(self, source: str, root: str | None) -> None:
-        """Raise UserError if this run is finished and its images came from another folder than ``root``."""
-        by_folder = source in ("imagefolder", "imagenet")
-        earlier = self.config["dataset"]["root"] if self.status == Status.FINISHED and by_folder else root
-        if earlier != root:
-            raise UserError(
-                f"{self.path}: finished with the images of {earlier}; name those of {root}: dataset.name=..."
-            )
+    @property
+    def status_to_train(self) -> str:
+        """As ``status``, but a damaged summary is as good as none: the run resumes and writes it again."""
+        try:
+            return self.status
+        except UserError:
+            return Status.PARTIAL if (self.path / CHECKPOINT).is_file() else Status.NEW
 
     @property
     def step(self) -> int:
@@ -129,6 +139,8 @@ def read_run(path: Path) -> Run:
 def check_run(run: Run) -> Run:
     """The run itself. Raises UserError if a part of it is damaged."""
     path = run.path
+    if not run.config:
+        raise UserError(f"{path}: not a run folder (it has no {CONFIG})")
     groups = ("model", "dataset", "protocol")
     lacking = [key for key in groups if not isinstance(run.config.get(key), dict)]
     if lacking or type(run.config.get("seed")) is not int:

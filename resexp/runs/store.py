@@ -82,6 +82,8 @@ def keep_runs(runs: Iterable[Run], path: Path) -> None:
         name, record = run.path.name, _record(run)
         keepers = [keeper for keeper, theirs in others.items() if name in theirs and _alike(theirs[name], record)]
         lines[name] = {"name": name, **({"kept_in": keepers[0]} if keepers else record)}
+    if not lines:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(json.dumps(lines[name]) + "\n" for name in sorted(lines)))
 

@@ -19,8 +19,9 @@ from rich.table import Table
 from resexp import UserError
 from resexp.config import Config
 from resexp.console import make_table, message
+from resexp.runs.lock import is_held
 from resexp.runs.progress import duration
-from resexp.runs.reader import Status
+from resexp.runs.reader import ENDED, Status
 from resexp.sweep.memory import available_bytes
 from resexp.sweep.plan import Job, JobState, Sweep, plan_sweep
 
@@ -28,14 +29,15 @@ LOG = "log.txt"  # what a run's process printed
 POLL_SECONDS = 0.2
 REPORT_SECONDS = 15.0  # between plain lines where there is no terminal
 GPU_WORKERS = 4  # runs on one GPU: a small net leaves most of it idle
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 START_SECONDS = 5.0  # with less than this left of max_minutes a run is not started: it would only load
 
 
 def run_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path | None = None) -> Sweep:
     """Run all jobs and return what became of them. The settings of the sweep itself are those of its first job.
 
-    Every job's process is ``resexp train`` with the job's overrides, as a user would type it. SIGINT and SIGTERM are
-    passed on, so that every running job saves; ``max_minutes`` ends the sweep, its running jobs with checkpoints.
+    Every job's process is ``resexp train`` with the job's overrides, as a user would type it. SIGINT, SIGTERM and
+    SIGHUP are passed on, so that every running job saves; ``max_minutes`` ends the sweep, its jobs with checkpoints.
     """
     cfg = jobs[0][1]
     sweep = plan_sweep(jobs)
@@ -67,16 +69,23 @@ def run_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path | No
 
 def _run(sweep: Sweep, start: Callable[..., None], deadline: float, show: Callable[[list[Job]], None]) -> None:
     """Start jobs as places become free, until all have ended or the sweep is stopped."""
-    while any(job.outcome in (JobState.WAITING, JobState.RUNNING) for job in sweep.jobs):
+    pending = (JobState.WAITING, JobState.RUNNING, JobState.ELSEWHERE)
+    while any(job.outcome in pending for job in sweep.jobs):
         running = [job for job in sweep.jobs if job.outcome == JobState.RUNNING]
         left = deadline - time.monotonic()
         closing = sweep.stopped_by is not None or left < START_SECONDS
         if closing and not running:
             break
         if not closing and (fitting := sweep.next_job()):
-            start(fitting, minutes=left / 60)
+            if is_held(fitting.cfg.run_dir):
+                _leave_to_others(fitting)
+            else:
+                start(fitting, minutes=left / 60)
             continue
         time.sleep(POLL_SECONDS)
+        for job in sweep.jobs:
+            if job.outcome == JobState.ELSEWHERE and not is_held(job.cfg.run_dir):
+                _take_back(job)
         for job in running:
             _announce(job)
             _collect(job, stopped=sweep.stopped_by is not None)
@@ -104,16 +113,16 @@ def _shown(sweep: Sweep) -> Iterator[Callable[[list[Job]], None]]:
 
 @contextlib.contextmanager
 def _signals_passed_on(sweep: Sweep) -> Iterator[None]:
-    """SIGINT and SIGTERM reach the running jobs, which save, and end the sweep."""
+    """SIGINT, SIGTERM and SIGHUP reach the running jobs, which save, and end the sweep."""
 
     def forward(number: int, _frame: FrameType | None) -> None:
         sweep.stopped_by = number
         message("stopping: the running nets save their checkpoints")
         for job in sweep.jobs:
             if job.process and job.process.poll() is None:
-                job.process.send_signal(number)
+                job.process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, forward) for number in STOPPING}
     try:
         yield
     finally:
@@ -151,10 +160,22 @@ def _start(job: Job, *, extra: Sequence[str], threads: int, minutes: float) -> N
         stdin=subprocess.DEVNULL,
         stdout=job.log,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        env={**os.environ, "OMP_NUM_THREADS": str(threads), "RESEXP_PARENT": str(os.getpid())},
         process_group=0,  # a terminal's Ctrl-C reaches us alone, and we pass it on once; a new session would be nice 0
     )
     job.outcome, job.began = JobState.RUNNING, time.monotonic()
+
+
+def _leave_to_others(job: Job) -> None:
+    job.outcome = JobState.ELSEWHERE
+    message(f"{job.name}: another process trains it; waiting for that one")
+
+
+def _take_back(job: Job) -> None:
+    """The other process has ended: the run is finished, or goes on here."""
+    job.outcome = JobState.FINISHED if job.run.status_to_train == Status.FINISHED else JobState.WAITING
+    if job.outcome == JobState.FINISHED:
+        message(f"{job.name}: finished by the other process")
 
 
 def _announce(job: Job) -> None:
@@ -174,7 +195,12 @@ def _collect(job: Job, *, stopped: bool) -> None:
     code = job.process.poll() if job.process else None
     if code is None:
         return
-    status = job.run.status
+    if job.log:  # a sweep of a thousand runs must not keep a thousand files open
+        job.log.close()
+    if code == 2 and is_held(job.cfg.run_dir):  # another process was quicker
+        _leave_to_others(job)
+        return
+    status = job.run.status_to_train
     if status in (Status.FINISHED, Status.INTERRUPTED) and code in (0, 128 + signal.SIGINT, 128 + signal.SIGTERM):
         job.outcome = JobState(status)
     elif stopped and code in (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT):
@@ -186,7 +212,7 @@ def _collect(job: Job, *, stopped: bool) -> None:
         lines = (job.cfg.run_dir / LOG).read_text().strip().splitlines()
         last = lines[-1] if lines else "no message"
         job.message = f"killed by signal {-code}" if code < 0 else f"exit code {code}: {last}"
-    summary = job.run.summary
+    summary = job.run.summary if status in ENDED else {}
     numbers = ""
     if job.outcome == JobState.FINISHED:
         numbers = f": train {summary['train_error']:.2f}%, test {summary['test_error']:.2f}%"

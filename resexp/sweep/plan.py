@@ -8,6 +8,7 @@ from typing import TextIO
 
 from resexp.config import Config
 from resexp.runs.reader import Run, Status
+from resexp.stale import refuse_other_images
 from resexp.sweep.memory import needed_bytes
 
 
@@ -17,6 +18,7 @@ class JobState(StrEnum):
     WAITING = "waiting"
     QUEUED = "queued"  # on a cluster
     RUNNING = "running"
+    ELSEWHERE = "elsewhere"  # another process trains it
     UNKNOWN = "unknown"  # there is no queue to ask
     FINISHED = "finished"
     INTERRUPTED = "interrupted"
@@ -85,7 +87,7 @@ def plan_sweep(jobs: Sequence[tuple[list[str], Config]]) -> Sweep:
     for job in sweep.jobs:
         own = [word for word in job.overrides if word not in shared and word.split("=")[0] not in ("model", "seed")]
         job.settings = " ".join(word.removeprefix("model.") for word in own)
-        job.run.refuse_other_root(job.cfg.dataset.source, job.cfg.dataset.root)
-        if job.run.status == Status.FINISHED:
+        refuse_other_images(job.run, job.cfg.dataset)
+        if job.run.status_to_train == Status.FINISHED:
             job.outcome, job.message = JobState.FINISHED, "was finished already"
     return sweep
