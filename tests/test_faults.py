@@ -1,5 +1,6 @@
 """What a run survives, at any of its file operations: a disk that fails, a kill, a power cut (make test-faults)."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from helpers import TINY, differences, end_state
 
 from resexp import config
 
-POINTS = 60
+POINTS = int(os.environ.get("FAULT_POINTS", "60"))  # of each kind, spread over all operations
 WORDS = [*TINY, "protocol.save_seconds=0", "threads=1", "device=cpu"]
 
 
