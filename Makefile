@@ -11,8 +11,8 @@ install: $(INSTALLED) ## the environment in .venv: 2 to 3 minutes, 5 GB
 
 $(INSTALLED): pyproject.toml constraints.txt $(wildcard resexp/models/*.[ch])
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check 'pip>=25.1' # the first that knows dependency groups
-	$(BIN)/pip install --quiet -c constraints.txt -e . --group dev
+	$(BIN)/pip install --quiet --quiet --disable-pip-version-check 'pip>=25.1' # the first that knows dependency groups
+	$(BIN)/pip install --quiet --quiet -c constraints.txt -e . --group dev
 	@touch $@
 
 demo: install ## plain nets degrade, residual nets do not: trains, draws and judges in minutes

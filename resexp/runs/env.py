@@ -48,8 +48,8 @@ def write_env(
         try:
             first = json.loads(path.read_text())
             first.setdefault("resumed", []).append({"step": step, **here})
-            here = first
-        except (ValueError, AttributeError):  # a damaged file must not stop the run that can go on
+            here = {**first, "start": first["start"]}
+        except (ValueError, AttributeError, KeyError, TypeError):  # a damaged file must not stop the run that can go on
             here = {**here, "step": step, "earlier": "unknown: the file was damaged"}
     write_json(path, here)
 

@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-CHECKSUM = "checksum"
+CHECKSUM, LOG_CHECKSUM = "checksum", "log_crc32"  # of the file itself, and of the log beside it
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EBADF)  # of folders: CIFS, WSL and the like
 
 
@@ -48,9 +48,9 @@ def write_checked(path: Path, value: dict[str, Any]) -> None:
 def load_checked(text: str) -> Any:
     """JSON, without its checksum if it has one. Raises ValueError if it is another's."""
     value = json.loads(text)
-    if not isinstance(value, dict) or CHECKSUM not in value:
+    if not isinstance(value, dict) or not {CHECKSUM, LOG_CHECKSUM} & value.keys():  # none was kept
         return value
-    if value.pop(CHECKSUM) != _checksum(value):
+    if value.pop(CHECKSUM, None) != _checksum(value):
         raise ValueError("its checksum is another")
     return value
 

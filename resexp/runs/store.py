@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from resexp import UserError
-from resexp.runs.files import write_json, write_text
+from resexp.runs.files import write_checked, write_json, write_text
 from resexp.runs.reader import CONFIG, ENV, METRICS, SUMMARY, Run, find_runs
 
 SUFFIX = ".jsonl"
@@ -118,4 +118,4 @@ def unpack_run(run: Run, folder: Path) -> None:
     write_json(folder / ENV, record[ENV])
     write_text(folder / METRICS, "".join(json.dumps(line) + "\n" for line in run.metrics))
     write_text(folder / CONFIG, yaml.safe_dump(record[CONFIG], sort_keys=False))
-    write_json(folder / SUMMARY, record[SUMMARY])  # last, as in training
+    write_checked(folder / SUMMARY, record[SUMMARY])  # last, as in training
