@@ -18,11 +18,11 @@ from resexp.models.build import count_macs, count_parameters
 from resexp.models.kernels import load_kernels
 from resexp.parallel import World, join_world, leave_world, lost_a_process
 from resexp.runs.env import write_env
-from resexp.runs.files import write_checked, write_json, write_text
+from resexp.runs.files import CHECKSUMS, crc32_of, write_checked, write_json, write_text
 from resexp.runs.lock import open_folder
 from resexp.runs.log import MetricsLog
 from resexp.runs.progress import ProgressLine
-from resexp.runs.reader import CHECKPOINT, CONFIG, SUMMARY, Status
+from resexp.runs.reader import CHECKPOINT, CONFIG, ENV, METRICS, SUMMARY, Status
 from resexp.runtime import choose_threads, device_name, peak_memory
 from resexp.state import FORMAT, State
 
@@ -177,7 +177,8 @@ class RunFolder:
             "signal": signal if status == Status.INTERRUPTED else None,
         }
         if self.metrics:
-            summary |= {"images": self.facts["images"], "log_crc32": self.metrics.crc32()}
+            self.metrics.size()  # on the disk
+            summary |= {"images": self.facts["images"], CHECKSUMS: crc32_of(self.path, CONFIG, ENV, METRICS)}
             write_checked(self.path / SUMMARY, summary)
         self.world.barrier()
         return summary

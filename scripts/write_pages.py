@@ -221,6 +221,13 @@ def bench(file: str) -> str:
     return words + table(("loop", "images/s, median", "least to most", ""), rows)
 
 
+def faults() -> str:
+    """What FAULT_REPORT=outputs/reference/faults.ndjson make test-faults wrote."""
+    lines = [json.loads(line) for line in (FOLDER / "faults.ndjson").read_text().splitlines()]
+    rows = [[line["fault"], str(line["tried"]), line["outcome"]] for line in lines]
+    return table(("fault", "tried", "what came of it"), sorted(rows))
+
+
 TABLES: dict[str, Callable[..., str]] = {
     "analyses": analyses,
     "answers": answers,
@@ -230,6 +237,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "errors": errors,
     "errors-by-depth": errors_by_depth,
     "families": families,
+    "faults": faults,
     "papers": papers,
     "studies": studies,
     "verdicts": verdicts,

@@ -20,7 +20,7 @@ from resexp.console import printable
 from resexp.data.root import cache_dir
 from resexp.runs.files import load_checked, write_bytes, write_checked
 from resexp.runs.lock import is_held, open_folder
-from resexp.runs.reader import ENV, METRICS, SUMMARY, Run
+from resexp.runs.reader import ENV, METRICS, SUMMARY, Run, read_run
 from resexp.sweep.local import _collect
 from resexp.sweep.plan import Job, JobState
 
@@ -266,7 +266,7 @@ def test_a_flipped_bit_in_the_log_is_noticed_on_resume_and_by_readers(capsys: py
     assert main(["train", *words]) == 0
     (folder / METRICS).write_bytes((folder / METRICS).read_bytes()[:-200])  # cut short
     with pytest.raises(UserError, match=r"metrics\.jsonl: damaged"):
-        _ = Run(folder).metrics
+        read_run(folder)
 
 
 def flipped(content: bytes, at: int) -> bytes:
@@ -276,7 +276,7 @@ def flipped(content: bytes, at: int) -> bytes:
 
 
 def test_every_flipped_bit_in_a_summary_is_noticed() -> None:
-    value = {"status": "finished", "step": 12, "test_error": 2.5, "log_crc32": 77}
+    value = {"status": "finished", "step": 12, "test_error": 2.5, "crc32": {"a": 7}}
     write_checked(Path("summary.json"), value)
     content = Path("summary.json").read_bytes()
     assert load_checked(content.decode()) == value

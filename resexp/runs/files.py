@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-CHECKSUM, LOG_CHECKSUM = "checksum", "log_crc32"  # of the file itself, and of the log beside it
+CHECKSUM, CHECKSUMS = "checksum", "crc32"  # of a file itself, and of those beside it
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EBADF)  # of folders: CIFS, WSL and the like
 
 
@@ -48,7 +48,7 @@ def write_checked(path: Path, value: dict[str, Any]) -> None:
 def load_checked(text: str) -> Any:
     """JSON, without its checksum if it has one. Raises ValueError if it is another's."""
     value = json.loads(text)
-    if not isinstance(value, dict) or not {CHECKSUM, LOG_CHECKSUM} & value.keys():  # none was kept
+    if not isinstance(value, dict) or not {CHECKSUM, CHECKSUMS} & value.keys():  # none was kept
         return value
     if value.pop(CHECKSUM, None) != _checksum(value):
         raise ValueError("its checksum is another")
@@ -57,6 +57,11 @@ def load_checked(text: str) -> Any:
 
 def _checksum(value: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(value, sort_keys=True).encode())
+
+
+def crc32_of(folder: Path, *names: str) -> dict[str, int]:
+    """The checksums of files, by name."""
+    return {name: zlib.crc32((folder / name).read_bytes()) for name in names}
 
 
 def sync_folder(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,7 +12,7 @@ from typing import Any
 import yaml
 
 from resexp import UserError
-from resexp.runs.files import load_checked
+from resexp.runs.files import CHECKSUMS, crc32_of, load_checked
 
 METRICS, SUMMARY, CONFIG, ENV, CHECKPOINT = "metrics.jsonl", "summary.json", "config.yaml", "env.json", "checkpoint.pt"
 EVENTS = "tb"
@@ -60,19 +59,20 @@ class Run:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """All complete lines; a line that a kill cut short is not one.
-
-        :raises UserError: if the log is not that of which the summary has the checksum.
-        """
+        """All complete lines; a line that a kill cut short is not one."""
         path = self.path / METRICS
-        content = path.read_bytes() if path.is_file() else b""
-        if self.summary.get("log_crc32", crc := zlib.crc32(content)) != crc:
-            raise UserError(f"{path}: damaged (its checksum is another); restore it, or repeat the run")
         records = []
-        for line in content.decode(errors="replace").splitlines():
+        for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
             with contextlib.suppress(json.JSONDecodeError):
                 records.append(json.loads(line))
         return [r for r in records if isinstance(r, dict) and r.get("split") in SPLITS and type(r.get("step")) is int]
+
+    def verify(self) -> None:
+        """Compare the files with the checksums that the summary has of them. Raises UserError for a damaged one."""
+        for name, crc32 in self.summary.get(CHECKSUMS, {}).items():
+            path = self.path / name
+            if not path.is_file() or crc32_of(self.path, name)[name] != crc32:
+                raise UserError(f"{path}: damaged (its checksum is another); restore it, or repeat the run")
 
     def curve(self, split: str, key: str = "error") -> tuple[list[int], list[float]]:
         """(steps, values) of one split: ``train``, ``val`` or ``test``."""
@@ -150,6 +150,7 @@ def check_run(run: Run) -> Run:
             raise UserError(f"{path / ENV}: damaged ({key} is {run.env[key]!r}); restore it, or repeat the run")
     if run.summary and run.summary.get("status") not in ENDED:
         raise UserError(f"{path / SUMMARY}: damaged (no status); restore it, or remove it and repeat the run")
+    run.verify()
     return run
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from resexp import UserError
-from resexp.runs.files import write_checked, write_json, write_text
+from resexp.runs.files import CHECKSUMS, crc32_of, write_checked, write_json, write_text
 from resexp.runs.reader import CONFIG, ENV, METRICS, SUMMARY, Run, find_runs
 
 SUFFIX = ".jsonl"
@@ -26,6 +26,9 @@ class StoredRun(Run):
     """A run of such a file: its ``path`` is the file's and, below it, the run's name."""
 
     record: dict[str, Any] = field(repr=False, compare=False)
+
+    def verify(self) -> None:
+        """Its files are parts of one line."""
 
     def load(self, name: str) -> dict[str, Any]:
         return self.record[name]
@@ -96,7 +99,7 @@ def _record(run: Run) -> dict[str, Any]:
     return {
         CONFIG: {**run.config, "dataset": {**run.config["dataset"], "root": None}, "output_dir": "outputs"},
         ENV: env,
-        SUMMARY: run.summary,
+        SUMMARY: {key: value for key, value in run.summary.items() if key != CHECKSUMS},
         METRICS: {"columns": columns, "rows": [[line[key] for key in columns] for line in run.metrics]},
     }
 
@@ -118,4 +121,5 @@ def unpack_run(run: Run, folder: Path) -> None:
     write_json(folder / ENV, record[ENV])
     write_text(folder / METRICS, "".join(json.dumps(line) + "\n" for line in run.metrics))
     write_text(folder / CONFIG, yaml.safe_dump(record[CONFIG], sort_keys=False))
-    write_checked(folder / SUMMARY, record[SUMMARY])  # last, as in training
+    checksums = {CHECKSUMS: crc32_of(folder, CONFIG, ENV, METRICS)}
+    write_checked(folder / SUMMARY, {**record[SUMMARY], **checksums})  # last, as in training

@@ -90,7 +90,6 @@ def readable(runs: Iterable[Run]) -> list[Run]:
             groups = group_runs([check_run(run)])
             describe_runs(groups)
             rate_drops(groups)
-            run.curve("train")  # a damaged log is found here
             kept.append(run)
         except UserError as error:
             _say_once(f"left out: {error}")
