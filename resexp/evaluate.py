@@ -42,11 +42,14 @@ def evaluate(
     view: str = "centre",
     scales: Sequence[int] = (),
     world: World | None = None,
+    seen: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Evaluation:
     """Mean loss and errors over all images in evaluation mode, each image exactly once; the net's mode is restored.
 
     :param view: ``centre`` (the single view), ``ten-crop`` or ``multi-scale``; of several, the mean of the softmax.
     :param scales: of ``multi-scale``: shorter sides for a net trained on crops of 224 pixels.
+    :param seen: takes the log probabilities (N, classes) and labels (N,) of each batch, in the order of the images but
+        for ``multi-scale``.
     :raises UserError: for a view that these images do not have.
     """
     world = world or World()
@@ -59,6 +62,8 @@ def evaluate(
     else:
         scores = _crop_scores(net, mine, normalization, view, precision)
     for logs, labels in scores:
+        if seen:
+            seen(logs, labels)
         best = logs.topk(min(5, logs.shape[1]), dim=1).indices == labels[:, None]
         first = (logs.argmax(dim=1) != labels).sum()
         counts = [

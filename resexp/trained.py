@@ -1,5 +1,6 @@
 """Nets that have been trained: from the checkpoint of a run, or from a file of anybody's weights."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from resexp.runs.reader import CHECKPOINT
 from resexp.runtime import set_up_device
 from resexp.weights import load_weights, names_of
 
+Seen = Callable[[torch.Tensor, torch.Tensor], None]  # log probabilities (N, classes) and labels (N,) of a batch
 LEARNED = 0.5  # of the error of guessing: a net above it has not learned, or does not compute what it was trained for
 
 
@@ -51,10 +53,12 @@ def load_with_weights(cfg: Config, weights: Path) -> tuple[nn.Module, Dataset]:
     return place_net(net, device), data.to(device)
 
 
-def evaluate_run(run_dir: Path, cfg: Config, *, view: str = "centre") -> tuple[int, Evaluation]:
-    """The step of a run's checkpoint, and its test error. Raises UserError."""
+def evaluate_run(
+    run_dir: Path, cfg: Config, *, view: str = "centre", seen: Seen | None = None
+) -> tuple[int, Evaluation, tuple[str, ...]]:
+    """The step of a run's checkpoint, its test error, and the names of the classes. Raises UserError."""
     saved, net, data = load_trained(run_dir, cfg)
-    return saved["step"], evaluate_net(cfg, net, data, view)
+    return saved["step"], evaluate_net(cfg, net, data, view, seen), data.classes
 
 
 def evaluate_weights(cfg: Config, weights: Path, *, view: str = "centre") -> Evaluation:
@@ -79,9 +83,9 @@ def _suspects(cfg: Config) -> list[str]:
     return [*found, "the order of the classes"]
 
 
-def evaluate_net(cfg: Config, net: nn.Module, data: Dataset, view: str) -> Evaluation:
+def evaluate_net(cfg: Config, net: nn.Module, data: Dataset, view: str, seen: Seen | None = None) -> Evaluation:
     """The test error of a net in one view. Raises UserError for a view that its images do not have."""
     p = cfg.protocol
     check_view(view, cfg.model.family, large=is_large(data))
     normalization = normalization_of(data.train, p.normalize, p.mean, p.std)
-    return evaluate(net, data.test, normalization, precision=p.precision, view=view, scales=p.test_scales)
+    return evaluate(net, data.test, normalization, precision=p.precision, view=view, scales=p.test_scales, seen=seen)

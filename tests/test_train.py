@@ -611,7 +611,7 @@ def test_a_checkpoint_of_another_kind_of_device_is_refused_and_can_be_evaluated(
             "batches": {**saved["batches"], "augmentation": torch.zeros(16, dtype=torch.uint8)},
         },
     )
-    step, (_, error, _) = evaluate_run(run.path, config.load_file(run.path / CONFIG))
+    step, (_, error, _), _ = evaluate_run(run.path, config.load_file(run.path / CONFIG))
     assert (step, error) == (12, run.summary["test_error"])
     (run.path / SUMMARY).unlink()
     with pytest.raises(UserError, match="started on cuda"):
@@ -729,7 +729,7 @@ def test_holding_out_every_image_is_refused() -> None:
 
 def test_an_evaluated_checkpoint_has_the_test_error_of_its_summary() -> None:
     summary, run = run_tiny()
-    step, (_, error, _) = evaluate_run(run.path, config.load_file(run.path / CONFIG))
+    step, (_, error, _), _ = evaluate_run(run.path, config.load_file(run.path / CONFIG))
     assert (step, error) == (12, summary["test_error"])
 
 

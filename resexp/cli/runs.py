@@ -1,7 +1,9 @@
 """``train`` and ``eval``: one net."""
 
 import argparse
+import csv
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,6 +93,14 @@ def eval_arguments(parser: argparse.ArgumentParser) -> None:
         help="of larger images: the centre crop, ten crops, or whole at several scales",
     )
 
+    parser.add_argument("--json", action="store_true", help="for machines, to stdout")
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="FILE.csv",
+        help="of a run: each test image's place, label, prediction and its probability; centre or ten-crop",
+    )
+
 
 def evaluate(args: argparse.Namespace) -> int:
     from resexp import config
@@ -103,16 +113,57 @@ def evaluate(args: argparse.Namespace) -> int:
     cfg = dataclasses.replace(config.load_file(run.path / CONFIG), device="auto")
     from resexp.trained import evaluate_run
 
-    step, found = evaluate_run(run.path, cfg, view=args.view)
-    row = [cfg.model.name, cfg.dataset.name, str(cfg.seed), f"{step:,}", args.view, *_errors(found)]
-    print_table(("net", "data set", "seed", "step", "view", *EVALUATED), [row])
+    if args.predictions and args.view == "multi-scale":
+        raise UserError("--predictions --view multi-scale: images are grouped by shape there; take ten-crop or centre")
+    batches: list[tuple[Any, Any]] = []
+    step, found, classes = evaluate_run(
+        run.path, cfg, view=args.view, seen=lambda logs, labels: batches.append((logs.cpu(), labels.cpu()))
+    )
+    if args.predictions:
+        _write_predictions(args.predictions, batches, classes)
+    facts = {"net": cfg.model.name, "dataset": cfg.dataset.name, "seed": cfg.seed, "step": step, "view": args.view}
+    if args.json:
+        print(json.dumps({**facts, **found._asdict(), "confusion": _confusion(batches, len(classes))}))
+        return 0
+    row = [*(f"{value:,}" if key == "step" else str(value) for key, value in facts.items()), *_errors(found)]
+    print_table((*(key.replace("dataset", "data set") for key in facts), *EVALUATED), [row])
     return 0
+
+
+def _confusion(batches: list[tuple[Any, Any]], classes: int) -> list[list[int]]:
+    """How many images of each class (a row) were taken for each (a column)."""
+    counts = [[0] * classes for _ in range(classes)]
+    for logs, labels in batches:
+        for label, guess in zip(labels.tolist(), logs.argmax(dim=1).tolist(), strict=True):
+            counts[label][guess] += 1
+    return counts
+
+
+def _write_predictions(path: Path, batches: list[tuple[Any, Any]], classes: tuple[str, ...]) -> None:
+    """The place of an image is that in the data set's own order, which its pixels decide."""
+    try:
+        with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            table = csv.writer(file)
+            table.writerow(("image", "label", "prediction", "probability", "right"))
+            number = 0
+            for logs, labels in batches:
+                best = logs.exp().max(dim=1)
+                for label, guess, sure in zip(
+                    labels.tolist(), best.indices.tolist(), best.values.tolist(), strict=True
+                ):
+                    right = "yes" if label == guess else "no"
+                    table.writerow((number, classes[label], classes[guess], f"{sure:.4f}", right))
+                    number += 1
+    except OSError as error:
+        raise UserError(f"--predictions {path}: cannot be written ({error.strerror}); name another file") from None
 
 
 def _eval_weights(args: argparse.Namespace) -> int:
     from resexp import config
     from resexp.console import print_table
 
+    if args.predictions or args.json:
+        raise UserError("eval weights=FILE: --predictions and --json are of runs; drop them")
     files = [word.partition("=")[2] for word in args.words if word.startswith("weights=")]
     if len(files) != 1:
         raise UserError("resexp eval takes a run folder, or weights=FILE with the settings of a net: model=resnet56")
