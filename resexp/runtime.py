@@ -99,7 +99,7 @@ def stop_signals() -> Iterator[Stop]:
     """
     stop = Stop()
     before = {number: signal.getsignal(number) for number in STOPPING}
-    signals = [number for number, handler in before.items() if handler != signal.SIG_IGN]
+    signals = [number for number in STOPPING if number != signal.SIGHUP or before[number] != signal.SIG_IGN]
 
     def restore() -> None:
         for number, handler in before.items():

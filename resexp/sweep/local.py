@@ -122,7 +122,8 @@ def _signals_passed_on(sweep: Sweep) -> Iterator[None]:
             if job.process and job.process.poll() is None:
                 job.process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
-    before = {number: signal.signal(number, forward) for number in STOPPING}
+    ignored = (signal.SIGHUP,) if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else ()  # nohup
+    before = {number: signal.signal(number, forward) for number in STOPPING if number not in ignored}
     try:
         yield
     finally:
