@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import Sequence
 
 from rich import box
@@ -25,6 +26,11 @@ def message(text: str) -> None:
     """A line on stderr. A terminal that has been closed does not matter."""
     with contextlib.suppress(OSError):
         print(printable(text).replace("\n", "\\n"), file=sys.stderr, flush=True)
+
+
+def tally(words: Sequence[str]) -> str:
+    """``tally(["holds", "open", "holds"])`` -> ``"2 holds, 1 open"``."""
+    return ", ".join(f"{count} {word}" for word, count in Counter(words).items())
 
 
 def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> Table:

@@ -1,8 +1,10 @@
-"""Which of a run's processes this is, as torchrun or SLURM say in the environment. No torch."""
+"""What the environment says of this process: which of a run's it is, and which sweep started it. No torch."""
 
 import os
 
 from resexp import UserError
+
+PARENT = "RESEXP_PARENT"  # the variable with the process id of the sweep that started this run
 
 
 def world_size() -> int:

@@ -18,6 +18,7 @@ from resexp import UserError
 from resexp.config import Config
 from resexp.console import message
 from resexp.parallel import World, launched_in_parallel
+from resexp.ranks import PARENT
 
 TINY_STEP_MACS = 1e9  # below this many multiply-adds in a forward pass, a second thread costs more than it brings
 ALL_THREADS = torch.get_num_threads()  # torch's own default at the start: all cores, or what OMP_NUM_THREADS says
@@ -80,7 +81,6 @@ def peak_memory(device: torch.device) -> int:
 
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
-PARENT = "RESEXP_PARENT"  # the process id of the sweep that started this one
 PARENT_SECONDS = 1.0  # between two looks whether it is still there
 
 

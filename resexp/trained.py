@@ -16,7 +16,7 @@ from resexp.data.normalize import normalization_of
 from resexp.evaluate import Evaluation, check_view, evaluate
 from resexp.runs.reader import CHECKPOINT
 from resexp.runtime import set_up_device
-from resexp.weights import load_weights, names_of
+from resexp.weights import load_weights
 
 Seen = Callable[[torch.Tensor, torch.Tensor], None]  # log probabilities (N, classes) and labels (N,) of a batch
 LEARNED = 0.5  # of the error of guessing: a net above it has not learned, or does not compute what it was trained for
@@ -44,8 +44,8 @@ def load_with_weights(cfg: Config, weights: Path) -> tuple[nn.Module, Dataset]:
     device = set_up_device(cfg)
     data = load_data(cfg)
     net = build_net(cfg, data)
-    load_weights(net, weights)
-    if cfg.model.stride_in == "1x1" and "layer1.0.conv3.weight" in names_of(weights):
+    names = load_weights(net, weights)
+    if cfg.model.stride_in == "1x1" and "layer1.0.conv3.weight" in names:
         message(
             f"weights={weights}: named as torchvision's, whose bottlenecks have their stride in the 3x3; "
             "if these are such, add model.stride_in=3x3"

@@ -19,13 +19,14 @@ PASSED_OVER = ("num_batches_tracked", "total_ops", "total_params", "n_averaged")
 Named = list[tuple[str, Tensor]]
 
 
-def load_weights(net: nn.Module, path: Path) -> None:
+def load_weights(net: nn.Module, path: Path) -> list[str]:
     """Copy anybody's weights into ``net``: a state dict, alone or in a file's ``state_dict`` or the like.
 
     Its tensors must be those of ``net`` in order, shape and kind (weight, bias, running mean or variance); the rest of
     their names does not matter. A safetensors file keeps its tensors sorted by name, so that their order says nothing:
     there the names must be ours.
 
+    :return: the names of the file's tensors.
     :raises UserError: if the file is not one, or at the first tensor that does not fit.
     """
     ours = comparable(net.state_dict())
@@ -36,6 +37,7 @@ def load_weights(net: nn.Module, path: Path) -> None:
     with torch.no_grad():
         for (_, tensor), mine in pairs:
             mine.copy_(tensor)
+    return [theirs for (theirs, _), _ in pairs]
 
 
 def comparable(state: dict[str, Any]) -> Named:
@@ -45,11 +47,6 @@ def comparable(state: dict[str, Any]) -> Named:
         for name, tensor in state.items()
         if isinstance(tensor, Tensor) and name.rpartition(".")[2] not in PASSED_OVER
     ]
-
-
-def names_of(path: Path) -> list[str]:
-    """The names of the tensors in a file of ``torch.save``; none for another kind of file."""
-    return [] if path.suffix == SAFETENSORS else [name for name, _ in comparable(_read(path))]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -22,14 +22,14 @@ from rich.console import Console
 from resexp import UserError, config
 from resexp.catalog import FAMILIES, NAMED
 from resexp.config import read_yaml
-from resexp.console import PIPED_WIDTH, make_table, markdown_table
+from resexp.console import PIPED_WIDTH, make_table, markdown_table, tally
 from resexp.runs.store import SUFFIX, runs_at
 from resexp.studies import finding
 from resexp.studies.claims import Outcome, Verdict, judge
 from resexp.studies.find import REFERENCE, StudyRuns, find_study
 from resexp.studies.groups import Group, describe_runs, group_runs
 from resexp.studies.popular import COLUMNS as ANSWER_COLUMNS
-from resexp.studies.popular import answer_all, answer_rows
+from resexp.studies.popular import Answer, answer_all, answer_rows
 from resexp.studies.tables import TABLE_COLUMNS, other_rows, table_rows
 from resexp.studies.verdicts import VERDICT_COLUMNS, in_words, verdict_rows
 
@@ -39,7 +39,6 @@ FOLDER = OUTPUTS / REFERENCE
 RESULTS = FOLDER / "README.md"
 LINK = "outputs/reference/README.md"
 BLOCK = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-AGREES = {True: "yes", False: "NO", None: "-"}
 
 
 @cache
@@ -70,6 +69,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return markdown_table([columns[index] for index in kept], cells)
 
 
+def agreeing(found: finding.Finding) -> str:
+    """How many of its comparisons came out as expected."""
+    outcomes = [row.agrees for row in found.rows if row.agrees is not None]
+    return f"{outcomes.count(True)} of {len(outcomes)}"
+
+
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
@@ -85,19 +90,6 @@ def demo() -> str:
     lines = [line.rstrip() for line in shown.getvalue().splitlines() if line.strip()]
     words = in_words(found.study, groups, judge(found.study.claims, groups))
     return "```\n" + "\n".join([*lines, "", words]) + "\n```\n"
-
-
-def errors_by_depth(name: str) -> str:
-    """Training and test error, plain beside residual."""
-    groups = study_runs(name).groups
-    depths = sorted({group.depth for group in groups})
-
-    def cell(family: str, depth: int) -> str:
-        group = next(group for group in groups if (group.family, group.depth) == (family, depth))
-        return f"{group.error('train_error')} ({group.error('test_error')})"
-
-    rows = [[str(depth), cell("plain", depth), cell("resnet", depth)] for depth in depths]
-    return table(("layers", "plain: training error (test error), %", "residual"), rows)
 
 
 def errors(name: str) -> str:
@@ -124,8 +116,7 @@ def _claim_row(entry: dict[str, str]) -> list[str]:
     metric = verdict.claim.metric.replace("_", " ")
     first = found.runs[0].config
     where = f"{first['dataset']['name']}, {first['protocol']['steps']:,} steps"
-    others = [one.word for one in study_verdicts(name)]
-    counts = ", ".join(f"{others.count(word)} {word}" for word in dict.fromkeys(others))
+    counts = tally([one.word for one in study_verdicts(name)])
     effect = words[2].split("\n")[0].removesuffix(" ")
     here, link = f"{metric} {effect} points", f"[{counts}]({LINK}#{name})"
     return [entry["paper"], entry["says"], where, here, words[4].split("\n")[0], str(verdict.word), link]
@@ -134,12 +125,9 @@ def _claim_row(entry: dict[str, str]) -> list[str]:
 def _finding_row(entry: dict[str, str]) -> list[str]:
     name = entry["analysis"]
     found = finding.read(FOLDER / "analysis" / f"{name}.json")
-    rows = found.rows
-    row = next(row for row in rows if row.id == entry["id"])
-    agreeing = [one.agrees for one in rows if one.agrees is not None]
-    counts = f"{agreeing.count(True)} of {len(agreeing)} agree"
+    row = next(row for row in found.rows if row.id == entry["id"])
     verdict = {True: "agrees", False: "does NOT agree", None: "cannot be told apart"}[row.agrees]
-    link = f"[{counts}]({LINK}#{name})"
+    link = f"[{agreeing(found)} agree]({LINK}#{name})"
     where = f"`resexp analyze {found.analysis}`"
     return [entry["paper"], entry["says"], where, row.measured, row.expected or "-", verdict, link]
 
@@ -149,18 +137,17 @@ def counts() -> str:
     words = [verdict.word for name in reference_studies() for verdict in study_verdicts(name)]
     found = ", ".join(f"{words.count(word)} {word}" for word in Outcome if word in words)
     answers = [str(one.agrees) for one in popular_answers() if one.agrees]
-    agree = ", ".join(f"{answers.count(word)} {word}" for word in dict.fromkeys(answers))
     untestable = len(popular_answers()) - len(answers)
     return (
         f"Of {len(words)} claims of {len(reference_studies())} studies: {found}.\n"
         f"Of {len(popular_answers())} claims that articles make, {untestable} cannot be tested by running nets; "
-        f"does the evidence agree with our answer to the others? {agree}.\n"
+        f"does the evidence agree with our answer to the others? {tally(answers)}.\n"
     )
 
 
 @cache
-def popular_answers() -> list:
-    return answer_all(OUTPUTS)
+def popular_answers() -> list[Answer]:
+    return answer_all(OUTPUTS, own=False)
 
 
 def answers() -> str:
@@ -172,10 +159,8 @@ def analyses() -> str:
     rows = []
     for file in sorted((FOLDER / "analysis").glob("*.json")):
         found = finding.read(file)
-        agreeing = [row.agrees for row in found.rows if row.agrees is not None]
         against = "; ".join(row.what for row in found.rows if row.agrees is False)
-        agree = f"{agreeing.count(True)} of {len(agreeing)}"
-        rows.append([f"[{file.stem}](../{LINK}#{file.stem})", found.title, agree, against or "-"])
+        rows.append([f"[{file.stem}](../{LINK}#{file.stem})", found.title, agreeing(found), against or "-"])
     return table(("analysis", "what it measures", "agrees with what was expected", "what does not"), rows)
 
 
@@ -185,10 +170,9 @@ def studies() -> str:
     for name in reference_studies():
         found, words = study_runs(name), [verdict.word for verdict in study_verdicts(name)]
         first = found.runs[0].config
-        outcome = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
         seeds = ", ".join(map(str, sorted({run.config["seed"] for run in found.runs})))
         where = f"{first['dataset']['name']}, {first['protocol']['steps']:,}"
-        rows.append([f"[{name}](../{LINK}#{name})", found.study.title, where, seeds, outcome or "-"])
+        rows.append([f"[{name}](../{LINK}#{name})", found.study.title, where, seeds, tally(words) or "-"])
     return table(("study", "title", "images, steps", "seeds", "claims"), rows)
 
 
@@ -235,7 +219,6 @@ TABLES: dict[str, Callable[..., str]] = {
     "counts": counts,
     "demo": demo,
     "errors": errors,
-    "errors-by-depth": errors_by_depth,
     "families": families,
     "faults": faults,
     "papers": papers,
@@ -294,9 +277,8 @@ def _study(name: str) -> list[str]:
     found = study_runs(name)
     study, groups = found.study, found.groups
     seeds = ",".join(map(str, sorted({run.config["seed"] for run in found.runs})))
-    source = (
-        [f"After {study.source}." if study.published_on else f"Held against {study.source}."] if study.source else []
-    )
+    how = "After" if study.published_on else "Compared with"
+    source = [f"{how} {study.source}."] if study.source else []
     parts = [
         f"## {name}",
         " ".join([f"**{study.title}.**", *source, _described(groups)]),

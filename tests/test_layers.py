@@ -29,7 +29,7 @@ ALLOWED = {  # module: what of resexp it may import, besides the package's own U
     "config": {"config", "catalog", "data"},
     "models": {"models", "catalog"},
     "checkpoint": {"config", "runs"},
-    "runtime": {"config", "console", "parallel"},
+    "runtime": {"config", "console", "parallel", "ranks"},
     "meter": {"config", "parallel", "runtime"},
     "state": {"data", "meter", "optim", "parallel", "schedule"},
     "evaluate": {"config", "data", "models", "parallel", "runtime", "state"},
@@ -67,7 +67,7 @@ ALLOWED = {  # module: what of resexp it may import, besides the package's own U
         "train",
         "trained",
     },
-    "sweep": {"sweep", "catalog", "config", "console", "data", "models", "runs", "stale"},
+    "sweep": {"sweep", "catalog", "config", "console", "data", "models", "ranks", "runs", "stale"},
     "bench": {"bench", "build", "config", "console", "data", "models", "runs", "runtime", "train"},
 }
 NO_TORCH = (

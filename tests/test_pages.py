@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import write_run
+
+from resexp.studies.popular import answer_all
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "outputs" / "reference" / "README.md"
@@ -17,6 +20,17 @@ def test_every_table_is_what_the_runs_say() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "write_pages.py"), "--check"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.slow
+def test_the_users_own_runs_change_no_page(tmp_path: Path) -> None:
+    """The pages are of the reference runs; make demo, say, puts others beside them."""
+    (tmp_path / "reference").symlink_to(RESULTS.parent)
+    for family in ("plain", "resnet"):
+        for depth in (8, 14, 20, 32, 44, 56):
+            write_run(tmp_path / "runs", [f"model={family}{depth}", "model.width=8"])
+    own, reference = (answer_all(tmp_path, own=own) for own in (True, False))
+    assert own != reference == answer_all(RESULTS.parent.parent, own=False)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -254,6 +254,16 @@ def test_a_damaged_summary_or_environment_is_made_anew(name: str, damage: bytes)
     assert differences(end_state(config.load(whole).run_dir), end_state(folder)) == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [SUMMARY, ENV])
+def test_a_sweep_resumes_a_run_whose_files_are_damaged(name: str) -> None:
+    assert main(["train", *TINY, "max_minutes=0.00001"]) == 0
+    folder = config.load(TINY).run_dir
+    (folder / name).write_bytes(b"{")
+    assert main(["sweep", *TINY]) == 0
+    assert Run(folder).status == "finished"
+
+
 def test_a_flipped_bit_in_the_log_is_noticed_on_resume_and_by_readers(capsys: pytest.CaptureFixture[str]) -> None:
     words = [*TINY, "protocol.log_every=1"]
     assert main(["train", *words, "max_minutes=0.00001"]) == 0

@@ -45,6 +45,7 @@ def verify(args: argparse.Namespace) -> int:
     config.check_folder(args.config_dir)
     if args.popular:
         return _verify_popular(args)
+    from resexp.console import tally
     from resexp.studies.claims import Outcome, judge
     from resexp.studies.verdicts import verdict_data
 
@@ -60,12 +61,12 @@ def verify(args: argparse.Namespace) -> int:
     for found in studies:
         print(found.note)
         words += [verdict.word for verdict in show_verdicts(found.study, found.groups)]
-    print(f"{len(words)} claims: " + ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)))
+    print(f"{len(words)} claims: {tally(words)}")
     return int(Outcome.FAILS in words)
 
 
 def _verify_popular(args: argparse.Namespace) -> int:
-    from resexp.console import print_table
+    from resexp.console import print_table, tally
     from resexp.studies.popular import COLUMNS, answer_all, answer_rows
 
     if args.studies:
@@ -76,8 +77,7 @@ def _verify_popular(args: argparse.Namespace) -> int:
     else:
         print_table(COLUMNS, answer_rows(answers), f"{len(answers)} popular claims")
         outcomes = [one.agrees or "cannot be tested" for one in answers]
-        counts = ", ".join(f"{outcomes.count(word)} {word}" for word in dict.fromkeys(outcomes))
-        print(f"{len(answers)} answers; the evidence agrees: {counts}")
+        print(f"{len(answers)} answers; the evidence agrees: {tally(outcomes)}")
     return int(not all(one.stands for one in answers))
 
 

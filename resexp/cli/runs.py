@@ -116,9 +116,12 @@ def evaluate(args: argparse.Namespace) -> int:
     if args.predictions and args.view == "multi-scale":
         raise UserError("--predictions --view multi-scale: images are grouped by shape there; take ten-crop or centre")
     batches: list[tuple[Any, Any]] = []
-    step, found, classes = evaluate_run(
-        run.path, cfg, view=args.view, seen=lambda logs, labels: batches.append((logs.cpu(), labels.cpu()))
-    )
+
+    def keep(logs: Any, labels: Any) -> None:
+        batches.append((logs.cpu(), labels.cpu()))
+
+    seen = keep if args.json or args.predictions else None
+    step, found, classes = evaluate_run(run.path, cfg, view=args.view, seen=seen)
     if args.predictions:
         _write_predictions(args.predictions, batches, classes)
     facts = {"net": cfg.model.name, "dataset": cfg.dataset.name, "seed": cfg.seed, "step": step, "view": args.view}

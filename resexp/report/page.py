@@ -141,7 +141,7 @@ def _write(path: Path, text: str) -> None:
 
 def _study_section(found: StudyRuns, machines: Machines) -> Section:
     study, groups = found.study, found.groups
-    how = "After" if study.published_on else "Held against"
+    how = "After" if study.published_on else "Compared with"
     source = f"{how} {study.source}. " if study.source else ""
     verdicts = verdict_rows(judge(study.claims, groups), study)
     return _section(study.name, study.title, source + found.note, groups, machines, study=study, verdicts=verdicts)

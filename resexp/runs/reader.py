@@ -82,24 +82,29 @@ class Run:
     @property
     def status(self) -> str:
         """The summary's status; without a summary ``partial`` if there is a checkpoint, else ``new``."""
-        if self.summary:
-            status = self.summary.get("status")
-            if status not in ENDED:
-                raise UserError(f"{self.path / SUMMARY}: damaged (no status); remove it and repeat the run")
-            return status
-        return Status.PARTIAL if (self.path / CHECKPOINT).is_file() else Status.NEW
+        if self.summary and self.summary.get("status") not in ENDED:
+            remedy = "restore it, or remove it and repeat the run"
+            raise UserError(f"{self.path / SUMMARY}: damaged (no status); {remedy}")
+        return self.status_to_train
 
     @property
     def status_to_train(self) -> str:
         """As ``status``, but a damaged summary is as good as none: the run resumes and writes it again."""
+        if self.whole_summary:
+            return self.whole_summary["status"]
+        return Status.PARTIAL if (self.path / CHECKPOINT).is_file() else Status.NEW
+
+    @cached_property
+    def whole_summary(self) -> dict[str, Any]:
+        """The summary; empty if it is damaged."""
         try:
-            return self.status
+            return self.summary if self.summary.get("status") in ENDED else {}
         except UserError:
-            return Status.PARTIAL if (self.path / CHECKPOINT).is_file() else Status.NEW
+            return {}
 
     @property
     def step(self) -> int:
-        step = self.summary.get("step")
+        step = self.whole_summary.get("step")
         return step if type(step) is int and step else max((record["step"] for record in self.metrics), default=0)
 
     @property
@@ -148,8 +153,7 @@ def check_run(run: Run) -> Run:
     for key in ("hardware", "versions"):
         if not isinstance(run.env.get(key, {}), dict):
             raise UserError(f"{path / ENV}: damaged ({key} is {run.env[key]!r}); restore it, or repeat the run")
-    if run.summary and run.summary.get("status") not in ENDED:
-        raise UserError(f"{path / SUMMARY}: damaged (no status); restore it, or remove it and repeat the run")
+    _ = run.status  # a damaged summary is found here
     run.verify()
     return run
 

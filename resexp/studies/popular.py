@@ -90,16 +90,17 @@ def load_popular() -> list[Popular]:
     ]
 
 
-def answer_all(output_dir: Path, studies: Sequence[StudyRuns] = ()) -> list[Answer]:
+def answer_all(output_dir: Path, studies: Sequence[StudyRuns] = (), *, own: bool = True) -> list[Answer]:
     """The evidence looked up in the user's own results, or in the reference results where there is none.
 
     :param studies: those whose runs have been found already.
+    :param own: False: in the reference results alone.
     """
     found = {one.study.name: one for one in studies}
-    return [_answer(popular, output_dir, found) for popular in load_popular()]
+    return [_answer(popular, output_dir, found, own=own) for popular in load_popular()]
 
 
-def _answer(popular: Popular, output_dir: Path, found: dict[str, StudyRuns]) -> Answer:
+def _answer(popular: Popular, output_dir: Path, found: dict[str, StudyRuns], *, own: bool) -> Answer:
     if popular.cannot:
         return Answer(popular, "cannot be tested", f"because {popular.cannot}", Agreement.UNTESTABLE)
     if popular.arithmetic:
@@ -107,9 +108,9 @@ def _answer(popular: Popular, output_dir: Path, found: dict[str, StudyRuns]) -> 
         words = f"{popular.arithmetic}: {'true' if true else 'FALSE'}"
         return Answer(popular, "arithmetic", words, Agreement.AGREES if true else Agreement.DISAGREES)
     if popular.study:
-        ground, evidence = f"study {popular.study}", _of_study(popular, output_dir, found)
+        ground, evidence = f"study {popular.study}", _of_study(popular, output_dir, found, own=own)
     else:
-        ground, evidence = f"analysis {popular.analysis}", _of_analysis(popular, output_dir)
+        ground, evidence = f"analysis {popular.analysis}", _of_analysis(popular, output_dir, own=own)
     return Answer(
         popular, ground, "\n".join(one.text for one in evidence) or Agreement.MISSING, compare(popular.needs, evidence)
     )
@@ -127,10 +128,10 @@ def compare(needs: Mapping[str, bool | None], evidence: Sequence[Evidence]) -> A
     return Agreement.AGREES if outcomes and None not in outcomes else Agreement.OPEN_YET
 
 
-def _of_study(popular: Popular, output_dir: Path, found: dict[str, StudyRuns]) -> list[Evidence]:
+def _of_study(popular: Popular, output_dir: Path, found: dict[str, StudyRuns], *, own: bool) -> list[Evidence]:
     """The verdicts on the claims meant, by the user's own runs, or else by the reference runs."""
     evidence: list[Evidence] = []
-    for only in (None, REFERENCE):
+    for only in (None, REFERENCE) if own else (REFERENCE,):
         key = f"{popular.study}, {only}" if only else popular.study
         if key not in found and (runs := find_study(popular.study, output_dir, only=only)):
             found[key] = runs
@@ -149,10 +150,11 @@ def _of_study(popular: Popular, output_dir: Path, found: dict[str, StudyRuns]) -
     return evidence
 
 
-def _of_analysis(popular: Popular, output_dir: Path) -> list[Evidence]:
+def _of_analysis(popular: Popular, output_dir: Path, *, own: bool) -> list[Evidence]:
     """The rows meant, of the user's own finding, or else of the reference one."""
     evidence: list[Evidence] = []
-    for folder in (output_dir / ANALYSIS, output_dir / REFERENCE / ANALYSIS):
+    reference = output_dir / REFERENCE / ANALYSIS
+    for folder in (output_dir / ANALYSIS, reference) if own else (reference,):
         path = folder / f"{popular.analysis}.json"
         rows = finding.read(path).rows if path.is_file() else ()
         evidence = [

@@ -19,9 +19,10 @@ from rich.table import Table
 from resexp import UserError
 from resexp.config import Config
 from resexp.console import make_table, message
+from resexp.ranks import PARENT
 from resexp.runs.lock import is_held
 from resexp.runs.progress import duration
-from resexp.runs.reader import ENDED, Status
+from resexp.runs.reader import Status
 from resexp.sweep.memory import available_bytes
 from resexp.sweep.plan import Job, JobState, Sweep, plan_sweep
 
@@ -161,7 +162,7 @@ def _start(job: Job, *, extra: Sequence[str], threads: int, minutes: float) -> N
         stdin=subprocess.DEVNULL,
         stdout=job.log,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "OMP_NUM_THREADS": str(threads), "RESEXP_PARENT": str(os.getpid())},
+        env={**os.environ, "OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())},
         process_group=0,  # a terminal's Ctrl-C reaches us alone, and we pass it on once; a new session would be nice 0
     )
     job.outcome, job.began = JobState.RUNNING, time.monotonic()
@@ -183,7 +184,10 @@ def _announce(job: Job) -> None:
     """Say where the job's process starts, once it has written its environment."""
     if job.announced or job.process is None:
         return
-    env = job.run.env
+    try:
+        env = job.run.env
+    except UserError:  # damaged, and about to be written again by the job
+        return
     latest = (env.get("resumed") or [env])[-1]
     if latest.get("pid") == job.process.pid:
         job.announced = True
@@ -213,7 +217,7 @@ def _collect(job: Job, *, stopped: bool) -> None:
         lines = (job.cfg.run_dir / LOG).read_text().strip().splitlines()
         last = lines[-1] if lines else "no message"
         job.message = f"killed by signal {-code}" if code < 0 else f"exit code {code}: {last}"
-    summary = job.run.summary if status in ENDED else {}
+    summary = job.run.whole_summary
     numbers = ""
     if job.outcome == JobState.FINISHED:
         numbers = f": train {summary['train_error']:.2f}%, test {summary['test_error']:.2f}%"
