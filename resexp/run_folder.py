@@ -206,7 +206,7 @@ def open_run(cfg: Config, path: Path) -> Iterator[RunFolder]:
         except BrokenPipeError:  # whoever read our output is gone
             raise
         except OSError as error:
-            raise UserError(_says_the_disk(path, error)) from error
+            raise UserError(_disk_error(path, error)) from error
         except Exception as error:
             if world.is_first:
                 with contextlib.suppress(OSError):
@@ -219,13 +219,13 @@ def open_run(cfg: Config, path: Path) -> Iterator[RunFolder]:
             leave_world()
 
 
-def _says_the_disk(path: Path, error: OSError) -> str:
-    """One line about what a disk would not do."""
+def _disk_error(path: Path, error: OSError) -> str:
+    """One line that says what the disk refused, and what to do."""
     kept = " (the last checkpoint is intact)" if (path / CHECKPOINT).is_file() else ""
     reason = error.strerror or error
     if error.errno in NO_ROOM:
         return f"cannot write into {path}: {reason}; make room and repeat{kept}"
-    return f"{error.filename or path}: {reason}; see to the disk and its permissions, and repeat{kept}"
+    return f"{error.filename or path}: {reason}; check the disk and its permissions, and repeat{kept}"
 
 
 def _lost(path: Path, world: World, error: Exception) -> str:

@@ -122,7 +122,7 @@ def stop_signals() -> Iterator[Stop]:
 
 
 def _stop_with_parent() -> None:
-    """A sweep's run stops, saved, when the sweep is gone: a killed sweep leaves nobody behind who trains on unseen."""
+    """Stop a sweep's run, saved, when the sweep is gone: a killed sweep must leave no process training unseen."""
     parent = os.environ.get(PARENT, "")
 
     def watch() -> None:

@@ -61,7 +61,7 @@ OF_A_RUN = ("config.yaml", "env.json", "metrics.jsonl", "summary.json", "checkpo
 @pytest.mark.faults
 @pytest.mark.parametrize("name", OF_A_RUN)
 def test_a_flipped_bit_is_noticed_or_harmless(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """On resume, and, but for the checkpoint, by who reads a finished run."""
+    """On resume, and, but for the checkpoint, when a finished run is read."""
     whole = [*WORDS, "protocol.log_every=1", f"output_dir={tmp_path}/whole"]
     assert main(["train", *whole]) == 0
     expected = end_state(config.load(whole).run_dir)
@@ -87,7 +87,7 @@ def test_a_flipped_bit_is_noticed_or_harmless(name: str, tmp_path: Path, capsys:
             (config.load(whole).run_dir / name).write_bytes(flip(finished, random))
             with pytest.raises(UserError, match=name):
                 read_run(config.load(whole).run_dir)
-    read = "" if name == "checkpoint.pt" else f"; {FLIPS} noticed by who reads a finished run"
+    read = "" if name == "checkpoint.pt" else f"; {FLIPS} noticed when a finished run is read"
     report(f"bit flips in {name}", FLIPS, f"{noticed} noticed on resume, the others without effect{read}")
 
 

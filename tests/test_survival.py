@@ -52,10 +52,16 @@ def resexp(*words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_closed_terminal_saves_the_run() -> None:
+def begun(command: str) -> tuple[subprocess.Popen[str], Path]:
+    """The process of a long run that has written to its log, and the run's folder."""
     folder = config.load(LONG).run_dir
-    process = resexp("train", *LONG)
+    process = resexp(command, *LONG)
     wait_for(started(folder))
+    return process, folder
+
+
+def test_a_closed_terminal_saves_the_run() -> None:
+    process, folder = begun("train")
     process.send_signal(signal.SIGHUP)
     process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGHUP
@@ -77,9 +83,7 @@ def test_nohup_lets_a_closed_terminal_be() -> None:
 
 @pytest.mark.slow
 def test_the_runs_of_a_killed_sweep_save_and_end() -> None:
-    folder = config.load(LONG).run_dir
-    sweep = resexp("sweep", *LONG)
-    wait_for(started(folder))
+    sweep, folder = begun("sweep")
     sweep.send_signal(signal.SIGKILL)
     sweep.communicate(timeout=60)
     wait_for(lambda: Run(folder).summary != {})
@@ -89,9 +93,7 @@ def test_the_runs_of_a_killed_sweep_save_and_end() -> None:
 
 @pytest.mark.slow
 def test_a_sweep_waits_for_a_run_in_other_hands_and_then_goes_on_with_it() -> None:
-    folder = config.load(LONG).run_dir
-    other = resexp("train", *LONG)
-    wait_for(started(folder))
+    other, folder = begun("train")
     sweep = resexp("sweep", *LONG, "max_minutes=1")
     assert sweep.stderr is not None
     said = []
