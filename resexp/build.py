@@ -36,13 +36,16 @@ def load_data(cfg: Config, world: World | None = None) -> Dataset:
             data = build_data(**dataclasses.asdict(d), progress=print_progress)
     except OSError as error:
         raise UserError(f"{d.name}: cannot read {error.filename}: {error.strerror}") from None
-    size, held_out = len(data.train), cfg.protocol.val_size
-    if held_out and data.val:
+    size, given = len(data.train), cfg.protocol.val_size
+    held_out = round(given * size) if given < 1 else int(given)
+    if given and data.val:
         raise UserError(
-            f"protocol.val_size={held_out}: {d.name} has validation images of its own in val/; set protocol.val_size=0"
+            f"protocol.val_size={given}: {d.name} has validation images of its own in val/; set protocol.val_size=0"
         )
+    if given and not held_out:
+        raise UserError(f"protocol.val_size={given}: of {size:,} training images that is none; hold out more")
     if held_out >= size:
-        raise UserError(f"protocol.val_size={held_out}: {d.name} has only {size:,} training images; hold out fewer")
+        raise UserError(f"protocol.val_size={given}: {d.name} has only {size:,} training images; hold out fewer")
     check_view(cfg.protocol.final_view, cfg.model.family, large=is_large(data))
     return data.hold_out(held_out)
 

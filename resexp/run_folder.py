@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from resexp import RunError, UserError, checkpoint
-from resexp.config import Config, identity, to_yaml
+from resexp.config import Config, digest_of, identity, to_yaml
 from resexp.data.dataset import Dataset
 from resexp.data.registry import folder_fingerprint
 from resexp.meter import Diverged, Window, summary_of
@@ -18,13 +18,14 @@ from resexp.models.build import count_macs, count_parameters
 from resexp.models.kernels import load_kernels
 from resexp.parallel import World, join_world, leave_world, lost_a_process
 from resexp.runs.env import write_env
-from resexp.runs.files import CHECKSUMS, crc32_of, write_checked, write_json, write_text
+from resexp.runs.files import CHECKSUMS, crc32_of, write_bytes, write_checked, write_json, write_text
 from resexp.runs.lock import open_folder
 from resexp.runs.log import MetricsLog
 from resexp.runs.progress import ProgressLine
 from resexp.runs.reader import CHECKPOINT, CONFIG, ENV, METRICS, SUMMARY, Status
 from resexp.runtime import choose_threads, device_name, peak_memory
 from resexp.state import FORMAT, State
+from resexp.weights import comparable, load_weights
 
 RESULTS = ("test_error", "val_error", "best_val_step", "best_val_error", "best_val_test_error")  # null if not measured
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # a disk that takes no more
@@ -41,6 +42,7 @@ class RunFolder:
         self.opened = time.perf_counter()
         self.facts: dict[str, Any] = {}  # of net, data and machine, for checkpoint and summary
         self.log_size, self.log_crc32 = 0, None
+        self.starts_from = ""  # where fresh weights are not
         self.metrics: MetricsLog | None = None
         self.progress: ProgressLine | None = None
 
@@ -57,7 +59,7 @@ class RunFolder:
         cfg, path, device = self.cfg, self.path, state.watch.device
         macs = count_macs(state.net, data.image_shape)
         threads = choose_threads(macs * cfg.protocol.batch_size / self.world.size)
-        saved = checkpoint.load_matching(path / CHECKPOINT, cfg, device)
+        saved = checkpoint.load_matching(path / CHECKPOINT, cfg, device) or self._resumed(device)
         self.facts = {"data": data.digest(), "device": device.type, "world_size": self.world.size}
         if saved:
             if saved.get("format") != FORMAT:
@@ -78,6 +80,33 @@ class RunFolder:
                 state.load_state_dict(saved)
             except (KeyError, RuntimeError, TypeError):
                 raise UserError(f"{path}: {checkpoint.EARLIER_VERSION}; remove it to start the run again") from None
+        elif cfg.init_from:
+            self._take_weights(state, Path(cfg.init_from))
+
+    def _resumed(self, device: torch.device) -> dict[str, Any] | None:
+        """The checkpoint of the run that this one goes on from, and its log; None if it goes on from none."""
+        if not self.cfg.resume_from:
+            return None
+        earlier = Path(self.cfg.resume_from)
+        try:
+            saved = checkpoint.load(earlier / CHECKPOINT, device)
+            log = (earlier / METRICS).read_bytes()[: saved["log_size"]]
+        except FileNotFoundError as error:
+            raise UserError(f"resume_from={earlier}: {error.filename} is gone") from None
+        if f"{earlier.name}@{saved['step']}" != self.cfg.resumed_run:
+            raise UserError(f"resume_from={earlier}: changed since; it was {self.cfg.resumed_run}")
+        if self.world.is_first:
+            write_bytes(self.path / METRICS, log)
+        self.starts_from = f"the end of {earlier}"
+        return saved
+
+    def _take_weights(self, state: State, file: Path) -> None:
+        """Start from the weights of a file; a classifier for other classes stays fresh."""
+        if digest_of(str(file)) != self.cfg.init_digest:
+            raise UserError(f"init_from={file}: changed since this run was named; repeat the command")
+        taken = load_weights(state.net, file, key="init_from", new_classes=True)
+        fresh = "" if len(taken) == len(comparable(state.net.state_dict())) else ", with a fresh classifier"
+        self.starts_from = f"the weights of {file}{fresh}"
 
     def begin(self, state: State, data: Dataset, *, recorded: bool) -> None:
         """Write settings and environment, open the log, and say what is trained.
@@ -121,7 +150,8 @@ class RunFolder:
             f"{cfg.dataset.name}: {len(data.train):,} training, {len(data.val or ()):,} validation, "
             f"{len(data.test):,} test images; protocol {p.name}: {p.steps:,} steps of {p.batch_size}"
         )
-        yield f"resuming at step {state.step} of {p.steps}" if state.step else f"starting at step 0 of {p.steps}"
+        origin = f" from {self.starts_from}" if self.starts_from else ""
+        yield f"{'resuming' if state.step else 'starting'} at step {state.step} of {p.steps}{origin}"
 
     def log(self, state: State, split: str, loss: float, error: float, rate: float) -> None:
         """One line of the log.

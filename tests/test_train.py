@@ -491,6 +491,62 @@ def test_a_finished_run_is_not_run_again(resexp: Resexp) -> None:
     assert (config.load(TINY).run_dir / CHECKPOINT).stat().st_mtime_ns == checkpoint_time
 
 
+def test_going_on_longer_ends_as_if_the_first_run_had_been_that_long() -> None:
+    first = config.load(TINY)
+    train(first, first.run_dir)
+    longer = config.load([f"resume_from={first.run_dir}", "protocol.steps=20", "tensorboard=false"])
+    assert longer.run_dir.parent == first.run_dir.parent and longer.run_name != first.run_name
+    train(longer, longer.run_dir)
+    at_once = config.load([*TINY, "protocol.steps=20"])
+    train(at_once, at_once.run_dir)
+    ends = [end_state(cfg.run_dir) for cfg in (longer, at_once)]
+    for end in ends:
+        del end["identity"]
+    own_evaluation = {"step": 12, "split": "test"}  # of the first run's last step; the same at every fourth step anyway
+    assert any(own_evaluation.items() <= record.items() for record in ends[0]["log"])
+    assert differences(*ends) == []
+
+
+def test_a_run_that_goes_on_resumes_from_its_own_checkpoint_when_the_first_is_gone() -> None:
+    first = config.load(TINY)
+    train(first, first.run_dir)
+    longer = config.load([f"resume_from={first.run_dir}", "protocol.steps=20", "max_minutes=1e-9"])
+    assert train(longer, longer.run_dir)["step"] == 13
+    (first.run_dir / CHECKPOINT).unlink()
+    assert train(longer, longer.run_dir)["step"] == 14
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["protocol.steps=12"], r"protocol\.steps=12: must be more than the 12 of .*, to go on from it"),
+        (["protocol.steps=20", "seed=1"], r"seed: stays that of resume_from="),
+        (["protocol.steps=20", "model.width=8"], r"model\.width: stays that of resume_from="),
+        (["protocol.steps=20", "dataset=digits"], r"dataset: stays that of resume_from="),
+        (["protocol.steps=20", "protocol.batch_size=8"], r"protocol\.batch_size: stays that of resume_from="),
+        (["protocol.steps=20", "init_from=conf.pt"], r"init_from=conf\.pt: drop it, or drop resume_from"),
+    ],
+)
+def test_what_cannot_change_when_a_run_goes_on_is_refused(words: list[str], answer: str) -> None:
+    first = config.load(TINY)
+    train(first, first.run_dir)
+    with pytest.raises(UserError, match=answer):
+        config.load([f"resume_from={first.run_dir}", *words])
+
+
+def test_only_a_finished_run_with_its_checkpoint_is_gone_on_from(resexp: Resexp) -> None:
+    first = config.load([*TINY, "max_minutes=1e-9"])
+    train(first, first.run_dir)
+    with pytest.raises(UserError, match=r"is interrupted, not finished; the command that began it resumes it"):
+        config.load([f"resume_from={first.run_dir}", "protocol.steps=20"])
+    train(config.load(TINY), first.run_dir)
+    (first.run_dir / CHECKPOINT).unlink()
+    with pytest.raises(UserError, match=r"has no checkpoint\.pt; repeat the run to make one"):
+        config.load([f"resume_from={first.run_dir}", "protocol.steps=20"])
+    assert "not a run folder" in resexp("train", "resume_from=nowhere").stderr
+    assert "resexp train goes on from one run" in resexp("sweep", f"resume_from={first.run_dir}").stderr
+
+
 def test_a_resumed_run_keeps_its_number_of_threads_and_its_first_machine() -> None:
     run_tiny("max_minutes=0.0001", "threads=2")
     _, run = run_tiny()
@@ -720,6 +776,15 @@ def test_an_output_folder_that_cannot_be_written_is_named(resexp: Resexp, tmp_pa
     result = resexp("train", *TINY, f"output_dir={tmp_path}/file/x")
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert "cannot write into" in result.stderr
+
+
+def test_a_share_of_the_images_is_held_out() -> None:
+    data = load_data(config.load([*TINY, "protocol.val_size=0.125"]))
+    assert data.val is not None and (len(data.val), len(data.train)) == (64, 448)
+    with pytest.raises(UserError, match=r"protocol\.val_size=0\.0001: of 512 training images that is none"):
+        load_data(config.load([*TINY, "protocol.val_size=0.0001"]))
+    with pytest.raises(UserError, match=r"protocol\.val_size=1\.5: must be a number of images, or a share below 1"):
+        config.load([*TINY, "protocol.val_size=1.5"])
 
 
 def test_holding_out_every_image_is_refused() -> None:

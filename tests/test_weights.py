@@ -1,5 +1,6 @@
 """Weights of others: what fits a net, what is refused, and what a file may hold beside them."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,16 @@ from resexp.cli import main
 from resexp.data.normalize import normalization_of
 from resexp.data.registry import build_data
 from resexp.models.build import build_model
+from resexp.run_folder import open_run
+from resexp.runtime import stop_signals
+from resexp.studies.tables import published_like
+from resexp.train import train
 from resexp.weights import CONTAINERS, load_weights
+
+
+def build_net_of(words: list[str]) -> torch.nn.Module:
+    cfg = config.load(words)
+    return build_net(cfg, load_data(cfg))
 
 
 def net_and_state() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
@@ -112,3 +122,49 @@ def test_given_means_and_deviations_take_the_place_of_a_rule() -> None:
 def test_deviations_that_cannot_be_are_refused(words: list[str], answer: str) -> None:
     with pytest.raises(UserError, match=answer):
         config.load(words)
+
+
+def test_a_run_starts_from_the_weights_of_a_file(capsys: pytest.CaptureFixture) -> None:
+    state = build_net_of(TINY).state_dict()
+    torch.save({name: torch.full_like(value, 0.5) for name, value in state.items()}, "theirs.pt")
+    words = [*TINY, "init_from=theirs.pt", "protocol.lr=0"]
+    assert main(["train", *words]) == 0
+    assert "starting at step 0 of 12 from the weights of" in capsys.readouterr().err
+    cfg = config.load(words)
+    saved = torch.load(cfg.run_dir / "checkpoint.pt", weights_only=True)["net"]
+    assert bool((saved["head.weight"] == 0.5).all())
+
+
+def test_the_content_of_the_file_names_the_run_and_its_path_does_not() -> None:
+    Path("other").mkdir()
+    for path, text in (("a.pt", b"a"), ("other/b.pt", b"a"), ("c.pt", b"c")):
+        Path(path).write_bytes(text)
+    names = [config.load([*TINY, f"init_from={path}"]).run_name for path in ("a.pt", "other/b.pt", "c.pt")]
+    assert names[0] == names[1] != names[2] != config.load(TINY).run_name
+    with pytest.raises(UserError, match=r"init_from=gone\.pt: No such file or directory; name a weights file"):
+        config.load([*TINY, "init_from=gone.pt"])
+
+
+def test_a_run_that_started_from_weights_resumes_without_their_file() -> None:
+    torch.save(build_net_of(TINY).state_dict(), "theirs.pt")
+    words = [*TINY, "init_from=theirs.pt"]
+    assert main(["train", *words, "max_minutes=1e-9"]) == 0
+    cfg = config.load_file(config.load(words).run_dir / "config.yaml")
+    Path("theirs.pt").unlink()
+    with stop_signals() as stop, open_run(cfg, cfg.run_dir) as run:
+        assert train(dataclasses.replace(cfg, max_minutes=None), run, stop)["status"] == "finished"
+
+
+def test_a_classifier_for_other_classes_starts_fresh(capsys: pytest.CaptureFixture) -> None:
+    torch.save(build_model(family="resnet", depth=8, width=4, classes=7, seed=1).state_dict(), "theirs.pt")
+    assert main(["train", *TINY, "init_from=theirs.pt"]) == 0
+    assert "theirs.pt, with a fresh classifier" in capsys.readouterr().err
+    assert main(["eval", "weights=theirs.pt", *TINY]) == 2  # whose classes must be these
+    assert "head.weight (7, 16) does not fit head.weight (10, 16)" in capsys.readouterr().err
+
+
+def test_a_run_that_starts_from_weights_has_no_published_number_beside_it() -> None:
+    Path("theirs.pt").write_bytes(b"anything")
+    words = ["dataset=cifar10", "model=resnet56", "protocol=he2015-cifar"]
+    fresh, from_file = (dataclasses.asdict(config.load([*words, *more])) for more in ([], ["init_from=theirs.pt"]))
+    assert published_like(fresh) and not published_like(from_file)

@@ -16,6 +16,7 @@ from resexp.config.keys import (
 from resexp.config.model import ModelConfig
 from resexp.config.overrides import GROUPS
 from resexp.config.schema import Config, DatasetConfig, LauncherConfig, ProtocolConfig
+from resexp.config.start import digest_of
 from resexp.config.studies import Claim, Gap, Other, Outline, Study, load_study, outline_study
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "completed",
     "deciding",
     "describe_keys",
+    "digest_of",
     "expand",
     "flatten",
     "identity",

@@ -18,6 +18,7 @@ from resexp import UserError, catalog, did_you_mean
 from resexp.config.keys import check_folder, describe_keys
 from resexp.config.overrides import GROUPS, jobs_of, key_of, near_key, parse, parse_word
 from resexp.config.schema import Config
+from resexp.config.start import check_continuation, finished_run
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 # Beside the package in a checkout, inside it in an installed wheel.
@@ -40,6 +41,9 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[tup
     Runs that come out the same are kept once. Without ``model.width`` the data set's ``sweep_width`` is taken.
     """
     words = parse(overrides)
+    for word in words:
+        if key_of(word) == "resume_from":
+            raise UserError(f"{word.input_line}: resexp train goes on from one run; a sweep does not")
     width_given = any(key_of(word) == "model.width" for word in words)
     runs: dict[str, tuple[list[str], Config]] = {}
     for job in jobs_of(words, both_families=True):
@@ -107,10 +111,21 @@ def compose_config(overrides: Sequence[str], config_dir: Path | None) -> Config:
         else:
             values[key] = word.value()
     with one_line_errors(" ".join(overrides)):
-        composed = copy.deepcopy(_checked_groups(tuple(groups.items()), tuple(left_out), config_dir))
+        if folder := values.get("resume_from"):
+            check_continuation(str(folder), [*groups, *left_out, *values])
+            composed = _of_run(str(folder))
+        else:
+            composed = copy.deepcopy(_checked_groups(tuple(groups.items()), tuple(left_out), config_dir))
         for key, value in (named | values).items():
             OmegaConf.update(composed, key, value)
         return cast(Config, OmegaConf.to_object(composed))
+
+
+def _of_run(folder: str) -> Any:
+    """The settings of a finished run that decide its result, for a run beside it."""
+    run = finished_run(folder)
+    kept: dict[str, Any] = {key: run.config[key] for key in ("model", "dataset", "protocol", "seed")}
+    return OmegaConf.merge(OmegaConf.structured(Config), kept, {"output_dir": str(run.path.parent.parent)})
 
 
 @functools.cache  # the runs of a sweep mostly differ in values

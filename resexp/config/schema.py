@@ -10,6 +10,7 @@ from pathlib import Path
 from resexp import UserError
 from resexp.config.keys import as_name, check, check_choice, check_name, identity, setting
 from resexp.config.model import ModelConfig
+from resexp.config.start import digest_of, finished_run, name_of
 from resexp.data.registry import READERS
 
 
@@ -88,7 +89,9 @@ class ProtocolConfig:
     about: str = setting("", doc="what it is, in one line for the lists", decides=False)
     steps: int = setting(doc="optimiser updates of the whole run")
     batch_size: int = setting(doc="images of one step")
-    val_size: int = setting(0, doc="images held out of the training set, never trained on")
+    val_size: int | float = setting(
+        0, doc="images held out of the training set, never trained on: how many, or a share, as in 0.1"
+    )
     lr: float = setting(doc="learning rate")
     lr_drops: list[int] = setting([], doc="steps at which the rate is multiplied by lr_drop_factor, from step 0")
     lr_drop_factor: float = setting(0.1, doc="factor of each drop")
@@ -157,6 +160,8 @@ class ProtocolConfig:
             "warmup_lr",
             "warmup_steps",
         )
+        whole = self.val_size < 1 or isinstance(self.val_size, int)
+        check(whole, "protocol.val_size", self.val_size, "must be a number of images, or a share below 1")
         ordered = all(0 < a < b for a, b in zip([0.5, *self.lr_drops], self.lr_drops, strict=False))
         check(ordered, "protocol.lr_drops", self.lr_drops, "must be growing steps of at least 1")
         at_least(1, "plateau_patience")
@@ -224,6 +229,14 @@ class Config:
     protocol: ProtocolConfig
     launcher: LauncherConfig = field(default_factory=LauncherConfig, metadata={"doc": "", "decides": False})
     seed: int = setting(0, doc="of initialisation, order and augmentation")
+    init_from: str | None = setting(
+        None, doc="a file of weights to start from in place of fresh ones; its content names the run", decides=False
+    )
+    init_digest: str | None = setting(None, doc="of that file's content; taken by itself")
+    resume_from: str | None = setting(
+        None, doc="a finished run to go on from, with its settings but for those given here", decides=False
+    )
+    resumed_run: str | None = setting(None, doc="that run, and its last step; taken by itself")
     fast: bool = setting(
         True, doc="the fast paths; false: torch's own operations one by one, the same up to rounding", decides=False
     )
@@ -242,6 +255,7 @@ class Config:
             self.device.startswith("cuda:") and self.device[5:].isdecimal()
         )
         check(known, "device", self.device, "choose from auto, cpu, cuda, cuda:1, ...")
+        self._name_start()
         for key in ("threads", "workers"):
             value = getattr(self, key)
             check(value is None or value >= 1, key, value, "must be at least 1, or null")
@@ -261,6 +275,18 @@ class Config:
             "dataset=imagenet crops by protocol.scales; set protocol.pad=0",
         )
         check(self.max_minutes is None or self.max_minutes > 0, "max_minutes", self.max_minutes, "must be above 0")
+
+    def _name_start(self) -> None:
+        """What the run starts from, unless a run folder says it already: the file may be gone by then."""
+        check(not (self.init_from and self.resume_from), "init_from", self.init_from, "drop it, or drop resume_from")
+        if self.init_from and not self.init_digest:
+            self.init_digest = digest_of(self.init_from)
+            self.init_from = str(Path(self.init_from).expanduser().resolve())
+        if self.resume_from and not self.resumed_run:
+            run = finished_run(self.resume_from)
+            rule = f"must be more than the {run.step} of {self.resume_from}, to go on from it"
+            check(self.protocol.steps > run.step, "protocol.steps", self.protocol.steps, rule)
+            self.resumed_run, self.resume_from = name_of(run), str(run.path.resolve())
 
     @property
     def run_name(self) -> str:

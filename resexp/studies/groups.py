@@ -170,7 +170,8 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
         "protocol": config.completed(config.ProtocolConfig, settings["protocol"]),
     }
     ignored = {"model.family", "model.depth", "dataset.source"}
-    return {
+    start = {key: settings[key] for key in ("init_digest", "resumed_run") if settings.get(key)}
+    return start | {
         f"{group}.{key}": str(value).replace(" ", "")
         for group, its in groups.items()
         for key, value in its.items()

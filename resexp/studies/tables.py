@@ -61,7 +61,12 @@ def published_like(config: dict[str, Any]) -> Published | None:
     net = catalog.net_name(catalog.resolve(config["model"]))
     known = published(net, "test_error")
     papers = catalog.is_papers(config["model"], with_width=True)
-    return known if known and papers and known.is_of(config) else None
+    return known if known and papers and _is_fresh(config) and known.is_of(config) else None
+
+
+def _is_fresh(config: dict[str, Any]) -> bool:
+    """Whether a run begins with fresh weights, as published ones do."""
+    return not (config.get("init_digest") or config.get("resumed_run"))
 
 
 def _cell(group: Group, metric: str) -> str:
@@ -100,7 +105,8 @@ def distance_rows(groups: Sequence[Group]) -> list[list[str]]:
 
 def _is_the_papers_run(run: dict[str, Any], known: Spread) -> bool:
     """Whether a run is of the net, the images and the protocol, whole, of a published mean."""
-    if not catalog.is_papers(run["model"], with_width=True) or run["dataset"]["name"] != known.dataset:
+    papers_net = catalog.is_papers(run["model"], with_width=True) and _is_fresh(run)
+    if not papers_net or run["dataset"]["name"] != known.dataset:
         return False
     papers = config.load([f"dataset={known.dataset}", f"protocol={known.protocol}"])
     same_data = all(run["dataset"].get(key) == value for key, value in config.deciding(papers.dataset).items())

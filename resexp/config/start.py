@@ -1,0 +1,42 @@
+"""What a run starts from, besides fresh weights: the weights of a file, or the end of another run. No torch."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from resexp import UserError
+from resexp.config.keys import check
+from resexp.runs.reader import CHECKPOINT, Run, Status, read_run
+
+KEPT = ("model", "dataset", "protocol", "seed", "protocol.batch_size", "protocol.val_size", "protocol.optimizer")
+
+
+def digest_of(file: str) -> str:
+    """Of a file's content, which names the run wherever the file lies. Raises UserError if it cannot be read."""
+    try:
+        with Path(file).expanduser().open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~ of nobody
+        raise UserError(f"init_from={file}: {getattr(error, 'strerror', None) or error}; name a weights file") from None
+
+
+def finished_run(folder: str) -> Run:
+    """The run that another one goes on from. Raises UserError unless it is finished and has its checkpoint."""
+    run = read_run(Path(folder).expanduser())
+    remedy = "; the command that began it resumes it" if run.status == Status.INTERRUPTED else ""
+    check(run.status == Status.FINISHED, "resume_from", folder, f"is {run.status}, not finished{remedy}")
+    check((run.path / CHECKPOINT).is_file(), "resume_from", folder, f"has no {CHECKPOINT}; repeat the run to make one")
+    return run
+
+
+def name_of(run: Run) -> str:
+    """Which run, and how far it went: ``resnet20-...-1f2e3d4c@1280``."""
+    return f"{run.path.resolve().name}@{run.step}"
+
+
+def check_continuation(folder: str, keys: Iterable[str]) -> None:
+    """Raise UserError for a setting that stays what it was in the run that is gone on from."""
+    for key in keys:
+        if key in KEPT or key.partition(".")[0] in ("model", "dataset"):
+            can = "protocol.steps, protocol.lr, protocol.lr_drops and the like can change"
+            raise UserError(f"{key}: stays that of resume_from={folder}; drop it ({can})")
