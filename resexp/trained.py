@@ -1,11 +1,11 @@
 """Nets that have been trained: from the checkpoint of a run, or from a file of anybody's weights."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from resexp import UserError, checkpoint
 from resexp.build import build_net, is_large, load_data, place_net
@@ -14,12 +14,9 @@ from resexp.console import message
 from resexp.data.dataset import Dataset
 from resexp.data.normalize import normalization_of
 from resexp.evaluate import Evaluation, check_view, evaluate
-from resexp.runs.reader import CHECKPOINT
+from resexp.runs.reader import CHECKPOINT, LEARNED
 from resexp.runtime import set_up_device
 from resexp.weights import load_weights
-
-Seen = Callable[[torch.Tensor, torch.Tensor], None]  # log probabilities (N, classes) and labels (N,) of a batch
-LEARNED = 0.5  # of the error of guessing: a net above it has not learned, or does not compute what it was trained for
 
 
 def load_trained(run_dir: Path, cfg: Config) -> tuple[dict[str, Any], nn.Module, Dataset]:
@@ -53,19 +50,56 @@ def load_with_weights(cfg: Config, weights: Path) -> tuple[nn.Module, Dataset]:
     return place_net(net, device), data.to(device)
 
 
-def evaluate_run(
-    run_dir: Path, cfg: Config, *, view: str = "centre", seen: Seen | None = None
-) -> tuple[int, Evaluation, tuple[str, ...]]:
-    """The step of a run's checkpoint, its test error, and the names of the classes. Raises UserError."""
+@dataclass(frozen=True)
+class Evaluated:
+    """A net on the test images.
+
+    :param logs: log probabilities (N, classes), and ``labels`` int64 (N,), in the order of the images, on the CPU;
+        empty where they were not kept.
+    """
+
+    errors: Evaluation
+    data: Dataset
+    logs: Tensor
+    labels: Tensor
+
+    @property
+    def guesses(self) -> Tensor:
+        """The most probable class of each image, int64 (N,)."""
+        return self.logs.argmax(dim=1)
+
+    @property
+    def sureness(self) -> Tensor:
+        """Its probability, float32 (N,)."""
+        return self.logs.max(dim=1).values.exp()
+
+    @property
+    def confusion(self) -> Tensor:
+        """How many images of each class, a row, were taken for each, a column. int64 (classes, classes)."""
+        classes = self.logs.shape[1]
+        places = self.labels * classes + self.guesses
+        return torch.bincount(places, minlength=classes**2).view(classes, classes)
+
+    def worst(self, count: int) -> list[int]:
+        """The places of the images that are most surely wrong, the surest first."""
+        wrong = (self.guesses != self.labels).nonzero().flatten()
+        return wrong[self.sureness[wrong].argsort(descending=True, stable=True)[:count]].tolist()
+
+
+def evaluate_run(run_dir: Path, cfg: Config, *, view: str = "centre", keep: bool = False) -> tuple[int, Evaluated]:
+    """The step of a run's checkpoint, and its net on the test images. Raises UserError.
+
+    :param keep: every prediction.
+    """
     saved, net, data = load_trained(run_dir, cfg)
-    return saved["step"], evaluate_net(cfg, net, data, view, seen), data.classes
+    return saved["step"], evaluate_net(cfg, net, data, view=view, keep=keep)
 
 
-def evaluate_weights(cfg: Config, weights: Path, *, view: str = "centre") -> Evaluation:
-    """The test error of the configured net with the weights of a file. Raises UserError."""
+def evaluate_weights(cfg: Config, weights: Path, *, view: str = "centre", keep: bool = False) -> Evaluated:
+    """The configured net with the weights of a file on the test images. Raises UserError."""
     net, data = load_with_weights(cfg, weights)
-    found = evaluate_net(cfg, net, data, view)
-    if found.error > LEARNED * 100 * (1 - 1 / len(data.classes)):
+    found = evaluate_net(cfg, net, data, view=view, keep=keep)
+    if found.errors.error > LEARNED * 100 * (1 - 1 / len(data.classes)):
         message(f"weights={weights}: near guessing; check {', '.join(_suspects(cfg))}")
     return found
 
@@ -83,9 +117,20 @@ def _suspects(cfg: Config) -> list[str]:
     return [*found, "the order of the classes"]
 
 
-def evaluate_net(cfg: Config, net: nn.Module, data: Dataset, view: str, seen: Seen | None = None) -> Evaluation:
-    """The test error of a net in one view. Raises UserError for a view that its images do not have."""
+def evaluate_net(cfg: Config, net: nn.Module, data: Dataset, *, view: str, keep: bool) -> Evaluated:
+    """A net on the test images in one view. Raises UserError for a view that these images do not have."""
     p = cfg.protocol
     check_view(view, cfg.model.family, large=is_large(data))
-    normalization = normalization_of(data.train, p.normalize, p.mean, p.std)
-    return evaluate(net, data.test, normalization, precision=p.precision, view=view, scales=p.test_scales, seen=seen)
+    batches: list[tuple[Tensor, Tensor]] = []
+    errors = evaluate(
+        net,
+        data.test,
+        normalization_of(data.train, p.normalize, p.mean, p.std),
+        precision=p.precision,
+        view=view,
+        scales=p.test_scales,
+        seen=(lambda logs, labels: batches.append((logs.cpu(), labels.cpu()))) if keep else None,
+    )
+    none = (torch.empty(0, len(data.classes)), torch.empty(0, dtype=torch.int64))
+    logs, labels = (torch.cat(parts) for parts in zip(*(batches or [none]), strict=True))
+    return Evaluated(errors, data, logs, labels)

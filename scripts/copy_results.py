@@ -3,19 +3,23 @@
 
     scripts/copy_results.py he2015-cifar outputs/runs outputs/reference/he2015-cifar.jsonl    to keep them
     scripts/copy_results.py he2015-cifar outputs/reference/he2015-cifar.jsonl outputs/runs    to have run folders
+    scripts/copy_results.py analysis outputs/analysis outputs/reference/analysis              findings, with pictures
 
 A place is a folder of run folders, or a .jsonl file with one run per line. Settings, environment, log and summary are
 copied, checkpoints are not. --unfinished also copies runs that were interrupted, as far as they are.
 """
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
 from resexp import UserError, config
 from resexp.runs.reader import CHECKPOINT, Run
 from resexp.runs.store import SUFFIX, keep_runs, runs_at, unpack_run
+from resexp.studies import finding
 from resexp.studies.find import runs_of
+from resexp.studies.popular import ANALYSIS
 
 ENDED = ("finished", "diverged")
 
@@ -26,6 +30,16 @@ def is_new(run: Run, there: dict[str, Run]) -> bool:
     return other is None or not (other.status in ENDED or (other.path / CHECKPOINT).is_file())
 
 
+def copy_findings(source: Path, target: Path) -> int:
+    """Into the one file that keeps findings, and their pictures beside it."""
+    found = finding.findings_in(source)
+    finding.keep(found, target)
+    for name in found:
+        shutil.copyfile(source / f"{name}.png", target / f"{name}.png")
+        print(target / f"{name}.png")
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", help="only its runs, in any seed")
@@ -33,6 +47,8 @@ def main() -> int:
     parser.add_argument("target", type=Path, metavar="TO")
     parser.add_argument("--unfinished", action="store_true", help="also runs that were interrupted")
     args = parser.parse_args()
+    if args.study == ANALYSIS:
+        return copy_findings(args.source, args.target)
     wanted = (*ENDED, "interrupted") if args.unfinished else ENDED
     try:
         jobs = [cfg for _, cfg in config.load_study(args.study)[1]]

@@ -124,7 +124,7 @@ def _claim_row(entry: dict[str, str]) -> list[str]:
 
 def _finding_row(entry: dict[str, str]) -> list[str]:
     name = entry["analysis"]
-    found = finding.read(FOLDER / "analysis" / f"{name}.json")
+    found = findings()[name]
     row = next(row for row in found.rows if row.id == entry["id"])
     verdict = {True: "agrees", False: "does NOT agree", None: "cannot be told apart"}[row.agrees]
     link = f"[{agreeing(found)} agree]({LINK}#{name})"
@@ -157,10 +157,9 @@ def answers() -> str:
 def analyses() -> str:
     """One row per analysis: how many of its comparisons agree."""
     rows = []
-    for file in sorted((FOLDER / "analysis").glob("*.json")):
-        found = finding.read(file)
+    for name, found in findings().items():
         against = "; ".join(row.what for row in found.rows if row.agrees is False)
-        rows.append([f"[{file.stem}](../{LINK}#{file.stem})", found.title, agreeing(found), against or "-"])
+        rows.append([f"[{name}](../{LINK}#{name})", found.title, agreeing(found), against or "-"])
     return table(("analysis", "what it measures", "agrees with what was expected", "what does not"), rows)
 
 
@@ -255,13 +254,13 @@ def results() -> str:
         "\n".join(
             [
                 *(f"- [{name}](#{name}): {study_runs(name).study.title}" for name in reference_studies()),
-                *(f"- [{file.stem}](#{file.stem}): {finding.read(file).title}" for file in _findings()),
+                *(f"- [{name}](#{name}): {found.title}" for name, found in findings().items()),
                 "- [Popular claims](#popular-claims)",
                 "- [Other runs](#other-runs)",
             ]
         ),
         *(part for name in reference_studies() for part in _study(name)),
-        *(part for file in _findings() for part in _analysis(file)),
+        *(part for name, found in findings().items() for part in _analysis(name, found)),
         "## Popular claims",
         "What articles say about residual networks, and whether the evidence agrees with our answer "
         "(`resexp verify --popular`).",
@@ -306,16 +305,16 @@ def _pictures(folder: Path, stem: str, title: str) -> list[str]:
     return [f"![{title}]({path.relative_to(FOLDER)})" for path in there]
 
 
-def _findings() -> list[Path]:
-    return sorted((FOLDER / "analysis").glob("*.json"))
+@cache
+def findings() -> dict[str, finding.Finding]:
+    return finding.findings_in(FOLDER / "analysis")
 
 
-def _analysis(file: Path) -> list[str]:
-    found = finding.read(file)
+def _analysis(name: str, found: finding.Finding) -> list[str]:
     return [
-        f"## {file.stem}",
+        f"## {name}",
         f"**{found.title}.** {found.about}",
-        *_pictures(file.parent, file.stem, found.title),
+        *_pictures(FOLDER / "analysis", name, found.title),
         table(finding.COLUMNS, finding.table(found)),
     ]
 

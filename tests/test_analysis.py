@@ -49,6 +49,7 @@ from resexp.analysis.subject import (
 from resexp.build import build_net, load_data
 from resexp.cli import main
 from resexp.models.build import use_kernels
+from resexp.runs.reader import Run
 from resexp.studies import finding
 from resexp.studies.finding import Finding, Panel, Row, Series
 
@@ -211,15 +212,15 @@ def test_layer_gradients_are_those_of_backward(subject: Subject) -> None:
     assert weights[0] == pytest.approx(float(net.net.stem.conv.weight.detach().norm()))
 
 
-@pytest.mark.parametrize(("factor", "healthy"), [(1.0, True), (1e3, False), (1e-3, False)])
-def test_a_gradient_is_unhealthy_if_it_is_too_small_or_too_large(
-    factor: float, healthy: bool, subject: Subject, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("factor", "lasts", "stays"), [(1.0, True, True), (1e3, True, False), (1e-3, False, True)])
+def test_a_gradient_vanishes_if_it_is_too_small_and_explodes_if_it_is_too_large(
+    factor: float, lasts: bool, stays: bool, subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     norms = [factor] * 3 + [1.0] * 4
     monkeypatch.setattr(gradients, "layer_gradients", lambda *_: ([1.0] * 7, norms))
     net = subject("model=plain8")
     rows = {row.id: row for row in gradients.analyze([net], layers=2, steps=5).rows}
-    assert rows["fresh-plain8"].agrees is healthy
+    assert rows["fresh-lasts-plain8"].agrees is lasts and rows["fresh-stays-plain8"].agrees is stays
     assert rows["first-update-plain8"].agrees is (net.cfg.protocol.lr * factor < 1)
 
 
@@ -351,8 +352,8 @@ def test_a_plain_net_loses_single_layers(subject: Subject) -> None:
 def test_smooth_is_a_rise_in_order_without_a_jump(errors: list[float], smooth: bool, subject: Subject) -> None:
     net = subject()
     object.__getattribute__(net, "__dict__")["train_error"] = 0.0
-    row = lesion._judge_smooth(net, errors[0], [[error] for error in errors[1:]])[0]
-    assert row.agrees is smooth
+    row = lesion._judge_smooth(net, "smooth", "k blocks dropped", errors)[0]
+    assert row.agrees is smooth and not lesion._judge_smooth(net, "smooth", "k blocks dropped", errors[:3])
 
 
 def test_a_dropped_block_leaves_its_shortcut(subject: Subject) -> None:
@@ -618,6 +619,20 @@ def test_steps_to_is_the_step_after_which_the_loss_stays_below() -> None:
     assert convergence.steps_to(1.0, steps, values) == 40
     assert convergence.steps_to(2.5, steps, values) == 10
     assert math.isinf(convergence.steps_to(0.5, steps, values))
+
+
+def test_convergence_judges_no_net_that_has_not_learned(tmp_path: Path) -> None:
+    nets = [("plain20", 80.0), ("resnet20", 1.0), ("plain32", 10.0), ("resnet32", 1.0)]
+    runs = [write_run(tmp_path, [f"model={net}"], train_error=error, classes=10) for net, error in nets]
+    for run, loss in zip(runs, (0.9, 0.4, 0.9, 0.4), strict=True):
+        lines = [{"step": step, "split": "train", "loss": loss * 20 / step, "error": 1} for step in (10, 20, 30)]
+        (run.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = convergence.analyze([Run(run.path) for run in runs], losses=(0.9,))
+    assert {row.id: row.agrees for row in found.rows if row.expected} == {
+        "residual-first-20": None,
+        "residual-first-32": True,
+    }
+    assert "no verdict on what has not learned: plain20." in found.about
 
 
 # ensemble

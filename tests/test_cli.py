@@ -11,7 +11,7 @@ from helpers import TINY
 from resexp import __version__, config
 from resexp.cli import main
 from resexp.cli.main import COMMANDS
-from resexp.cli.runs import result_line
+from resexp.cli.train import result_line
 
 Resexp = Callable[..., subprocess.CompletedProcess]
 

@@ -319,7 +319,7 @@ def test_published_weights_give_their_published_errors(images: Path) -> None:
     words = ["dataset=cifar10", f"dataset.root={images}", "protocol.normalize=imagenet", "model.zero_padding=both"]
     for depth, error in ((20, "8.27"), (32, "7.37"), (44, "6.90"), (56, "6.61")):
         (file,) = Path(folder).glob(f"resnet{depth}-*.th")
-        assert f"{evaluate_weights(config.load([*words, f'model=resnet{depth}']), file).error:.2f}" == error
+        assert f"{evaluate_weights(config.load([*words, f'model=resnet{depth}']), file).errors.error:.2f}" == error
 
 
 WEIGHTS = sorted((Path(__file__).parent.parent / "outputs" / "reference" / "weights").glob("*.safetensors"))

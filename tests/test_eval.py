@@ -10,6 +10,7 @@ from helpers import TINY
 from resexp import config
 from resexp.cli import main
 from resexp.runs.reader import Run
+from resexp.trained import evaluate_run
 
 
 def trained() -> Run:
@@ -36,7 +37,10 @@ def test_predictions_and_confusion_add_up_to_the_error(capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["--predictions", "nowhere/x.csv"], "--predictions nowhere/x.csv: cannot be written"),
+        (["--predictions", "nowhere/x.csv"], "--predictions nowhere/x.csv: there is no folder nowhere; make it"),
+        (["--predictions", "."], "--predictions .: cannot be written (Is a directory)"),
+        (["--picture", "x.exe"], "--picture x.exe: cannot be written (Format 'exe' is not supported"),
+        (["--picture", "x.png", "--view", "multi-scale"], "images are grouped by shape there"),
         (["--predictions", "x.csv", "--view", "multi-scale"], "images are grouped by shape there"),
     ],
 )
@@ -48,3 +52,24 @@ def test_predictions_that_cannot_be_are_one_line(
     assert main(["eval", str(run.path), *words]) == 2
     said = capsys.readouterr().err
     assert answer in said and said.count("\n") == 1
+
+
+def test_a_picture_shows_the_confusion_and_the_most_surely_wrong_images() -> None:
+    run = trained()
+    assert main(["eval", str(run.path), "--picture", "guesses.png"]) == 0
+    assert Path("guesses.png").read_bytes().startswith(b"\x89PNG") and Path("guesses.png").stat().st_size > 20_000
+    _, found = evaluate_run(run.path, config.load(TINY), keep=True)
+    worst = found.worst(5)
+    wrong = [k for k in range(128) if found.guesses[k] != found.labels[k]]
+    assert worst == sorted(wrong, key=lambda k: -float(found.sureness[k]))[:5]
+    assert int(found.confusion.sum()) == 128 and int(found.confusion.trace()) == 128 - len(wrong)
+
+
+def test_anybodys_weights_have_predictions_too(capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained()
+    capsys.readouterr()
+    words = [f"weights={run.path / 'checkpoint.pt'}", *TINY, "--json", "--predictions", "a.csv", "--picture", "a.png"]
+    assert main(["eval", *words]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["error"] == pytest.approx(run.summary["test_error"]) and sum(map(sum, found["confusion"])) == 128
+    assert Path("a.csv").read_text().count("\n") == 129 and Path("a.png").is_file()

@@ -63,7 +63,7 @@ ALLOWED = {  # module: what of resexp it may import, besides the package's own U
     "trained": {"console", "weights", "build", "checkpoint", "config", "data", "evaluate", "runs", "runtime"},
     "studies": {"studies", "catalog", "config", "console", "explain", "golden", "runs"},
     "report": {"report", "config", "runs", "studies"},
-    "figures": {"figures", "catalog", "config", "runs", "studies"},
+    "figures": {"figures", "catalog", "config", "console", "runs", "studies"},
     "analysis": {
         "analysis",
         "build",

@@ -36,10 +36,11 @@ FOUND = {  # study: seeds, and the verdict on each claim in the order of the fil
     "vgg-depth-small": ((0,), "ddaad"),
 }
 FINDINGS = {  # analysis: for each row whether it agrees with what was expected (y, n), or says nothing of it (-)
-    "convergence": "------------yyyyyy",
+    "convergence": "------------------------------------y-yyyyyyyyyy------",
     "ensemble": "------------------yyy",
     "forward": "yyyyyy",
-    "gradients": "yyy-nn--yyy--y---y-",
+    "gradients-eighth": "yyyyy-ynn---yyyyy--y---y-",
+    "gradients": "yyyyy-ynn---yyyyy--y---y-",
     "identity": "yyyyyyyyyy",
     "landscape-weights": "------",
     "landscape": "------n-",
@@ -76,11 +77,11 @@ def test_the_committed_runs_come_to_the_stated_verdicts(name: str, tmp_path: Pat
 
 @pytest.mark.parametrize("name", FINDINGS)
 def test_the_committed_findings_agree_with_the_papers_where_stated_here(name: str) -> None:
-    rows = finding.read(OUTPUTS / "reference" / "analysis" / f"{name}.json").rows
+    rows = finding.findings_in(OUTPUTS / "reference" / "analysis")[name].rows
     assert "".join({True: "y", False: "n", None: "-"}[row.agrees] for row in rows) == FINDINGS[name]
 
 
 def test_every_analysis_has_a_committed_finding_with_its_figure() -> None:
     folder = OUTPUTS / "reference" / "analysis"
-    assert set(ANALYSES) <= set(FINDINGS) == {path.stem for path in folder.glob("*.json")}
+    assert set(ANALYSES) <= set(FINDINGS) == set(finding.findings_in(folder))
     assert all((folder / f"{name}.png").is_file() for name in FINDINGS)

@@ -476,7 +476,7 @@ def test_published_weights_keep_numbers_that_half_precision_cannot_hold() -> Non
     assert publish(run.path).returncode == 0
     file = next(Path("weights").iterdir())
     cfg = config.load(TINY)
-    assert abs(evaluate_weights(cfg, file).error - run.summary["test_error"]) < 1
+    assert abs(evaluate_weights(cfg, file).errors.error - run.summary["test_error"]) < 1
     saved["net"][norm.replace("running_var", "weight")] *= 0
     checkpoint.save(path, saved)
     refused = publish(run.path)
@@ -667,7 +667,8 @@ def test_a_checkpoint_of_another_kind_of_device_is_refused_and_can_be_evaluated(
             "batches": {**saved["batches"], "augmentation": torch.zeros(16, dtype=torch.uint8)},
         },
     )
-    step, (_, error, _), _ = evaluate_run(run.path, config.load_file(run.path / CONFIG))
+    step, found = evaluate_run(run.path, config.load_file(run.path / CONFIG))
+    error = found.errors.error
     assert (step, error) == (12, run.summary["test_error"])
     (run.path / SUMMARY).unlink()
     with pytest.raises(UserError, match="started on cuda"):
@@ -794,7 +795,8 @@ def test_holding_out_every_image_is_refused() -> None:
 
 def test_an_evaluated_checkpoint_has_the_test_error_of_its_summary() -> None:
     summary, run = run_tiny()
-    step, (_, error, _), _ = evaluate_run(run.path, config.load_file(run.path / CONFIG))
+    step, found = evaluate_run(run.path, config.load_file(run.path / CONFIG))
+    error = found.errors.error
     assert (step, error) == (12, summary["test_error"])
 
 

@@ -294,6 +294,24 @@ def test_no_published_number_stands_beside_a_run_of_other_images_width_or_length
     assert table_rows(group_runs([other]))[0][-2:] == ["-", "-"]
 
 
+@pytest.mark.parametrize("words", [[], *OTHERS[:2], ["protocol.steps=100"], ["model.dropout=0.1"]], ids=str)
+def test_a_studys_own_numbers_stand_beside_its_own_runs_alone(words: list[str], tmp_path: Path) -> None:
+    study, jobs = config.load_study("he2015-cifar")
+    nets = [next(job for job, cfg in jobs if cfg.model.name == net) for net in ("resnet110", "preresnet110")]
+    runs = [write_run(tmp_path, [*job, *words], test_error=error) for job, error in zip(nets, (6.6, 6.4), strict=True)]
+    rows = table_rows(group_runs(runs), study)
+    assert [row[-2] for row in rows] == (["-", "-"] if words else ["6.61", "6.37"])
+    verdicts = judge([claim for claim in study.claims if "110 layers (6.37" in claim.text], group_runs(runs))
+    cell = verdict_rows(verdicts, study)[0][4]
+    assert cell == ("above (cifar10 by the study)" if words else "+0.24")
+
+
+def test_studies_whose_runs_are_not_the_papers_print_directions_alone(tmp_path: Path) -> None:
+    """The densely connected nets' own protocol, and highway nets of other widths, are not what these studies run."""
+    for name in ("dense-vs-residual", "highway", "cardinality", "squeeze-excitation", "vgg-depth", "vgg-5x5"):
+        assert config.load_study(name)[0].published_on, name
+
+
 def test_on_other_images_only_the_direction_of_a_published_difference_is_printed(tmp_path: Path) -> None:
     study, jobs = config.load_study("identity-shortcuts-small")
     runs = [write_run(tmp_path, job, train_error=error) for (job, _), error in zip(jobs[:2], (2.0, 20.0), strict=True)]

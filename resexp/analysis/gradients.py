@@ -123,7 +123,7 @@ def _nets(nets: Sequence[Trained], images: int, seed: int) -> tuple[Panel, list[
         weights, norms = layer_gradients(fresh, inputs, labels)
         moves = [net.cfg.protocol.lr * g / max(w, TINY) for w, g in zip(weights, norms, strict=True)]
         lines.append(Series(label=f"{net.label}, fresh", x=range(1, len(norms) + 1), y=norms, style="thin"))
-        rows += [_ends_row(net, "fresh", norms), _first_update_row(net, moves)]
+        rows += [*_ends_rows(net, "fresh", norms), _first_update_row(net, moves)]
 
         trained = copy.deepcopy(net.net)
         weights, norms = layer_gradients(trained, inputs, labels)
@@ -131,7 +131,7 @@ def _nets(nets: Sequence[Trained], images: int, seed: int) -> tuple[Panel, list[
         # trained weights are compared by the product, which that length does not touch.
         sizes = [a * b for a, b in zip(weights, norms, strict=True)]
         lines.append(Series(label=f"{net.label}, trained", x=range(1, len(sizes) + 1), y=sizes))
-        rows += [_ends_row(net, "trained", sizes), _scales_row(net, trained, weights)]
+        rows += [*_ends_rows(net, "trained", sizes), _scales_row(net, trained, weights)]
         message(f"gradients: {net.label}")
     panel = Panel(
         title="convolutions of the nets",
@@ -143,19 +143,25 @@ def _nets(nets: Sequence[Trained], images: int, seed: int) -> tuple[Panel, list[
     return panel, rows
 
 
-def _ends_row(net: Trained, state: str, sizes: Sequence[float]) -> Row:
-    """The first layers against the last ones."""
+def _ends_rows(net: Trained, state: str, sizes: Sequence[float]) -> list[Row]:
+    """The first layers against the last ones: whether the gradient vanishes, and whether it explodes."""
     ratio = sum(sizes[:ENDS]) / max(sum(sizes[-ENDS:]), TINY)
-    healthy = HEALTHY[0] < ratio < HEALTHY[1]
+    least, most = HEALTHY
     what = "gradient" if state == "fresh" else "gradient times weight"
-    return Row(
-        id=f"{state}-{net.label}",
-        what=f"{net.label}, {state}: {what} of the first {ENDS} layers over that of the last {ENDS}",
-        measured=f"{ratio:.3g}",
-        expected=f"{HEALTHY[0]} to {HEALTHY[1]:g}: it neither vanishes nor explodes",
-        source="He et al. 2015, Sec. 4.1",
-        agrees=healthy if state == "fresh" else judged(healthy, net),
-    )
+    return [
+        Row(
+            id=f"{state}-{word}-{net.label}",
+            what=f"{net.label}, {state}: {what} of the first {ENDS} layers over that of the last {ENDS}",
+            measured=f"{ratio:.3g}",
+            expected=expected,
+            source="He et al. 2015, Sec. 4.1",
+            agrees=healthy if state == "fresh" else judged(healthy, net),
+        )
+        for word, expected, healthy in (
+            ("lasts", f"above {least}: it does not vanish", ratio > least),
+            ("stays", f"below {most:g}: it does not explode", ratio < most),
+        )
+    ]
 
 
 def _first_update_row(net: Trained, moves: Sequence[float]) -> Row:

@@ -89,7 +89,7 @@ def _compare(shallow: Trained, deep: Trained) -> list[Row]:
             measured=f"{trained:.2f} %",
             expected="higher: the solver misses it" if is_plain else "higher by one point at most",
             source=SOURCE,
-            agrees=judged(trained > before if is_plain else trained <= before + 1, shallow),
+            agrees=judged(trained > before if is_plain else trained <= before + 1, shallow, deep),
         )
     )
     return rows

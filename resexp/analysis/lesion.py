@@ -157,7 +157,10 @@ def analyze(
         message(f"lesion: {net.label}: up to {swaps} swaps")
         rows += _judge(net, whole, one)
         if not _is_plain(net):
-            rows += _judge_smooth(net, whole, found)
+            dropped = [float(np.median(errors)) for errors in found]
+            rows += _judge_smooth(net, "smooth", "k blocks dropped: Spearman's correlation of k", [whole, *dropped])
+            moved = [whole, *swapped[-1].y]  # from the order as it was to the least like it
+            rows += _judge_smooth(net, "smooth-swaps", "blocks swapped: Spearman's correlation of 1 - tau", moved)
     return Finding(
         analysis="lesion",
         title="Lesions: blocks dropped and swapped after training",
@@ -259,22 +262,20 @@ def _judge(net: Trained, whole: float, one: list[float]) -> list[Row]:
     ]
 
 
-def _judge_smooth(net: Trained, whole: float, found: list[list[float]]) -> list[Row]:
-    """Whether the error rises smoothly with the number of blocks dropped: in order, and without a jump."""
-    if len(found) < 3:
+def _judge_smooth(net: Trained, name: str, what: str, medians: Sequence[float]) -> list[Row]:
+    """Whether the median errors rise smoothly with the damage: in order, and without a jump."""
+    if len(medians) < 4:
         return []
-    medians = [whole, *(float(np.median(errors)) for errors in found)]
     rise = max(medians) - medians[0]
     rank = float(spearmanr(range(len(medians)), medians).statistic) if rise > 0 else 0.0
     jump = max(after - before for before, after in itertools.pairwise(medians)) / rise if rise > 0 else 0.0
     return [
         Row(
-            id="smooth",
-            what=f"{net.label}: k blocks dropped: Spearman's correlation of k with the median error; largest step, "
-            "of the whole rise",
+            id=name,
+            what=f"{net.label}: {what} with the median error; largest step, of the whole rise",
             measured=f"{rank:.2f}; {100 * jump:.0f} %",
             expected=f"smooth: at least {MONOTONE}, at most {100 * JUMP:.0f} %",
-            source="Veit et al. 2016, Fig. 5a",
+            source="Veit et al. 2016, Fig. 5",
             agrees=judged(rank >= MONOTONE and jump <= JUMP, net),
         )
     ]

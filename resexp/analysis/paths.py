@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from resexp import UserError
 from resexp.analysis.lesion import Dropped
-from resexp.analysis.subject import Trained, about, blocks_of, error_of, is_sum, judged, replaced
+from resexp.analysis.subject import JUDGED_ON, Trained, about, blocks_of, error_of, is_sum, judged, replaced
 from resexp.build import build_state
 from resexp.console import message
 from resexp.studies.finding import Finding, Panel, Row, Series
@@ -60,7 +60,7 @@ def analyze(
     """Binomial lengths, sampled gradients, and a training of few blocks at a time, of one net.
 
     :param samples: paths of each length whose gradient is measured.
-    :param images: training images of the gradient.
+    :param images: training images of a path's gradient, drawn for each path.
     :param train_steps: of the two trainings; 0 leaves them out.
     :param share: of the blocks that take part in a step of the short training.
     """
@@ -76,7 +76,7 @@ def analyze(
     return Finding(
         analysis="paths",
         title=f"Path lengths of {net.label}",
-        about=f"{about([net])}; {images} training images, {samples} paths of each length, seed {seed}.",
+        about=f"{about([net])}; {samples} paths of each length, each on {images} random training images, seed {seed}.",
         panels=_panels(measured),
         rows=rows,
     )
@@ -111,16 +111,17 @@ class Lengths:
 
 def measure(net: Trained, samples: int, images: int, seed: int) -> Lengths:
     count = len(blocks_of(net))
-    inputs, labels = net.images("train", images)
+    inputs, labels = net.images("train", JUDGED_ON)
     double = copy.deepcopy(net.net).double()  # long paths carry less than single precision can say
     random = np.random.default_rng(seed)
     sampled = []
     for k in range(count + 1):
-        drawn = [
-            path_gradient(double, random.choice(count, k, replace=False), inputs.double(), labels).norm()
-            for _ in range(samples)
-        ]
-        sampled.append([float(one) for one in drawn])
+        drawn = []
+        for _ in range(samples):  # each on images of its own: the intervals are over these, too
+            batch = random.choice(len(labels), min(images, len(labels)), replace=False)
+            blocks = random.choice(count, k, replace=False)
+            drawn.append(float(path_gradient(double, blocks, inputs[batch].double(), labels[batch]).norm()))
+        sampled.append(drawn)
         if k % 10 == 0:
             message(f"paths: length {k} of {count}")
     paths, gradient = [math.comb(count, k) for k in range(count + 1)], [float(np.mean(values)) for values in sampled]

@@ -22,9 +22,9 @@ from resexp.models.build import count_macs
 from resexp.models.connections import Add
 from resexp.models.resnet import Stage
 from resexp.models.vgg import Layer
-from resexp.runs.reader import CONFIG, Run
+from resexp.runs.reader import CONFIG, LEARNED, Run
 from resexp.runtime import choose_threads
-from resexp.trained import LEARNED, load_trained, load_with_weights
+from resexp.trained import load_trained, load_with_weights
 
 BATCH = 500  # images evaluated at once
 JUDGED_ON = 1000  # training images that decide whether a net has learned

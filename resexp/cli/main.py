@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import resexp
 from resexp import RunError, UserError, did_you_mean
-from resexp.cli import analyze, bench, lists, results, runs, sweeps
+from resexp.cli import analyze, bench, evaluation, lists, results, sweeps, train
 
 EXAMPLES = """
 first steps:
@@ -38,7 +38,7 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command(runs.train_net, "train one net; the same command resumes where it stopped", WITH_SETTINGS),
+    "train": Command(train.train_net, "train one net; the same command resumes where it stopped", WITH_SETTINGS),
     "sweep": Command(
         sweeps.sweep, "train many nets side by side, then draw and tabulate them", WITH_LISTS, sweeps.sweep_arguments
     ),
@@ -46,7 +46,10 @@ COMMANDS = {
         sweeps.study, "the runs, the figure and the verdicts of one study", WITH_LISTS, sweeps.study_arguments
     ),
     "eval": Command(
-        runs.evaluate, "test error of a run, or of anybody's weights, single view", None, runs.eval_arguments
+        evaluation.evaluate,
+        "test error of a run, or of anybody's weights, single view",
+        None,
+        evaluation.eval_arguments,
     ),
     "figures": Command(
         results.figures, "draw studies and analyses again, without training", None, results.log_arguments

@@ -17,7 +17,7 @@ from resexp.config.model import ModelConfig
 from resexp.config.overrides import GROUPS
 from resexp.config.schema import Config, DatasetConfig, LauncherConfig, ProtocolConfig
 from resexp.config.start import digest_of
-from resexp.config.studies import Claim, Gap, Other, Outline, Study, load_study, outline_study
+from resexp.config.studies import Claim, Gap, Other, Outline, Study, load_study, outline_study, own_runs
 
 __all__ = [
     "CONF",
@@ -48,6 +48,7 @@ __all__ = [
     "load_study",
     "names",
     "outline_study",
+    "own_runs",
     "read_yaml",
     "setting",
     "to_yaml",

@@ -1,5 +1,6 @@
 """A study: the runs behind one published figure or table, and its claims. ``conf/study/`` has one file for each."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +67,8 @@ class Study:
     ``variants`` are words that belong together, ``model.order=full model.dropout=0.1``: the sweep is run with each.
     ``published`` gives the paper's number for a net, or a net and settings. ``published_on`` says what the paper's nets
     were trained on where the study's are not: then its numbers are not compared with ours, only their directions are.
-    ``reference`` is the folder of its reference runs; empty: that of its name. ``note`` is a caution that is printed
+    ``reference`` is the folder of its reference runs; empty: that of its name. ``folder`` is the
+    ``--config-dir`` of its file. ``note`` is a caution that is printed
     after the verdicts. ``gaps`` are pairs of nets whose difference is drawn over the steps; ``others`` are published
     runs of other lengths, with their test errors by net, for a table of their own.
     """
@@ -78,6 +80,7 @@ class Study:
     figure: str = "curves"
     published: dict[str, str] = field(default_factory=dict)
     published_on: str = ""
+    folder: str = ""
     source: str = ""
     reference: str = ""
     note: str = ""
@@ -113,6 +116,12 @@ def load_study(
     return study, list(runs.values())
 
 
+@functools.cache
+def own_runs(name: str, folder: str = "") -> tuple[Config, ...]:
+    """The runs of a study as its file has them, without anybody's overrides. Raises UserError."""
+    return tuple(cfg for _, cfg in load_study(name, (), Path(folder) if folder else None)[1])
+
+
 @dataclass(frozen=True)
 class Outline:
     """What a study's file says without composing its runs.
@@ -138,5 +147,6 @@ def _read_study(name: str, config_dir: Path | None) -> Study:
     check_name("study", name)
     path = find_file("study", name, config_dir)
     with one_line_errors(str(path)):
-        merged = OmegaConf.merge(OmegaConf.structured(Study), {"name": name}, OmegaConf.load(path))
+        found = {"name": name, "folder": str(config_dir or "")}
+        merged = OmegaConf.merge(OmegaConf.structured(Study), found, OmegaConf.load(path))
         return cast(Study, OmegaConf.to_object(merged))

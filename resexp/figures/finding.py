@@ -13,6 +13,7 @@ from resexp.figures.style import DASHED, STYLE, shades, write
 from resexp.studies.finding import Finding, Panel, Series
 
 COLUMNS = 3  # panels side by side
+BESIDE = 4  # with more curves than these the key stands beside the axes
 
 
 def draw_finding(finding: Finding, path: Path) -> list[Path]:
@@ -56,7 +57,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         axes.set_aspect("equal")
         return
     if all(isinstance(x, int) for series in panel.series for x in series.x):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
     for series, colour in zip(panel.series, shades(len(panel.series)), strict=True):
         _draw_series(axes, series, colour)
     if panel.log_x:
@@ -65,7 +66,10 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         axes.set_yscale("log")
     axes.grid(linewidth=0.4, alpha=0.5)
     axes.spines[["top", "right"]].set_visible(False)
-    if any(series.label for series in panel.series):
+    labelled = sum(bool(series.label) for series in panel.series)
+    if labelled > BESIDE:  # so many hide a curve wherever they are put
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=7, handlelength=1.6)
+    elif labelled:
         axes.legend(loc="best", fontsize=7, handlelength=1.6)
 
 

@@ -19,6 +19,7 @@ from resexp.runs.store import SUFFIX, runs_at
 from resexp.studies import finding
 from resexp.studies.claims import Outcome, judge
 from resexp.studies.find import REFERENCE, RUNS, StudyRuns, find_study, readable
+from resexp.studies.finding import Finding
 from resexp.studies.groups import Group, describe_runs, group_runs, number
 from resexp.studies.popular import ANALYSIS, answer_all, answer_rows
 from resexp.studies.popular import COLUMNS as ANSWER_COLUMNS
@@ -96,7 +97,7 @@ def write_report(output_dir: Path, path: Path, config_dir: Path | None = None) -
         shown |= {run.path for run in runs}
         sections.append(_section(title, title, note, group_runs(runs), machines))
     drawn = {section.key: section.plot for section in sections}
-    mechanisms = [_mechanism(file, note, drawn) for file, note in _findings(output_dir)]
+    mechanisms = [_mechanism(name, found, note, drawn) for name, found, note in _findings(output_dir)]
     if not drawn:
         raise UserError(f"no runs under {output_dir}; start with: resexp study degradation")
     words = [row[0] for section in sections for row in section.verdicts]
@@ -185,19 +186,17 @@ def _other_runs(output_dir: Path, shown: set[Path], config_dir: Path | None) -> 
     return [other for other in others if other[2]]
 
 
-def _findings(output_dir: Path) -> list[tuple[Path, str]]:
-    """One's own, and the reference ones of what one has not measured."""
-    theirs = {
-        file.name: (file, "Reference, committed with resexp")
-        for file in sorted((output_dir / REFERENCE / ANALYSIS).glob("*.json"))
-    }
-    own = {file.name: (file, "Own measurement") for file in sorted((output_dir / ANALYSIS).glob("*.json"))}
-    return list({**theirs, **own}.values())
+def _findings(output_dir: Path) -> list[tuple[str, Finding, str]]:
+    """One's own, and the reference ones of what one has not measured: name, finding, whose it is."""
+    theirs, own = (finding.findings_in(folder) for folder in (output_dir / REFERENCE / ANALYSIS, output_dir / ANALYSIS))
+    return [
+        (name, found, "Own measurement" if name in own else "Reference, committed with resexp")
+        for name, found in {**theirs, **own}.items()
+    ]
 
 
-def _mechanism(file: Path, note: str, drawn: dict[str, Any]) -> Mechanism:
-    found = finding.read(file)
-    panels = {f"{file.stem}-{index}": plots.panel(panel) for index, panel in enumerate(found.panels)}
+def _mechanism(name: str, found: Finding, note: str, drawn: dict[str, Any]) -> Mechanism:
+    panels = {f"{name}-{index}": plots.panel(panel) for index, panel in enumerate(found.panels)}
     drawn |= panels
     versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
     about = f"{found.about} {note}: resexp analyze {found.analysis}; {versions}."

@@ -18,6 +18,7 @@ METRICS, SUMMARY, CONFIG, ENV, CHECKPOINT = "metrics.jsonl", "summary.json", "co
 EVENTS = "tb"
 QUANTITIES: tuple[str, ...] = ("loss", "error", "lr", "images_per_s")  # of a line of the log
 SPLITS = ("train", "val", "test")
+LEARNED = 0.5  # of the error of guessing: a net above it has not learned, or does not compute what it was trained for
 
 
 class Status(StrEnum):

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,11 +94,41 @@ def save(finding: Finding, path: Path) -> None:
 def read(path: Path) -> Finding:
     """Raises UserError if the file is no finding."""
     try:
-        found = json.loads(path.read_text())
-        panels = [Panel(**{**p, "series": [Series(**s) for s in p["series"]]}) for p in found["panels"]]
-        return Finding(**{**found, "panels": panels, "rows": [Row(**row) for row in found["rows"]]})
+        return _parse(path.read_text())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: no finding of resexp analyze ({error})") from None
+
+
+def _parse(text: str) -> Finding:
+    found = json.loads(text)
+    panels = [Panel(**{**p, "series": [Series(**s) for s in p["series"]]}) for p in found["panels"]]
+    return Finding(**{**found, "panels": panels, "rows": [Row(**row) for row in found["rows"]]})
+
+
+KEPT = "findings.jsonl"  # the reference's: a line a finding, its name before it
+
+
+def findings_in(folder: Path) -> dict[str, Finding]:
+    """By name: those of a folder's JSON files, and those of the one file that keeps many. Raises UserError."""
+    found = {path.stem: read(path) for path in folder.glob("*.json")}
+    kept = folder / KEPT
+    try:
+        for line in kept.read_text().splitlines() if kept.is_file() else ():
+            name, _, text = line.partition("\t")
+            found.setdefault(name, _parse(text))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{kept}: no findings of resexp analyze ({error}); restore it") from None
+    return dict(sorted(found.items()))
+
+
+def keep(findings: Mapping[str, Finding], folder: Path) -> None:
+    """Put findings among those that a folder keeps in one file; one of the same name is replaced."""
+    lines = [
+        f"{name}\t{json.dumps(_rounded(dataclasses.asdict(found)))}\n"
+        for name, found in sorted({**findings_in(folder), **findings}.items())
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / KEPT).write_text("".join(lines))
 
 
 def _rounded(value: Any) -> Any:

@@ -1,5 +1,8 @@
 """Tables of final errors, with the published ones beside them."""
 
+import dataclasses
+import functools
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +12,7 @@ from resexp.runs.reader import Status
 from resexp.studies.groups import Group, matches
 from resexp.studies.published import Published, Spread, published, spread
 
+NO_EFFECT = ("name", "eval_every", "log_every")  # of a protocol: on what its nets learn
 TABLE_COLUMNS = ("net", "width", "parameters", "seeds", "steps", "train error %", "test error %", "published", "source")
 
 
@@ -34,7 +38,7 @@ def _published(group: Group, study: Study | None) -> tuple[str, str]:
     """The published number and its source: the study's own, else that of the net."""
     own = [words for words in (study.published if study else {}) if matches(group, words)]
     if study and own:
-        like = not study.published_on and on_its_images(study, group.runs[0].config)
+        like = not study.published_on and is_its_own(study, group.runs[0].config)
         return (study.published[max(own, key=len)], study.source) if like else ("-", "-")
     known = published_like(group.runs[0].config) if not (study and study.published) else None
     return (str(known), known.source) if known else ("-", "-")
@@ -46,11 +50,27 @@ def other_rows(study: Study) -> list[list[str]]:
     return [[other.source, other.length, *(other.nets.get(net, "-") for net in nets)] for other in study.others]
 
 
-def on_its_images(study: Study, config: dict[str, Any]) -> bool:
-    """Whether a run is on a data set that the study names, and not on another one by an override."""
-    dataset = config["dataset"]
-    whole = dataset["source"] in study.datasets and not dataset.get("image_size")  # a tree of any name
-    return whole or dataset["name"] in study.datasets
+def is_its_own(study: Study, run: dict[str, Any]) -> bool:
+    """Whether a run has the net, width, images and protocol of one of the study's own runs; its seed may be another.
+
+    A run by an override, of fewer steps, say, is another experiment than the one whose number the study has.
+    """
+    return _is_fresh(run) and _experiment(run) in {_experiment(one) for one in _own(study.name, study.folder)}
+
+
+@functools.cache
+def _own(name: str, folder: str) -> tuple[dict[str, Any], ...]:
+    return tuple(dataclasses.asdict(cfg) for cfg in config.own_runs(name, folder))
+
+
+def _experiment(run: dict[str, Any]) -> str:
+    """What decides a run's result but for its seed; folders of images are one data set whatever their names are."""
+    settings = {
+        "model": catalog.resolve(run["model"]),
+        "dataset": config.completed(config.DatasetConfig, run["dataset"]) | {"name": ""},
+        "protocol": config.completed(config.ProtocolConfig, run["protocol"]) | dict.fromkeys(NO_EFFECT),
+    }
+    return json.dumps(settings, sort_keys=True)
 
 
 def published_like(config: dict[str, Any]) -> Published | None:
@@ -83,7 +103,6 @@ def _cell(group: Group, metric: str) -> str:
 
 
 DISTANCE_COLUMNS = ("net", "measured", "published mean", "distance", "source")
-NO_EFFECT = ("name", "eval_every", "log_every")  # of a protocol: on what its nets learn
 
 
 def distance_rows(groups: Sequence[Group]) -> list[list[str]]:

@@ -12,7 +12,7 @@ from resexp.studies.claims import Comparison, Outcome, Verdict
 from resexp.studies.groups import Group
 from resexp.studies.published import published_pair
 from resexp.studies.stats import LEAST_SEEDS
-from resexp.studies.tables import on_its_images
+from resexp.studies.tables import is_its_own
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ def published_difference(claim: Claim, study: Study, groups: Sequence[Group] = (
     own = [_own_number(words, study) for words in (claim.net, claim.minus)]
     configs = [group.runs[0].config for group in groups]
     if own[0] is not None and own[1] is not None:
-        same_images = all(on_its_images(study, run) for run in configs)
-        elsewhere = study.published_on or ("" if same_images else " and ".join(sorted(study.datasets)))
+        own_runs = all(is_its_own(study, run) for run in configs)
+        elsewhere = study.published_on or ("" if own_runs else f"{' and '.join(sorted(study.datasets))} by the study")
         return PublishedDifference(own[0] - own[1], "test_error", study.source, elsewhere)
     metric = "train_error" if claim.metric == "train_error" else "test_error"
     known = published_pair(claim.net, claim.minus, metric)
