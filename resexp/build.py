@@ -85,6 +85,7 @@ def build_state(cfg: Config, data: Dataset, device: torch.device, world: World |
         net=net,
         parallel_net=world.wrap(net, drops_blocks=drops_blocks(net)),
         optimizer=build_optimizer(cfg, net),
+        scaler=torch.amp.GradScaler(device.type, enabled=p.precision == "fp16"),
         schedule=build_schedule(cfg),
         batches=Batches(
             data.train,

@@ -41,6 +41,19 @@ class Optimizer:
     def _rate(self) -> float:
         return cast(float, self._lr if self._lr_on_gpu is None else self._lr_on_gpu)
 
+    # torch.amp.GradScaler asks for these two of an optimiser that divides by the scale itself; for the time of a step
+    # it then sets ``grad_scale`` and ``found_inf``. Nothing waits for the device that way.
+    _step_supports_amp_scaling = True
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [{"params": self.parameters}]
+
+    @property
+    def scaling(self) -> dict[str, Tensor | None]:
+        """Of the gradients of this step, and whether one of them is not finite, so that the step is left out."""
+        return {name: getattr(self, name, None) for name in ("grad_scale", "found_inf")}
+
     def zero_grad(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
@@ -49,8 +62,15 @@ class Optimizer:
         """Parameters unused in this step, those of dropped blocks, get a zero gradient."""
         return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
 
+    def unscaled(self) -> list[Tensor] | None:
+        """The gradients for the operations one by one; None if the step is left out. Waits for the device to know."""
+        scale, found = self.scaling.values()
+        if found is not None and bool(found):
+            return None
+        return self.gradients() if scale is None else [gradient / scale for gradient in self.gradients()]
+
     def step(self) -> None:
-        """One update of all parameters."""
+        """One update of all parameters; none if the gradients were scaled and one is not finite."""
         raise NotImplementedError
 
     def buffers(self) -> dict[str, list[Tensor]]:
@@ -86,11 +106,10 @@ class SGD(Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        gradients = self.gradients()
         if self.fused:
             torch._fused_sgd_(
                 self.parameters,
-                gradients,
+                self.gradients(),
                 self.velocities,
                 weight_decay=self.weight_decay,
                 momentum=self.momentum,
@@ -99,9 +118,10 @@ class SGD(Optimizer):
                 nesterov=False,
                 maximize=False,
                 is_first_step=False,
+                **self.scaling,
             )
             return
-        for weight, gradient, velocity in zip(self.parameters, gradients, self.velocities, strict=True):
+        for weight, gradient, velocity in zip(self.parameters, self.unscaled() or (), self.velocities, strict=False):
             velocity.mul_(self.momentum).add_(gradient).add_(weight, alpha=self.weight_decay)
             weight.sub_(velocity * self._rate)
 
@@ -132,14 +152,14 @@ class AdamW(Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        gradients = self.gradients()
         (beta1, beta2), eps = self.betas, self.eps
+        found = self.scaling["found_inf"]
         for count in self.steps:
-            count.add_(1)
+            count.add_(1 if found is None else 1 - found)
         if self.fused:
             torch._fused_adamw_(
                 self.parameters,
-                gradients,
+                self.gradients(),
                 self.means,
                 self.squares,
                 [],
@@ -151,10 +171,11 @@ class AdamW(Optimizer):
                 eps=eps,
                 amsgrad=False,
                 maximize=False,
+                **self.scaling,
             )
             return
         for weight, gradient, mean, square, step in zip(
-            self.parameters, gradients, self.means, self.squares, self.steps, strict=True
+            self.parameters, self.unscaled() or (), self.means, self.squares, self.steps, strict=False
         ):
             weight.mul_(1 - self._rate * self.weight_decay)
             mean.lerp_(gradient, 1 - beta1)

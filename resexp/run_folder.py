@@ -23,7 +23,7 @@ from resexp.runs.lock import open_folder
 from resexp.runs.log import MetricsLog
 from resexp.runs.progress import ProgressLine
 from resexp.runs.reader import CHECKPOINT, CONFIG, ENV, METRICS, SUMMARY, Status
-from resexp.runtime import choose_threads, device_name, peak_memory
+from resexp.runtime import choose_threads, device_name, multiplies, peak_memory
 from resexp.state import FORMAT, State
 from resexp.weights import comparable, load_weights
 
@@ -146,6 +146,11 @@ class RunFolder:
             f"{facts['macs'] / 1e6:,.2f} M multiply-adds; {device}, {together}{threads} thread{'s' * (threads > 1)}, "
             f"{p.precision}, {' and '.join(paths) or 'plain torch'}"
         )
+        if not multiplies(p.precision, state.watch.device):
+            yield (
+                f"{p.precision}: this processor has no instructions for it, so that it is slower than fp32; "
+                "take protocol.precision=fp32"
+            )
         yield (
             f"{cfg.dataset.name}: {len(data.train):,} training, {len(data.val or ()):,} validation, "
             f"{len(data.test):,} test images; protocol {p.name}: {p.steps:,} steps of {p.batch_size}"

@@ -46,9 +46,19 @@ def set_up_device(cfg: Config, world: World | None = None) -> torch.device:
     return device
 
 
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """bf16 where a layer gains by it; weights, optimiser and batch norm's statistics stay fp32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    """Half precision where a layer gains by it; weights, optimiser and batch norm's statistics stay fp32."""
+    half = TYPES[precision] if precision != "fp32" else torch.bfloat16  # autocast takes no other
+    return torch.autocast(device.type, dtype=half, enabled=precision != "fp32")
+
+
+def multiplies(precision: str, device: torch.device) -> bool:
+    """False if this processor is known to have no instructions for a half precision, which is then slower than fp32."""
+    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return precision == "fp32" or not known or any(has is True for name, has in known.items() if precision in name)
 
 
 def return_freed_memory() -> None:

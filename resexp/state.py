@@ -49,12 +49,14 @@ class State:
     """A net and all that trains it.
 
     :param parallel_net: the net, with gradients averaged over all processes.
+    :param scaler: of the loss in fp16; in other precisions it does nothing.
     :param results: the last evaluation, and the best by validation images.
     """
 
     net: nn.Module
     parallel_net: nn.Module
     optimizer: Optimizer
+    scaler: torch.amp.GradScaler
     schedule: Schedule
     batches: Batches
     noise: Noise
@@ -72,6 +74,7 @@ class State:
             "format": FORMAT,
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            **({"scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {}),
             "schedule": self.schedule.state_dict(),
             "batches": self.batches.state_dict(),
             "noise": self.world.gather(self.noise.state_dict()),
@@ -85,6 +88,8 @@ class State:
         """The state of a run that had any number of processes. Raises KeyError or RuntimeError if it does not fit."""
         self.net.load_state_dict(saved["net"])
         self.optimizer.load_state_dict(saved["optimizer"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(saved["scaler"])
         self.schedule.load_state_dict(saved["schedule"])
         self.batches.load_state_dict(saved["batches"])
         self.counts.load_state_dict(saved["counts"])

@@ -85,6 +85,7 @@ def train_step(state: State, *drawn: Tensor | None) -> None:
         logits = state.parallel_net(inputs)  # (N, classes)
     loss = F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
     state.optimizer.zero_grad()
-    loss.backward()
-    state.optimizer.step()
+    state.scaler.scale(loss).backward()
+    state.scaler.step(state.optimizer)  # type: ignore[arg-type]  # it is no torch.optim.Optimizer, but acts as one
+    state.scaler.update()
     state.counts.add(loss, logits, labels)

@@ -42,7 +42,7 @@ def publish(folder: Path, target: Path) -> Path:
     with torch.no_grad():
         for name, value in state.items():
             value.copy_(kept[name])  # the error that is stated is that of the rounded weights
-    error = evaluate_net(cfg, net, data, "centre").error
+    error = evaluate_net(cfg, net, data, view="centre", keep=False).errors.error
     if abs(error - run.summary["test_error"]) > MOST_LOST:
         raise UserError(
             f"{folder}: rounded to half precision it has {error:.2f} % test error, not "

@@ -11,6 +11,9 @@ from resexp.models.kernels import load_kernels
 from resexp.models.norm_relu import BatchNorm
 
 needs_kernel = pytest.mark.skipif(load_kernels() is None, reason="installed without a C compiler")
+needs_bf16 = pytest.mark.skipif(
+    not ((library := load_kernels()) and library.norm_relu_bf16_supported()), reason="no AVX-512 with bf16"
+)
 SHAPES = [(4, 8, 5, 3), (64, 8, 8, 8), (3, 16, 7, 7), (40, 24, 9, 9), (8, 64, 1, 1), (5, 40, 40, 40)]
 
 
@@ -108,7 +111,7 @@ def test_where_it_does_not_apply_torch_does_the_same() -> None:
 
 
 @needs_kernel
-def test_a_single_value_a_channel_is_refast_as_torch_does() -> None:
+def test_a_single_value_a_channel_is_refused_as_torch_does() -> None:
     norm = BatchNorm(8)
     norm.fast = True
     with pytest.raises(ValueError, match="more than 1 value per channel"):
@@ -129,3 +132,84 @@ def test_activation_checkpointing_counts_each_batch_once_with_it_too() -> None:
         assert torch.equal(one, other)
     for first, second in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
         assert first.grad is not None and second.grad is not None and torch.equal(first.grad, second.grad)
+
+
+ROUNDING = 2.0**-8  # of a number that is kept in bf16, at most, as a part of it
+
+
+def assert_rounded(found: Tensor, exact: Tensor, what: str) -> None:
+    """Within one rounding to bf16 of the exact number, and of what sums in float32 lose beside the largest."""
+    bound = ROUNDING * exact.abs() + 2e-5 * exact.abs().max()
+    assert bool(((found.double() - exact).abs() <= bound).all()), what
+
+
+@needs_bf16
+@pytest.mark.parametrize("joins", [False, True])
+@pytest.mark.parametrize(
+    "shape", [(64, 16, 8, 8), (3, 16, 7, 7), (9, 32, 5, 3), (40, 48, 20, 20), (8, 64, 1, 1)], ids=str
+)
+def test_in_bf16_it_is_the_exact_result_rounded_once(shape: tuple[int, ...], joins: bool) -> None:
+    """Against float64 on the same bf16 numbers; weights' gradients and statistics are not rounded at all."""
+    norm = BatchNorm(shape[1])
+    norm.fast = True
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(-0.5, 2, shape[1]))
+        norm.bias.copy_(torch.linspace(1, -1, shape[1]))
+    x = channels_last(shape, 1, offset=3.0).detach().bfloat16().requires_grad_()
+    shortcut = channels_last(shape, 2).detach().bfloat16().requires_grad_() if joins else None
+    dy = channels_last(shape, 3).detach().bfloat16()
+    y = norm.relu(x, shortcut)
+    assert y.dtype == torch.bfloat16 and "NormReLU" in y.grad_fn.name()  # type: ignore[union-attr]
+    y.backward(dy)
+
+    exact_x, weight, bias = (t.detach().double().requires_grad_() for t in (x, norm.weight, norm.bias))
+    running = [torch.zeros(shape[1], dtype=torch.float64), torch.ones(shape[1], dtype=torch.float64)]
+    z = torch.batch_norm(exact_x, weight, bias, *running, True, 0.1, norm.eps, False)
+    if shortcut is not None:
+        exact_shortcut = shortcut.detach().double().requires_grad_()
+        z = z + exact_shortcut
+    clear = z.detach().abs() > 1e-4
+    z.relu().backward(dy.double())
+    assert x.grad is not None and exact_x.grad is not None and norm.weight.grad is not None
+    assert_rounded(y.detach(), z.detach().relu(), "y")
+    assert_rounded(x.grad * clear, exact_x.grad * clear, "x")
+    if shortcut is not None:
+        assert shortcut.grad is not None and exact_shortcut.grad is not None
+        assert torch.equal(shortcut.grad.double() * clear, exact_shortcut.grad * clear)
+    pairs = [(norm.weight.grad, weight.grad), (norm.bias.grad, bias.grad)]
+    pairs += [(norm.running_mean, running[0]), (norm.running_var, running[1])]
+    for found, exact in pairs:
+        assert found is not None and exact is not None and found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-4 * float(exact.abs().max()))
+
+
+@needs_bf16
+def test_in_bf16_a_nan_is_passed_on_and_any_number_of_threads_gives_the_same_bits() -> None:
+    norm = BatchNorm(16)
+    norm.fast = True
+    x = torch.zeros(2, 16, 4, 4).to(memory_format=torch.channels_last).bfloat16()
+    x[0, 3, 0, 0] = torch.nan
+    y = norm.relu(x, torch.zeros_like(x))
+    assert y[:, 3].isnan().all() and y[:, :3].isfinite().all()
+    before, results = torch.get_num_threads(), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        norm = BatchNorm(48)
+        norm.fast = True
+        x = channels_last((40, 48, 9, 9), 1).detach().bfloat16().requires_grad_()
+        norm.relu(x).square().sum().backward()
+        results.append((x.grad, norm.weight.grad, norm.running_var))
+    torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))  # type: ignore[arg-type]
+
+
+@needs_bf16
+def test_in_bf16_torch_does_the_work_where_the_kernel_does_not_apply() -> None:
+    for x, shortcut in (
+        (torch.randn(4, 24, 8, 8), None),  # no multiple of 16 channels
+        (torch.randn(4, 16, 8, 8), torch.randn(4, 16, 8, 8)),  # a shortcut in fp32
+    ):
+        norm = BatchNorm(x.shape[1])
+        norm.fast = True
+        y = norm.relu(x.to(memory_format=torch.channels_last).bfloat16(), shortcut)
+        assert y.grad_fn.name() == "ReluBackward0"  # type: ignore[union-attr]

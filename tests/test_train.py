@@ -184,6 +184,63 @@ def test_bf16_trains_with_weights_and_statistics_in_fp32() -> None:
     assert {t.dtype for t in saved["net"].values()} == {torch.float32, torch.int64}
 
 
+def test_fp16_trains_with_a_scaled_loss_and_resumes_bit_for_bit() -> None:
+    words = ("protocol.precision=fp16", "protocol.steps=40", "protocol.lr_drops=[]")
+    summary, run = run_tiny(*words)
+    assert summary["train_error"] < 80
+    saved = checkpoint.load(run.path / CHECKPOINT, torch.device("cpu"))
+    assert saved["scaler"]["scale"] >= 1 and {t.dtype for t in saved["net"].values()} == {torch.float32, torch.int64}
+    for _ in range(60):
+        again, _ = run_tiny(*words, "max_minutes=1e-9", folder="in-parts")
+    assert again["status"] == "finished" and differences(end_state(run.path), end_state(Path("in-parts"))) == []
+
+
+@pytest.mark.parametrize("model", ["resnet8", "transformer2"])
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_step_whose_scaled_gradients_overflow_is_left_out_and_the_scale_halved(model: str, fast: bool) -> None:
+    words = [*(word for word in TINY if not word.startswith("model")), f"model={model}", "protocol.precision=fp16"]
+    adam = ["protocol.optimizer=adamw", "model.width=12"] if model == "transformer2" else ["model.width=4"]
+    cfg = config.load([*words, *adam, f"fast={fast}", "device=cpu"])
+    data = load_data(cfg)
+    state = build_state(cfg, data, torch.device("cpu"))
+    state.optimizer.lr = 0.01
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)  # overflows in fp16
+    before = [weight.clone() for weight in state.net.parameters()]
+    train_step(state, *next(state.batches))
+    assert all(torch.equal(old, new) for old, new in zip(before, state.net.parameters(), strict=True))
+    assert all(float(buffer.abs().max()) == 0 for its in state.optimizer.buffers().values() for buffer in its)
+    assert state.scaler.get_scale() == 2.0**39
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4)
+    train_step(state, *next(state.batches))
+    assert any(not torch.equal(old, new) for old, new in zip(before, state.net.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_scaled_step_is_the_step_unscaled(fast: bool) -> None:
+    """In fp32, where scaling by a power of two rounds nothing."""
+    ends = []
+    for scale in (None, 2.0**10):
+        state = trained("model=resnet8", f"fast={fast}", "device=cpu", steps=0)
+        if scale:
+            state.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        for _ in range(3):
+            state.optimizer.lr = 0.05
+            train_step(state, *next(state.batches))
+        ends.append([weight.detach().clone() for weight in state.net.parameters()])
+    for one, other in zip(*ends, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_precision_that_the_processor_lacks_is_said_when_a_run_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for known, said in (({"avx512_bf16": False, "avx2": True}, True), ({"avx512_bf16": True}, False), ({}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda known=known: known, raising=False)
+        run_tiny("protocol.precision=bf16", "protocol.steps=1", folder=f"run{len(known)}")
+        found = capsys.readouterr().err
+        assert ("no instructions for it, so that it is slower than fp32; take protocol.precision=fp32" in found) is said
+
+
 def trained(*words: str, steps: int) -> State:
     """The state after some steps of the tiny run."""
     own_model = any(word.startswith("model=") for word in words)
@@ -372,6 +429,7 @@ def test_a_time_box_ends_cleanly_with_a_checkpoint() -> None:
     [
         ("model=resnet8", "model.survival=0.6", "model.dropout=0.2"),
         ("model=transformer2", "model.width=12", "model.dropout=0.1", "protocol.optimizer=adamw"),
+        ("model=resnet8", "model.width=16", "model.dropout=0.2", "protocol.precision=bf16"),
     ],
 )
 def test_a_run_with_randomness_inside_the_net_resumes_bit_for_bit(words: tuple[str, ...]) -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resexp.models.blocks import Block
+from resexp.runtime import TYPES
 
 PRODUCT_SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices
 COPY_BYTES = {"cpu": 1 << 27, "cuda": 1 << 30}  # far more than any cache holds
@@ -39,8 +40,7 @@ def measure_limits(device: torch.device, precision: str) -> dict[str, float]:
 def _product_rate(device: torch.device, precision: str) -> float:
     """The best library's: on a CPU torch's matrix product and its 1x1 convolution come from different ones."""
     side = PRODUCT_SIDE[device.type]
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b, out = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(3))
+    a, b, out = (torch.randn(side, side, device=device, dtype=TYPES[precision]) for _ in range(3))
     ways: list[Callable[[], Any]] = [lambda: torch.mm(a, b, out=out)]
     if device.type == "cpu":
         image = a.view(1, side // 32, 32, side).permute(0, 3, 1, 2)  # (1, side, side / 32, 32), channels last

@@ -20,7 +20,7 @@ from resexp.config import Config
 from resexp.data.dataset import Dataset
 from resexp.data.source import Source
 from resexp.models.build import count_macs
-from resexp.runtime import CudaGraph
+from resexp.runtime import CudaGraph, autocast
 from resexp.train import train_step
 
 FLOPS_PER_MAC = 6  # two forward, and as many for the gradients of the input and of the weights
@@ -53,7 +53,7 @@ class Ours:
         """What a step asks of the machine."""
         p, shape = self.cfg.protocol, self.data.image_shape
         macs = count_macs(self.state.net, shape)
-        element = 2 if p.precision == "bf16" else 4
+        element = 4 if p.precision == "fp32" else 2
         return {
             "macs": macs,
             "flops_per_step": FLOPS_PER_MAC * macs * p.batch_size,
@@ -147,7 +147,7 @@ class Usual:
         for _ in range(count):
             inputs, targets = (tensor.to(self.device, non_blocking=True) for tensor in next(self.batches))
             self.optimizer.zero_grad()
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.protocol.precision == "bf16"):
+            with autocast(self.device, self.cfg.protocol.precision):
                 outputs = self.net(inputs)
                 loss = self.criterion(outputs, targets)
             loss.backward()

@@ -78,6 +78,7 @@ class DatasetConfig:
         check_name("dataset.name", self.name)
 
 
+PRECISIONS = ("fp32", "bf16", "fp16")
 VIEWS = ("centre", "ten-crop", "multi-scale")
 
 
@@ -134,7 +135,7 @@ class ProtocolConfig:
     )
     pad: int = setting(0, doc="zero pixels around the image before the random crop; 0: no crop")
     flip: bool = setting(False, doc="mirror half of the images")
-    precision: str = setting("fp32", doc="fp32 or bf16 (autocast; weights stay fp32)")
+    precision: str = setting("fp32", doc=f"{', '.join(PRECISIONS)}; of fp16 the loss is scaled; weights stay fp32")
     eval_every: int = setting(doc="steps between evaluations on the validation and test images")
     log_every: int = setting(doc="steps between lines of the training error, the mean since the line before")
     save_seconds: float = setting(60.0, doc="seconds between checkpoints", decides=False)
@@ -192,7 +193,7 @@ class ProtocolConfig:
         )
         check(all(one > 0 for one in self.std), "protocol.std", self.std, "must be above 0")
         check_choice("protocol.optimizer", self.optimizer, ("sgd", "adamw"))
-        check_choice("protocol.precision", self.precision, ("fp32", "bf16"))
+        check_choice("protocol.precision", self.precision, PRECISIONS)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 _SIGNATURES = {  # a letter an argument: pointer, long, float, int
-    "norm_relu_forward": "pppllppffpppi",
-    "norm_relu_backward": "pppppllpppi",
+    "norm_relu_forward": "pppillppffpppi",
+    "norm_relu_backward": "pppppillpppi",
+    "norm_relu_bf16_supported": "",
     "conv3x3": "pppllllii",
     "conv3x3_supported": "",
+    "conv3x3_bf16": "pppllllii",
+    "conv3x3_bf16_weights": "ppplllli",
+    "conv3x3_bf16_supported": "",
 }
 
 
@@ -29,9 +33,14 @@ def load_kernels() -> ctypes.CDLL | None:
     return None
 
 
-def is_plain_cpu(*tensors: Tensor) -> bool:
-    """float32 on the CPU, channels last, and outside autocast's bf16: what the kernels take."""
+def is_plain_cpu(*tensors: Tensor, dtype: torch.dtype) -> bool:
+    """On the CPU, channels last, and of one type: what the kernels take."""
     return all(
-        t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous(memory_format=torch.channels_last)
+        t.device.type == "cpu" and t.dtype == dtype and t.is_contiguous(memory_format=torch.channels_last)
         for t in tensors
-    ) and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def works_in(dtype: torch.dtype) -> bool:
+    """Whether convolutions on the CPU now work in this type: float32, or what autocast says."""
+    return dtype == (torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)

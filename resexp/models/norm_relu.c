@@ -1,4 +1,5 @@
-/* relu(batch_norm(x) + add) in training, and its gradient: float32, channels last, seen as a matrix (rows, channels).
+/* relu(batch_norm(x) + add) in training, and its gradient: channels last, seen as a matrix (rows, channels), of float32
+   here and of bf16 in norm_relu_bf16.c. Statistics are float32.
 
    torch runs these as three operations forward and three backward, and each reads and writes the whole activation. Here
    each direction takes two passes: one for the sums over the batch, one to write the result. Rows are cut into chunks
@@ -7,8 +8,9 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include "norm_relu.h"
 
-#define CHUNK 16384 /* floats: 64 KB */
+#define CHUNK 16384 /* values */
 #define INLINE static inline __attribute__((always_inline))
 #define LANES _Pragma("omp simd") for (int j = 0; j < W; j++)
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -17,21 +19,13 @@
 #define VECTORISED static __attribute__((noinline))
 #endif
 
-typedef struct {
-    long channels;
-    const float *x, *add, *y, *dy;
-    float *out, *dz;                   /* out: y forward, dx backward */
-    const float *mean, *scale, *shift; /* y = relu(x * scale + shift + add) */
-    const float *offset, *slope;       /* dx = scale * (dz - offset - (x - mean) * slope) */
-} Job;
-
 /* A NaN stays one, as in torch: a loss that is not finite must be seen. */
 INLINE float relu(float value) { return value < 0 ? 0 : value; }
 INLINE float masked(float gradient, float output) { return output <= 0 ? 0 : gradient; }
 
 /* Mean, and sum of squared deviations from it, of W channels. */
 INLINE void moments(const Job *job, long start, long count, long c, int W, float *mean, float *square) {
-    const float *x = job->x + start * job->channels + c;
+    const float *x = (const float *)job->x + start * job->channels + c;
     float sum[16] = {0}, deviations[16] = {0};
     for (long r = 0; r < count; r++) LANES sum[j] += x[r * job->channels + j];
     LANES sum[j] /= count;
@@ -44,20 +38,24 @@ INLINE void moments(const Job *job, long start, long count, long c, int W, float
 
 INLINE void apply(const Job *job, long start, long count, long c, int W, int joins) {
     float scale[16], shift[16];
+    const float *x = job->x, *add = job->add;
+    float *out = job->out;
     LANES scale[j] = job->scale[c + j], shift[j] = job->shift[c + j];
     for (long i = start * job->channels + c; count--; i += job->channels) LANES
-        job->out[i + j] = relu(job->x[i + j] * scale[j] + shift[j] + (joins ? job->add[i + j] : 0));
+        out[i + j] = relu(x[i + j] * scale[j] + shift[j] + (joins ? add[i + j] : 0));
 }
 
 /* Sums of dz and of dz * (x - mean), where dz is dy behind the ReLU's mask. With an addition dz is its gradient too. */
 INLINE void gradient_sums(const Job *job, long start, long count, long c, int W, int joins, float *first,
                           float *second) {
     float mean[16], scale[16], shift[16], one[16] = {0}, two[16] = {0};
+    const float *xs = job->x, *y = job->y, *dy = job->dy;
+    float *dzs = job->dz;
     LANES mean[j] = job->mean[c + j], scale[j] = job->scale[c + j], shift[j] = job->shift[c + j];
     for (long i = start * job->channels + c; count--; i += job->channels) LANES {
-        float x = job->x[i + j];
-        float dz = masked(job->dy[i + j], joins ? job->y[i + j] : x * scale[j] + shift[j]);
-        if (joins) job->dz[i + j] = dz;
+        float x = xs[i + j];
+        float dz = masked(dy[i + j], joins ? y[i + j] : x * scale[j] + shift[j]);
+        if (joins) dzs[i + j] = dz;
         one[j] += dz;
         two[j] += dz * (x - mean[j]);
     }
@@ -66,12 +64,14 @@ INLINE void gradient_sums(const Job *job, long start, long count, long c, int W,
 
 INLINE void gradient(const Job *job, long start, long count, long c, int W, int joins) {
     float mean[16], scale[16], shift[16], offset[16], slope[16];
+    const float *xs = job->x, *dy = job->dy, *dzs = job->dz;
+    float *out = job->out;
     LANES mean[j] = job->mean[c + j], scale[j] = job->scale[c + j], shift[j] = job->shift[c + j];
     LANES offset[j] = job->offset[c + j], slope[j] = job->slope[c + j];
     for (long i = start * job->channels + c; count--; i += job->channels) LANES {
-        float x = job->x[i + j];
-        float dz = joins ? job->dz[i + j] : masked(job->dy[i + j], x * scale[j] + shift[j]);
-        job->out[i + j] = scale[j] * (dz - offset[j] - (x - mean[j]) * slope[j]);
+        float x = xs[i + j];
+        float dz = joins ? dzs[i + j] : masked(dy[i + j], x * scale[j] + shift[j]);
+        out[i + j] = scale[j] * (dz - offset[j] - (x - mean[j]) * slope[j]);
     }
 }
 
@@ -97,13 +97,17 @@ VECTORISED void chunk_gradient(const Job *job, long start, long count) {
     if (job->dz) { BLOCKS(gradient(job, start, count, c, W, 1)) } else { BLOCKS(gradient(job, start, count, c, W, 0)) }
 }
 
+static const Chunks FLOAT = {chunk_moments, chunk_apply, chunk_gradient_sums, chunk_gradient};
+
 static long chunk_rows(long channels) { return channels < CHUNK ? CHUNK / channels : 1; }
 static long least(long a, long b) { return a < b ? a : b; }
 
-/* batch, kept for the gradient: mean, 1 / standard deviation, scale, shift, each (channels,). 0, or 1 without memory. */
-int norm_relu_forward(const float *x, const float *add, float *y, long rows, long channels, const float *weight,
-                      const float *bias, float eps, float momentum, float *running_mean, float *running_var,
-                      float *batch, int threads) {
+/* half: what is as large as the activation is bf16; else float32.
+   batch, kept for the gradient: mean, 1 / standard deviation, scale, shift, each (channels,). 0, or 1 without memory. */
+int norm_relu_forward(const void *x, const void *add, void *y, int half, long rows, long channels,
+                      const float *weight, const float *bias, float eps, float momentum, float *running_mean,
+                      float *running_var, float *batch, int threads) {
+    const Chunks *chunk = half ? &norm_relu_bf16 : &FLOAT;
     float *mean = batch, *invstd = mean + channels, *scale = invstd + channels, *shift = scale + channels;
     long step = chunk_rows(channels), chunks = (rows + step - 1) / step;
     float *means = malloc(sizeof(float) * 2 * chunks * channels), *squares = means + chunks * channels;
@@ -111,7 +115,7 @@ int norm_relu_forward(const float *x, const float *add, float *y, long rows, lon
     Job job = {.channels = channels, .x = x, .add = add, .out = y, .scale = scale, .shift = shift};
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (long k = 0; k < chunks; k++)
-        chunk_moments(&job, k * step, least(step, rows - k * step), means + k * channels, squares + k * channels);
+        chunk->moments(&job, k * step, least(step, rows - k * step), means + k * channels, squares + k * channels);
     for (long c = 0; c < channels; c++) {
         double centre = 0, square = 0;
         for (long k = 0; k < chunks; k++) centre += least(step, rows - k * step) * (double)means[k * channels + c];
@@ -129,13 +133,14 @@ int norm_relu_forward(const float *x, const float *add, float *y, long rows, lon
     }
     free(means);
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (long k = 0; k < chunks; k++) chunk_apply(&job, k * step, least(step, rows - k * step));
+    for (long k = 0; k < chunks; k++) chunk->apply(&job, k * step, least(step, rows - k * step));
     return 0;
 }
 
 /* dz: where the addition's gradient goes, or NULL without an addition; then y is not read. 0, or 1 without memory. */
-int norm_relu_backward(const float *dy, const float *y, const float *x, float *dx, float *dz, long rows, long channels,
-                       const float *batch, float *dweight, float *dbias, int threads) {
+int norm_relu_backward(const void *dy, const void *y, const void *x, void *dx, void *dz, int half, long rows,
+                       long channels, const float *batch, float *dweight, float *dbias, int threads) {
+    const Chunks *chunk = half ? &norm_relu_bf16 : &FLOAT;
     const float *mean = batch, *invstd = mean + channels, *scale = invstd + channels, *shift = scale + channels;
     long step = chunk_rows(channels), chunks = (rows + step - 1) / step;
     float *offset = malloc(sizeof(float) * 2 * (chunks + 1) * channels), *slope = offset + channels;
@@ -145,7 +150,7 @@ int norm_relu_backward(const float *dy, const float *y, const float *x, float *d
                .mean = mean, .scale = scale, .shift = shift, .offset = offset, .slope = slope};
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (long k = 0; k < chunks; k++)
-        chunk_gradient_sums(&job, k * step, least(step, rows - k * step), firsts + k * channels, seconds + k * channels);
+        chunk->gradient_sums(&job, k * step, least(step, rows - k * step), firsts + k * channels, seconds + k * channels);
     for (long c = 0; c < channels; c++) {
         double first = 0, second = 0;
         for (long k = 0; k < chunks; k++) first += firsts[k * channels + c], second += seconds[k * channels + c];
@@ -155,7 +160,7 @@ int norm_relu_backward(const float *dy, const float *y, const float *x, float *d
         slope[c] = second / rows * invstd[c] * invstd[c];
     }
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (long k = 0; k < chunks; k++) chunk_gradient(&job, k * step, least(step, rows - k * step));
+    for (long k = 0; k < chunks; k++) chunk->gradient(&job, k * step, least(step, rows - k * step));
     free(offset);
     return 0;
 }

@@ -1,8 +1,8 @@
 """relu(batch_norm(x) + shortcut), the step that follows every convolution: in torch's operations, or as one of our own.
 
 On a CPU the operations around the convolutions only move memory: batch norm, addition and ReLU read and write every
-activation about twice as often as they need to. ``norm_relu.c`` does each direction in two passes.
-Where it does not apply, or was not built, torch does the same.
+activation about twice as often as they need to. ``norm_relu.c`` does each direction in two passes, in fp32 or, with
+statistics in fp32, in bf16. Where it does not apply, or was not built, torch does the same.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from resexp.models.kernels import is_plain_cpu, load_kernels
 
-LANES = 8  # the kernel takes a multiple of this many channels
+LANES = {torch.float32: 8, torch.bfloat16: 16}  # the kernel takes a multiple of this many channels
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -74,7 +74,8 @@ class BatchNorm(nn.BatchNorm2d):
         return centred * scale[:, None, None] + self.bias[:, None, None]
 
     def _relu(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
-        if self.fast and self.training and not self.synced and _applies(x, shortcut) and (kernels := load_kernels()):
+        kernels = load_kernels() if self.fast and self.training and not self.synced and _applies(x, shortcut) else None
+        if kernels and (x.dtype == torch.float32 or kernels.norm_relu_bf16_supported()):
             assert self.num_batches_tracked is not None
             self.num_batches_tracked.add_(1)
             return _NormReLU.apply(kernels, x, shortcut, self.weight, self.bias, self)
@@ -90,8 +91,9 @@ def set_statistics(net: nn.Module, *, group: int | None, synced: bool) -> None:
 
 
 def _applies(x: Tensor, shortcut: Tensor | None) -> bool:
-    plain = is_plain_cpu(x) if shortcut is None else is_plain_cpu(x, shortcut)
-    return plain and x.shape[1] % LANES == 0 and x.numel() > x.shape[1]  # of a single value there is no variance
+    lanes = LANES.get(x.dtype)
+    fits = lanes and x.shape[1] % lanes == 0 and x.numel() > x.shape[1]  # of a single value there is no variance
+    return bool(fits) and is_plain_cpu(*((x,) if shortcut is None else (x, shortcut)), dtype=x.dtype)
 
 
 class _NormReLU(torch.autograd.Function):
@@ -114,6 +116,7 @@ class _NormReLU(torch.autograd.Function):
                 x.data_ptr(),
                 shortcut.data_ptr() if shortcut is not None else None,
                 y.data_ptr(),
+                x.dtype == torch.bfloat16,
                 x.numel() // channels,
                 channels,
                 weight.data_ptr(),
@@ -145,6 +148,7 @@ class _NormReLU(torch.autograd.Function):
                 x.data_ptr(),
                 dx.data_ptr(),
                 dshortcut.data_ptr() if dshortcut is not None else None,
+                x.dtype == torch.bfloat16,
                 x.numel() // channels,
                 channels,
                 batch.data_ptr(),

@@ -20,7 +20,7 @@ def needed_bytes(cfg: Config) -> int:
     side = cfg.dataset.image_size or reader.side
     knobs = catalog.resolve(dataclasses.asdict(cfg.model))
     floats = catalog.FAMILIES[cfg.model.family].floats(knobs, side, cfg.activation_checkpointing)
-    element = 2 if cfg.protocol.precision == "bf16" else 4
+    element = 4 if cfg.protocol.precision == "fp32" else 2
     needed = SPARE * floats * cfg.protocol.batch_size * element
     pixels = reader.bytes
     if cfg.dataset.source == "synthetic":
