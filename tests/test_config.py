@@ -199,7 +199,7 @@ def test_a_run_folders_configuration_reads_back(tmp_path: Path) -> None:
         (["seed=-1"], "seed=-1: must be from 0"),
         (["protocol.steps=0"], "protocol.steps=0: must be at least 1"),
         (["protocol.lr_drops=[9,3]"], "growing steps"),
-        (["protocol.precision=fp16"], "choose from fp32, bf16"),
+        (["protocol.precision=int8"], "choose from fp32, bf16, fp16"),
         (["dataset.root=/x"], "dataset=digits does not use it"),
         (["device=gpu"], "choose from auto, cpu, cuda"),
         (["threads=0"], "threads=0: must be at least 1"),

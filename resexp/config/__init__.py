@@ -13,9 +13,10 @@ from resexp.config.keys import (
     setting,
     to_yaml,
 )
+from resexp.config.launcher import LauncherConfig
 from resexp.config.model import ModelConfig
 from resexp.config.overrides import GROUPS
-from resexp.config.schema import Config, DatasetConfig, LauncherConfig, ProtocolConfig
+from resexp.config.schema import Config, DatasetConfig, ProtocolConfig
 from resexp.config.start import digest_of
 from resexp.config.studies import Claim, Gap, Other, Outline, Study, load_study, outline_study, own_runs
 
