@@ -185,23 +185,28 @@ def families() -> str:
 
 
 def bench(file: str) -> str:
-    """``resexp bench --json`` against the usual loop."""
-    found = json.loads((FOLDER / file).read_text())
-    usual = found["reference"]
-    rows = []
-    for name, rates in found["rounds"].items():
-        middle = sorted(rates)[len(rates) // 2]
-        note = "our loop" if name == "resexp" else "the fastest usual loop" if name == usual else ""
-        rows.append([name, f"{middle:,.0f}", f"{min(rates):,.0f} to {max(rates):,.0f}", note])
-    hardware, limits = found["hardware"], found["limits"]
+    """``resexp bench --precision fp32,bf16 --against reference --json``."""
+    results = list(json.loads((FOLDER / file).read_text()).values())
+    first = results[0]
+    rows, said = [], []
+    for one in results:
+        for name, rates in one["rounds"].items():
+            middle = sorted(rates)[len(rates) // 2]
+            note = "our loop" if name == "resexp" else "the fastest usual loop" if name == one["reference"] else ""
+            rows.append([one["precision"], name, f"{middle:,.0f}", f"{min(rates):,.0f} to {max(rates):,.0f}", note])
+        beside = "" if one is first else f", {one['ratio_to_first']:.2f} times that of {first['precision']}"
+        product, memory = (100 * one[key] for key in ("share_of_matmul_rate", "share_of_copy_bandwidth"))
+        limit, peak = one["limits"]["matmul_flops_per_s"] / 1e9, one["peak_memory_bytes"] / 1e9
+        said.append(
+            f"{one['precision']}: {one['ratio']:.2f} times the usual loop{beside}; {product:.0f} % of the matrix-product rate "
+            f"measured beside it ({limit:,.0f} GFLOP/s), {memory:.0f} % of the copy bandwidth; {peak:.2f} GB at the peak."
+        )
+    hardware = first["hardware"]
     words = (
-        f"{found['net']} on {found['dataset']}, batch {found['batch_size']}, {found['precision']}, {hardware['cores']} "
-        f"cores of an {hardware['cpu']}, {found['threads']} threads, torch {found['versions']['torch']}: "
-        f"{found['ratio']:.2f} times the usual loop, {100 * found['share_of_matmul_rate']:.0f} % of the matrix-product "
-        f"rate measured beside it ({limits['matmul_flops_per_s'] / 1e9:,.0f} GFLOP/s), "
-        f"{found['peak_memory_bytes'] / 1e9:.2f} GB at the peak.\n\n"
+        f"{first['net']} on {first['dataset']}, batch {first['batch_size']}, {hardware['cores']} cores of an "
+        f"{hardware['cpu']}, {first['threads']} threads, torch {first['versions']['torch']}. {' '.join(said)}\n\n"
     )
-    return words + table(("loop", "images/s, median", "least to most", ""), rows)
+    return words + table(("precision", "loop", "images/s, median", "least to most", ""), rows)
 
 
 def faults() -> str:

@@ -15,6 +15,7 @@ from resexp.bench.limits import measure_limits, step_bytes
 from resexp.bench.loops import PHASES, Ours, Usual
 from resexp.bench.measure import bench, growth
 from resexp.build import load_data
+from resexp.cli import main
 from resexp.models.build import build_model, count_macs
 from resexp.models.kernels import load_kernels
 
@@ -78,13 +79,42 @@ def test_the_usual_loop_learns_the_same_net() -> None:
 def test_a_bench_against_the_plain_loop_gives_a_ratio_and_a_chart(resexp: Resexp) -> None:
     result = resexp("bench", *TINY, "--against", "plain", "--rounds", "2", "--steps", "1", "--json", "bench.json")
     assert result.returncode == 0, result.stderr
-    written = json.loads(Path("bench.json").read_text())
+    written = json.loads(Path("bench.json").read_text())["fp32"]
     assert written["ratio"] > 0 and written["reference"] == "resexp, fast=false"
     assert len(written["rounds"]["resexp"]) == 2 and set(written["split"]) == set(PHASES)
     assert written["peak_memory_bytes"] > 1e6 and 0 < written["share_of_matmul_rate"] < 10
     assert written["hardware"]["cores"] >= 1 and written["versions"]["torch"]
-    assert "phase of a step" in result.stdout and "this machine's" in result.stdout
+    assert "ms of a step" in result.stdout and "this machine's" in result.stdout
     assert list(Path("outputs/figures").glob("bench-*.png"))
+
+
+@pytest.mark.slow
+def test_two_precisions_stand_in_one_table_each_with_its_own_limit(resexp: Resexp) -> None:
+    words = ["bench", *TINY, "--precision", "fp32,bf16", "--against", "plain", "--rounds", "1", "--steps", "1"]
+    result = resexp(*words, "--json", "bench.json")
+    assert result.returncode == 0, result.stderr
+    written = json.loads(Path("bench.json").read_text())
+    assert list(written) == ["fp32", "bf16"]
+    fp32, bf16 = written.values()
+    assert fp32["bytes_per_step"] > 1.5 * bf16["bytes_per_step"] and fp32["flops_per_step"] == bf16["flops_per_step"]
+    assert bf16["ratio_to_first"] == pytest.approx(bf16["images_per_s"] / fp32["rounds"]["resexp, fast=false"][0])
+    bound = [line.split()[0] for line in result.stdout.splitlines() if line.rstrip().endswith("yes")]
+    assert bound == ["fp32", "bf16"]
+    assert "bf16: peak memory" in result.stdout and "times that of fp32" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["--precision", "fp32,half"], "protocol.precision=half: choose from fp32, bf16, fp16"),
+        (["--precision", "bf16", "--growth"], "--precision bf16: a table of both is of one net's training; drop it"),
+    ],
+)
+def test_a_wrong_list_of_precisions_is_one_line(
+    words: list[str], answer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", *TINY, *words]) == 2
+    assert answer in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -98,7 +128,7 @@ def test_a_bench_that_cannot_write_says_so_in_one_line(resexp: Resexp) -> None:
 @pytest.mark.slow
 def test_the_reference_is_the_fastest_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resexp.bench.measure.WORKERS", {"cpu": (0, 1), "cuda": (0,)})
-    result = bench(config.load(TINY), against="reference", rounds=1, steps=1)
+    [result] = bench([config.load(TINY)], against="reference", rounds=1, steps=1)
     others = {name: rates[0] for name, rates in result["rounds"].items() if name != "resexp"}
     assert set(others) == {"reference, 0 workers", "reference, 1 workers"}
     assert result["reference"] == max(others, key=others.__getitem__)

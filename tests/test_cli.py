@@ -131,6 +131,6 @@ def test_bench_alternates_with_the_reference_and_writes_json(resexp: Resexp) -> 
     words = ["bench", *TINY, "--against", "reference", "--rounds", "2", "--steps", "2", "--json", "bench.json"]
     result = resexp(*words)
     assert result.returncode == 0, result.stderr
-    written = json.loads(Path("bench.json").read_text())
+    written = json.loads(Path("bench.json").read_text())["fp32"]
     assert written["ratio"] > 0 and f"{written['ratio']:.2f} times" in result.stdout
     assert [len(rates) for rates in written["rounds"].values()] == [2, 2, 2, 2]

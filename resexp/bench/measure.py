@@ -55,56 +55,93 @@ AXES: dict[str, list[tuple[int, list[str], int]]] = {  # of growth: value, setti
 FAST, PLAIN = "resexp", "resexp, fast=false"
 
 
-def bench(cfg: Config, *, against: str | None, rounds: int, steps: int) -> dict[str, Any]:
+def bench(cfgs: Sequence[Config], *, against: str | None, rounds: int, steps: int) -> list[dict[str, Any]]:
     """Measure images/s in training, ``rounds`` times ``steps`` steps of each loop, in alternation.
 
     Each loop lives in a process of its own, as it would in use, and sleeps while another one is measured. The machine's
     limits are measured in every round too.
 
+    :param cfgs: one net in one or several precisions.
     :param against: ``"reference"``, the usual loop; ``"plain"``, ours without its fast paths; or None.
-    :return: plain values: ``images_per_s`` (median), ``rounds`` of each loop, ``split``, ``limits``, shares of them,
-        and with ``against`` the ``ratio``: the median over the rounds of ours against the best of the other loops.
+    :return: for each of ``cfgs`` plain values: ``images_per_s`` (median), ``rounds`` of each loop, ``split``,
+        ``limits``, shares of them, and with ``against`` the ``ratio``: the median over the rounds of ours against the
+        best of the other loops; ``ratio_to_first``: against the best other loop of the first precision.
     :raises UserError: for bad data.
     """
-    batch, others = cfg.protocol.batch_size, _other_loops(cfg, against)
-    rates: dict[str, list[float]] = {name: [] for name in (FAST, *others)}
-    limits: list[dict[str, float]] = []
+    lanes = [_Lane(cfg, {FAST: (cfg, None), **_other_loops(cfg, against)}) for cfg in cfgs]
     with ExitStack() as stack:
-        loops = {FAST: stack.enter_context(_Process(cfg))}
-        loops |= {name: stack.enter_context(_Process(*other)) for name, other in others.items()}
-        facts = {name: loop.receive() for name, loop in loops.items()}[FAST]  # all are ready
+        for lane in lanes:
+            lane.start(stack)
         for index in range(rounds):
-            for name, loop in loops.items():
-                rates[name].append(steps * batch / loop.ask("steps", steps))
-            if index == 0:
-                peak = loops[FAST].ask("peak")  # before the limits, which take memory of their own
-            limits.append(loops[FAST].ask("limits"))
-            last = ", ".join(f"{name} {values[-1]:,.0f}" for name, values in rates.items())
+            for lane in lanes:
+                lane.measure(steps)
+            last = ", ".join(f"{name} {rate:,.0f}" for lane in lanes for name, rate in lane.last(len(lanes) > 1))
             message(f"round {index + 1} of {rounds}, images/s: {last}")
-        split = loops[FAST].ask("split", SPLIT_STEPS)
-        operations = {name: loops[name].ask("operations") for name in (FAST, PLAIN) if name in loops}
-    median = {name: statistics.median(values) for name, values in rates.items()}
-    limit = {key: statistics.median(measured[key] for measured in limits) for key in limits[0]}
-    seconds = batch / median[FAST]
-    result: dict[str, Any] = {
-        **_circumstances(cfg),
-        **facts,
-        "steps": steps,
-        "images_per_s": median[FAST],
-        "rounds": rates,
-        "seconds_per_step": seconds,
-        "split": split,
-        "operations_per_step": operations,
-        "peak_memory_bytes": peak,
-        "limits": limit,
-        "share_of_matmul_rate": facts["flops_per_step"] / seconds / limit["matmul_flops_per_s"],
-        "share_of_copy_bandwidth": facts["bytes_per_step"] / seconds / limit["copy_bytes_per_s"],
-    }
-    if others:
-        best = max(others, key=median.__getitem__)
-        result["reference"] = best
-        result["ratio"] = statistics.median(a / b for a, b in zip(rates[FAST], rates[best], strict=True))
-    return result
+        return [lane.result(steps, lanes[0]) for lane in lanes]
+
+
+class _Lane:
+    """The loops of one precision, each in its process, and what was measured of them."""
+
+    def __init__(self, cfg: Config, loops: dict[str, tuple[Config, int | None]]) -> None:
+        self.cfg, self.settings = cfg, loops
+        self.loops: dict[str, _Process] = {}
+        self.rates: dict[str, list[float]] = {name: [] for name in loops}
+        self.limits: list[dict[str, float]] = []
+        self.facts: dict[str, Any] = {}
+        self.peak = 0
+
+    def start(self, stack: ExitStack) -> None:
+        """All are ready when this returns."""
+        self.loops = {name: stack.enter_context(_Process(*its)) for name, its in self.settings.items()}
+        self.facts = {name: loop.receive() for name, loop in self.loops.items()}[FAST]
+
+    def measure(self, steps: int) -> None:
+        """One round."""
+        for name, loop in self.loops.items():
+            self.rates[name].append(steps * self.cfg.protocol.batch_size / loop.ask("steps", steps))
+        if not self.limits:
+            self.peak = self.loops[FAST].ask("peak")  # before the limits, which take memory of their own
+        self.limits.append(self.loops[FAST].ask("limits"))
+
+    def last(self, several: bool) -> list[tuple[str, float]]:
+        """The rates of the last round; ``several``: named with their precision."""
+        said = f" {self.cfg.protocol.precision}" if several else ""
+        return [(name + said, values[-1]) for name, values in self.rates.items()]
+
+    @property
+    def best_other(self) -> str | None:
+        """The fastest of the loops that are not ours."""
+        others = [name for name in self.rates if name != FAST]
+        return max(others, key=lambda name: statistics.median(self.rates[name])) if others else None
+
+    def result(self, steps: int, first: "_Lane") -> dict[str, Any]:
+        seconds = self.cfg.protocol.batch_size / statistics.median(self.rates[FAST])
+        limit = {key: statistics.median(measured[key] for measured in self.limits) for key in self.limits[0]}
+        found: dict[str, Any] = {
+            **_circumstances(self.cfg),
+            **self.facts,
+            "steps": steps,
+            "images_per_s": statistics.median(self.rates[FAST]),
+            "rounds": self.rates,
+            "seconds_per_step": seconds,
+            "split": self.loops[FAST].ask("split", SPLIT_STEPS),
+            "operations_per_step": {
+                name: self.loops[name].ask("operations") for name in (FAST, PLAIN) if name in self.loops
+            },
+            "peak_memory_bytes": self.peak,
+            "limits": limit,
+            "share_of_matmul_rate": self.facts["flops_per_step"] / seconds / limit["matmul_flops_per_s"],
+            "share_of_copy_bandwidth": self.facts["bytes_per_step"] / seconds / limit["copy_bytes_per_s"],
+        }
+        if self.best_other and first.best_other:
+            found["reference"] = self.best_other
+            found["ratio"] = self._ratio(self.rates[self.best_other])
+            found["ratio_to_first"] = self._ratio(first.rates[first.best_other])
+        return found
+
+    def _ratio(self, others: Sequence[float]) -> float:
+        return statistics.median(a / b for a, b in zip(self.rates[FAST], others, strict=True))
 
 
 def _other_loops(cfg: Config, against: str | None) -> dict[str, tuple[Config, int | None]]:

@@ -14,6 +14,7 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["reference", "plain"],
         help="alternate with the usual DataLoader loop, or with ours without its fast paths",
     )
+    parser.add_argument("--precision", metavar="fp32,bf16", help="in one table (default: the protocol's)")
     parser.add_argument("--growth", action="store_true", help="cost against depth, batch, image side, runs at once")
     parser.add_argument("--images", action="store_true", help="decoding, packing and streaming of dataset=imagenet")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each loop (default: 5)")
@@ -33,7 +34,11 @@ def bench(args: argparse.Namespace) -> int:
         raise UserError(f"--growth --against {args.against}: growth measures our loop alone; drop one of the two")
     if args.images and (args.growth or args.against):
         raise UserError("--images measures no training; drop --growth and --against")
+    if args.precision and (args.growth or args.images):
+        raise UserError(f"--precision {args.precision}: a table of both is of one net's training; drop it")
     cfg = config.load(args.overrides, args.config_dir)
+    words = [[f"protocol.precision={one}"] for one in args.precision.split(",")] if args.precision else [[]]
+    cfgs = [config.load([*args.overrides, *word], args.config_dir) for word in words]
     if args.json and not args.json.parent.is_dir():
         raise UserError(f"--json {args.json}: no folder {args.json.parent}")
     from resexp.bench.measure import bench, growth
@@ -47,7 +52,8 @@ def bench(args: argparse.Namespace) -> int:
     elif args.growth:
         result = growth(args.overrides, config_dir=args.config_dir, steps=args.steps)
     else:
-        result = bench(cfg, against=args.against, rounds=args.rounds, steps=args.steps)
+        results = bench(cfgs, against=args.against, rounds=args.rounds, steps=args.steps)
+        result = {one["precision"]: one for one in results}
     figures = Path(cfg.output_dir) / "figures"
     try:  # the files first: a closed pipe ends the printing
         if args.json:
@@ -57,7 +63,7 @@ def bench(args: argparse.Namespace) -> int:
         elif args.growth:
             written = draw_growth(result, figures / "growth")
         else:
-            written = draw_bench(result, figures / slug(f"bench {result['net']} {result['dataset']}"))
+            written = draw_bench(results, figures / slug(f"bench {cfg.model.name} {cfg.dataset.name}"))
     except OSError as error:
         raise UserError(f"cannot write {error.filename}: {error.strerror}; set another file or output_dir=") from None
     if args.images:
@@ -67,36 +73,59 @@ def bench(args: argparse.Namespace) -> int:
         for axis, points in result["axes"].items():
             print_table((axis, "images/s, median", "least", "most", "peak memory"), _growth_rows(points))
     else:
-        _print_bench(result)
+        _print_bench(results)
     print("figure: " + ", ".join(map(str, written)))
     return 0
 
 
-def _print_bench(result: dict[str, Any]) -> None:
+def _print_bench(results: list[dict[str, Any]]) -> None:
+    """Every table has a row or a group of rows for each precision."""
     from resexp.console import print_table
 
+    first = results[0]
     title = (
-        f"{result['net']}, {result['dataset']}, batch {result['batch_size']}, {result['precision']}, "
-        f"{result['hardware']['device']}, threads {result['threads']}"
+        f"{first['net']}, {first['dataset']}, batch {first['batch_size']}, {first['hardware']['device']}, "
+        f"threads {first['threads']}"
     )
     rows = []
-    for name, rates in result["rounds"].items():
-        counts = result["operations_per_step"].get(name, {})
-        called = ", ".join(f"{value:,} {what}" for what, value in counts.items())
-        median = statistics.median(rates)
-        rows.append([name, f"{median:,.0f}", f"{min(rates):,.0f}", f"{max(rates):,.0f}", called or "-"])
-    print_table(("loop", "images/s, median", "least", "most", "in one step"), rows, title)
-    total = sum(result["split"].values())
-    rows = [[name, f"{1000 * t:.2f}", f"{100 * t / total:.0f} %"] for name, t in result["split"].items()]
-    print_table(("phase of a step", "ms", "share"), rows)
+    for one in results:
+        for name, rates in one["rounds"].items():
+            called = ", ".join(f"{n:,} {what}" for what, n in one["operations_per_step"].get(name, {}).items())
+            spread = [f"{value:,.0f}" for value in (statistics.median(rates), min(rates), max(rates))]
+            rows.append([one["precision"], name, *spread, called or "-"])
+    print_table(("precision", "loop", "images/s, median", "least", "most", "in one step"), rows, title)
+    rows = []
+    for one in results:
+        total = sum(one["split"].values())
+        shares = [f"{1000 * t:.1f} ({100 * t / total:.0f} %)" for t in one["split"].values()]
+        rows.append([one["precision"], *shares])
+    print_table(("ms of a step", *first["split"]), rows)
+    print_table(LIMIT_COLUMNS, [row for one in results for row in _limit_rows(one)])
+    for one in results:
+        said = [f"{one['precision']}: peak memory {one['peak_memory_bytes'] / 1e9:.2f} GB"]
+        if "ratio" in one:
+            said.append(f"{one['ratio']:.2f} times the {one['reference']}")
+        if "ratio" in one and one is not first:
+            said.append(f"{one['ratio_to_first']:.2f} times that of {first['precision']}")
+        print("; ".join(said))
+
+
+LIMIT_COLUMNS = ("precision", "limit", "a step needs", "reached", "this machine's, measured now", "share", "binds")
+
+
+def _limit_rows(result: dict[str, Any]) -> list[list[str]]:
+    """Arithmetic and memory; the one of which more is used binds."""
     seconds, limits = result["seconds_per_step"], result["limits"]
-    rows = [
+    arithmetic, memory = result["share_of_matmul_rate"], result["share_of_copy_bandwidth"]
+    return [
         [
+            result["precision"],
             name,
             f"{work / 1e9:,.2f} {unit}",
             f"{work / seconds / 1e9:,.1f} {unit}/s",
             f"{limit / 1e9:,.1f} {unit}/s",
             f"{100 * share:.0f} %",
+            "yes" if share == max(arithmetic, memory) else "",
         ]
         for name, unit, work, limit, share in (
             (
@@ -104,21 +133,11 @@ def _print_bench(result: dict[str, Any]) -> None:
                 "GFLOP",
                 result["flops_per_step"],
                 limits["matmul_flops_per_s"],
-                result["share_of_matmul_rate"],
+                arithmetic,
             ),
-            (
-                "memory (copy)",
-                "GB",
-                result["bytes_per_step"],
-                limits["copy_bytes_per_s"],
-                result["share_of_copy_bandwidth"],
-            ),
+            ("memory (copy)", "GB", result["bytes_per_step"], limits["copy_bytes_per_s"], memory),
         )
     ]
-    print_table(("limit", "a step needs", "reached", "this machine's, measured now", "share"), rows)
-    print(f"peak memory {result['peak_memory_bytes'] / 1e9:.2f} GB")
-    if "ratio" in result:
-        print(f"{result['ratio']:.2f} times the {result['reference']}")
 
 
 def _print_images(result: dict[str, Any]) -> None:

@@ -11,45 +11,56 @@ from matplotlib.figure import Figure
 
 from resexp.figures.style import STYLE, write
 
+BLUES = ("#9ecae1", "#2b86b8", "#084a7a")  # of our loop, a precision each
 
-def draw_bench(result: dict[str, Any], path: Path) -> list[Path]:
+
+def draw_bench(results: Sequence[dict[str, Any]], path: Path) -> list[Path]:
     """Bars of one bench: images/s of each loop with its spread, a step's phases, and the shares of the limits.
 
-    :param result: of ``bench.bench``.
+    :param results: of ``bench.bench``, one for each precision.
     :param path: without a suffix.
     """
+    colours = BLUES[1:2] if len(results) == 1 else BLUES
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.2, 3.4))
+        figure = Figure(figsize=(9.2, 2.6 + 0.8 * len(results)))
         loops, phases, shares = figure.subplots(1, 3, width_ratios=(1.2, 1.1, 0.8))
-        names = list(result["rounds"])
-        median = [float(np.median(result["rounds"][name])) for name in names]
-        spread = [
-            [m - min(r) for m, r in zip(median, result["rounds"].values(), strict=True)],
-            [max(r) - m for m, r in zip(median, result["rounds"].values(), strict=True)],
-        ]
-        colours = ["#2b86b8" if name == "resexp" else "0.75" for name in names]
-        loops.barh(names, median, xerr=spread, color=colours, capsize=3, error_kw={"linewidth": 0.8})
+        for result, colour in zip(results, colours, strict=False):
+            said = f" {result['precision']}" if len(results) > 1 else ""
+            for name, rates in result["rounds"].items():
+                middle = float(np.median(rates))
+                spread = [[middle - min(rates)], [max(rates) - middle]]
+                fill = colour if name == "resexp" else "0.75"
+                loops.barh(name + said, middle, xerr=spread, color=fill, capsize=3, error_kw={"linewidth": 0.8})
         loops.invert_yaxis()
         loops.set_xlabel("training images/s, median, least and most")
-        ratio = f", {result['ratio']:.2f} times the best other" if "ratio" in result else ""
-        loops.set_title(f"loops{ratio}")
-        milliseconds = [1000 * seconds for seconds in result["split"].values()]
-        bars = phases.bar(list(result["split"]), milliseconds, color="#2b86b8")
-        phases.bar_label(bars, fmt="{:.3g}", fontsize=8)
-        phases.tick_params(axis="x", labelsize=7.5)
+        ratio = f", {results[0]['ratio']:.2f} times the best other" if "ratio" in results[0] else ""
+        loops.set_title(f"loops{ratio if len(results) == 1 else ''}")
+        width = 0.8 / len(results)
+        for number, (result, colour) in enumerate(zip(results, colours, strict=False)):
+            shift = (number - (len(results) - 1) / 2) * width
+            milliseconds = [1000 * seconds for seconds in result["split"].values()]
+            places = np.arange(len(milliseconds)) + shift
+            bars = phases.bar(places, milliseconds, width, color=colour, label=result["precision"])
+            phases.bar_label(bars, fmt="{:.3g}", fontsize=7)
+            limits = [100 * result[key] for key in ("share_of_matmul_rate", "share_of_copy_bandwidth")]
+            bars = shares.bar(np.arange(2) + shift, limits, width, color=colour)
+            shares.bar_label(bars, fmt="{:.0f} %", fontsize=7)
+        phases.set_xticks(range(len(results[0]["split"])), list(results[0]["split"]), fontsize=7.5)
         phases.set_ylabel("ms of a step")
         phases.set_title("a step, phase by phase")
-        limits = {"arithmetic": result["share_of_matmul_rate"], "memory": result["share_of_copy_bandwidth"]}
-        bars = shares.bar(list(limits), [100 * share for share in limits.values()], color=["#e69f00", "#a83268"])
-        shares.bar_label(bars, fmt="{:.0f} %", fontsize=8)
+        if len(results) > 1:
+            phases.legend(loc="upper left", fontsize=7.5)
+        shares.set_xticks(range(2), ["arithmetic", "memory"])
         shares.axhline(100, color="0.4", linewidth=0.8)
-        shares.set_ylim(0, max(105.0, *(115 * share for share in limits.values())))
+        shares.set_ylim(0, max(105, 1.15 * max(bar.get_height() for bar in shares.patches)))
         shares.set_ylabel("% of the measured limit")
         shares.set_title("shares of the machine")
         for axes in (loops, phases, shares):
             axes.spines[["top", "right"]].set_visible(False)
-        title = f"{result['net']}, {result['dataset']}, batch {result['batch_size']}, {result['precision']}"
-        return _save(figure, path, title, _machine(result))
+        first = results[0]
+        title = f"{first['net']}, {first['dataset']}, batch {first['batch_size']}"
+        machine = {**first, "precision": " and ".join(result["precision"] for result in results)}
+        return _save(figure, path, title, _machine(machine))
 
 
 def draw_growth(result: dict[str, Any], path: Path) -> list[Path]:

@@ -123,21 +123,29 @@ class Transform(nn.Module):
         self.after = after
         self.gate = SqueezeExcite(widths[-1], reduction) if reduction else None
 
-    def convolve(self, x: Tensor) -> Tensor:
-        """All of F up to its last convolution."""
+    def convolve(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """All of F up to its last convolution, and x for the shortcut."""
+        skip = x
         if hasattr(self, "before"):
             x = self.before(x)
-        for index in range(1, self.count):
-            x = getattr(self, f"bn{index}").relu(getattr(self, f"conv{index}")(x))
-        x = F.dropout(x, self.dropout, self.training)
-        return getattr(self, f"conv{self.count}")(x)
+        for index in range(1, self.count + 1):
+            conv = getattr(self, f"conv{index}")
+            if index == self.count:
+                x = F.dropout(x, self.dropout, self.training)
+            if x is skip and isinstance(conv, Conv3x3):
+                x, skip = conv.beside(x)
+            else:
+                x = conv(x)
+            if index < self.count:
+                x = getattr(self, f"bn{index}").relu(x)
+        return x, skip
 
     @property
     def last_norm(self) -> BatchNorm:
         return getattr(self, f"bn{self.count}")
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.convolve(x)
+        x, _ = self.convolve(x)
         if self.after:
             x = self.last_norm.relu(x) if "relu" in self.after else self.last_norm(x)
         return x if self.gate is None else self.gate(x)
@@ -181,8 +189,9 @@ class Block(nn.Module):
         if self.before is not None:
             x = self.before(x)
         if self.fuses:
+            fx, x = self.transform.convolve(x)
             skip = self.connection.shortcut(x) if isinstance(self.connection, Connection) else None
-            return self.transform.last_norm.relu(self.transform.convolve(x), skip)
+            return self.transform.last_norm.relu(fx, skip)
         if self.connection is None:
             return self.joined(self.transform(x))
         if self._is_dropped():

@@ -33,8 +33,8 @@ static Image choose(long channels, long width) {
 int conv3x3_supported(void) { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl"); }
 
 /* y from x (images, height, width, channels), width a multiple of 8. weights: (out, 3, 3, in) as torch keeps them.
-   turned: x is the gradient of the output, and y that of the input. Always 0: it cannot fail. */
-int conv3x3(const float *x, const float *weights, float *y, long images, long height, long width, long channels,
+   turned: x is the gradient of the output, and y that of the input. */
+void conv3x3(const float *x, const float *weights, float *y, long images, long height, long width, long channels,
              int turned, int threads) {
     float packed[9 * 16 * 16]; /* (3, 3, channels of x, channels of y) */
     for (long out = 0; out < channels; out++)
@@ -48,7 +48,6 @@ int conv3x3(const float *x, const float *weights, float *y, long images, long he
     long size = height * width * channels;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (long n = 0; n < images; n++) image(x + n * size, y + n * size, packed, height, width);
-    return 0;
 }
 
 #else

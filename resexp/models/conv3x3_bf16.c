@@ -62,11 +62,18 @@ INLINE void tap(__m512 *sums, const Half *x, const Half *weights, long channels,
     }
 }
 
+INLINE __m512 widened(const Half *from) {
+    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16);
+}
+
 /* 16 or 32 output channels of a run of row h from column w on. left, right: it begins, it ends the row. */
-INLINE void run(const Half *x, Half *y, const Half *weights, long height, long width, long channels, long h, long w,
+INLINE void run(const Half *x, const Half *add, Half *y, const Half *weights, long height, long width, long channels, long h, long w,
                 int vectors, int pixels, int left, int right) {
     __m512 sums[SUMS];
-    UNROLL for (int k = 0; k < pixels * vectors; k++) sums[k] = _mm512_setzero_ps();
+    long first = (h * width + w) * channels;
+    UNROLL for (int p = 0; p < pixels; p++)
+        UNROLL for (int v = 0; v < vectors; v++)
+            sums[p * vectors + v] = add ? widened(add + first + p * channels + v * 16) : _mm512_setzero_ps();
     for (long row = h > 0 ? -1 : 0; row <= (h + 1 < height ? 1 : 0); row++) {
         const Half *centre = x + ((h + row) * width + w) * channels;
         const Half *taps = weights + (row + 1) * 3 * channels * channels;
@@ -76,39 +83,39 @@ INLINE void run(const Half *x, Half *y, const Half *weights, long height, long w
     }
     UNROLL for (int p = 0; p < pixels; p++)
         UNROLL for (int v = 0; v < vectors; v++)
-            _mm256_storeu_si256((__m256i *)(y + (h * width + w + p) * channels + v * 16),
+            _mm256_storeu_si256((__m256i *)(y + first + p * channels + v * 16),
                                 (__m256i)_mm512_cvtneps_pbh(sums[p * vectors + v]));
 }
 
-INLINE void rows(const Half *x, Half *y, const Half *weights, long height, long width, long channels, int vectors,
+INLINE void rows(const Half *x, const Half *add, Half *y, const Half *weights, long height, long width, long channels, int vectors,
                  int pixels) {
     for (long h = 0; h < height; h++) {
         if (width == pixels) {
-            run(x, y, weights, height, width, channels, h, 0, vectors, pixels, 1, 1);
+            run(x, add, y, weights, height, width, channels, h, 0, vectors, pixels, 1, 1);
             continue;
         }
-        run(x, y, weights, height, width, channels, h, 0, vectors, pixels, 1, 0);
+        run(x, add, y, weights, height, width, channels, h, 0, vectors, pixels, 1, 0);
         for (long w = pixels; w < width - pixels; w += pixels)
-            run(x, y, weights, height, width, channels, h, w, vectors, pixels, 0, 0);
-        run(x, y, weights, height, width, channels, h, width - pixels, vectors, pixels, 0, 1);
+            run(x, add, y, weights, height, width, channels, h, w, vectors, pixels, 0, 0);
+        run(x, add, y, weights, height, width, channels, h, width - pixels, vectors, pixels, 0, 1);
     }
 }
 
-static __attribute__((noinline)) AVX512 void image(const Half *x, Half *y, const Half *weights, long height, long width,
-                                                   long channels) {
+static __attribute__((noinline)) AVX512 void image(const Half *x, const Half *add, Half *y, const Half *weights,
+                                                   long height, long width, long channels) {
     if (channels == 16) {
-        if (width % 16 == 0) rows(x, y, weights, height, width, 16, 1, 16);
-        else rows(x, y, weights, height, width, 16, 1, 8);
+        if (width % 16 == 0) rows(x, add, y, weights, height, width, 16, 1, 16);
+        else rows(x, add, y, weights, height, width, 16, 1, 8);
         return;
     }
     for (long out = 0; out < channels; out += 32)
-        rows(x, y + out, weights + out * 2, height, width, channels, 2, RUN);
+        rows(x, add ? add + out : add, y + out, weights + out * 2, height, width, channels, 2, RUN);
 }
 
 /* y from x, both bf16 (images, height, width, channels); width a multiple of 8, channels 16 or a multiple of 32.
    weights: float32 (out, 3, 3, in) as torch keeps them. turned: x is the gradient of the output, and y that of the
-   input. 0, or 1 without memory. */
-int conv3x3_bf16(const Half *x, const float *weights, Half *y, long images, long height, long width, long channels,
+   input. add: what y is added to, or NULL. 0, or 1 without memory. */
+int conv3x3_bf16(const Half *x, const float *weights, const Half *add, Half *y, long images, long height, long width, long channels,
                  int turned, int threads) {
     Half *packed = malloc(9 * channels * channels * sizeof(Half)); /* (3, 3, pairs of channels of x, channels of y, 2) */
     if (!packed) return 1;
@@ -121,7 +128,8 @@ int conv3x3_bf16(const Half *x, const float *weights, Half *y, long images, long
             }
     long size = height * width * channels;
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (long n = 0; n < images; n++) image(x + n * size, y + n * size, packed, height, width, channels);
+    for (long n = 0; n < images; n++)
+        image(x + n * size, add ? add + n * size : add, y + n * size, packed, height, width, channels);
     free(packed);
     return 0;
 }

@@ -14,7 +14,7 @@ _SIGNATURES = {  # a letter an argument: pointer, long, float, int
     "norm_relu_bf16_supported": "",
     "conv3x3": "pppllllii",
     "conv3x3_supported": "",
-    "conv3x3_bf16": "pppllllii",
+    "conv3x3_bf16": "ppppllllii",
     "conv3x3_bf16_weights": "ppplllli",
     "conv3x3_bf16_supported": "",
 }
