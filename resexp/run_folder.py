@@ -258,6 +258,8 @@ def _disk_error(path: Path, error: OSError) -> str:
     """One line that says what the disk refused, and what to do."""
     kept = " (the last checkpoint is intact)" if (path / CHECKPOINT).is_file() else ""
     reason = error.strerror or error
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{path}: {reason}; allow more of them, as by ulimit -n 1024, and repeat{kept}"
     if error.errno in NO_ROOM:
         return f"cannot write into {path}: {reason}; make room and repeat{kept}"
     return f"{error.filename or path}: {reason}; check the disk and its permissions, and repeat{kept}"

@@ -197,10 +197,11 @@ def bench(file: str) -> str:
         beside = "" if one is first else f", {one['ratio_to_first']:.2f} times that of {first['precision']}"
         product, memory = (100 * one[key] for key in ("share_of_matmul_rate", "share_of_copy_bandwidth"))
         limit, peak = one["limits"]["matmul_flops_per_s"] / 1e9, one["peak_memory_bytes"] / 1e9
-        said.append(
-            f"{one['precision']}: {one['ratio']:.2f} times the usual loop{beside}; {product:.0f} % of the matrix-product rate "
-            f"measured beside it ({limit:,.0f} GFLOP/s), {memory:.0f} % of the copy bandwidth; {peak:.2f} GB at the peak."
-        )
+        said += [
+            f"{one['precision']}: {one['ratio']:.2f} times the usual loop{beside};",
+            f"{product:.0f} % of the matrix product's rate measured beside it ({limit:,.0f} GFLOP/s),",
+            f"{memory:.0f} % of the copy bandwidth; {peak:.2f} GB.",
+        ]
     hardware = first["hardware"]
     words = (
         f"{first['net']} on {first['dataset']}, batch {first['batch_size']}, {hardware['cores']} cores of an "

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,41 @@ def test_a_fault_at_any_operation_loses_nothing(kind: str, tmp_path: Path) -> No
     report(
         NAMES.get(kind, kind), POINTS, f"bit-identical after a repeat, at points spread over {operations} operations"
     )
+
+
+IMAGES = {  # whose first reading leaves a file behind, below the folder of the faulty disk
+    "pack": ["dataset=imagenet", "protocol=tiny-imagenet", "protocol.scales=[]", "dataset.image_size=8"],
+    "cache": ["dataset=imagefolder", "dataset.name=birds"],
+}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("kept", IMAGES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fault_while_images_are_packed_or_cached_loses_nothing(
+    kind: str, kept: str, tmp_path: Path, make_tree: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(1)
+    tree = make_tree({"train": {"cat": 9, "dog": 9}, "val": {"cat": 3, "dog": 3}})
+    small = ["model=resnet8", "model.width=4", "protocol.steps=2", "protocol.batch_size=6", "tensorboard=false"]
+    own = ["protocol.val_size=0", "device=cpu", "threads=1", f"dataset.root={tree}"]
+    words = [*IMAGES[kept], *small, *own, f"output_dir={tmp_path}/faulty/out"]
+    folder = config.load(words).run_dir
+    monkeypatch.setenv("RESEXP_CACHE", str(tmp_path / "faulty" / "cache"))
+    code, operations = train_on(Disk(tmp_path / "faulty" / "cache"), words, tmp_path / "said")
+    assert code == 0 and operations > 3, (tmp_path / "said").read_text()
+    expected, points = end_state(folder), min(operations, max(3, POINTS // 3))
+    for point in range(points):
+        at = 1 + point * (operations - 1) // (points - 1)
+        shutil.rmtree(tmp_path / "faulty")
+        for disk in (Disk(tmp_path / "faulty" / "cache", kind, at), Disk(tmp_path / "faulty" / "cache")):
+            code, _ = train_on(disk, words, tmp_path / "said")
+            said = (tmp_path / "said").read_text()
+            assert "Traceback" not in said and code in (0, 2, KILLED), f"{kind} at {at} of {operations}: {said}"
+        assert code == 0, f"after {kind} at {at}: {said}"
+        assert differences(end_state(folder), expected) == [], f"after {kind} at {at} of {operations}"
+    what = f"{NAMES.get(kind, kind)}, while the images are {'packed' if kept == 'pack' else 'cached'}"
+    report(what, points, f"bit-identical after a repeat, at points spread over {operations} operations")
 
 
 FLIPS = 5 * POINTS // 6

@@ -70,6 +70,9 @@ def _official(name: str, root: Path, download: bool) -> Dataset:
         train, test = (source(str(root), train=train, download=download) for train in (True, False))
     except (RuntimeError, OSError, EOFError) as error:
         reason = str(error).splitlines()[0]
+        if not folder.is_dir() and not archive.is_file():
+            remedy = f"check the connection, or put {archive.name} into {root} by hand"
+            raise UserError(f"{name}: cannot be fetched ({reason}); {remedy}") from None
         raise UserError(f"{name}: {folder} is incomplete or damaged ({reason}); remove it and fetch it again") from None
     splits = []
     for split in (train, test):
