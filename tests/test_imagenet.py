@@ -396,21 +396,12 @@ def test_a_run_of_photographs_resumes_bit_for_bit_and_ends_with_ten_crops(
     assert scales.returncode == 0 and "multi-scale" in scales.stdout, scales.stderr
 
 
-@pytest.mark.parametrize("limit", [32, 20])
-def test_few_open_files_are_enough_to_stream_or_the_message_says_how_to_have_more(
-    limit: int, tree: Path, resexp: Resexp
-) -> None:
-    words = ["dataset=imagenet", f"dataset.root={tree}", "dataset.name=few", "dataset.image_size=16", "model=resnet8"]
-    words += ["model.width=4", "protocol=tiny-imagenet", "protocol.steps=2", "protocol.batch_size=6", "device=cpu"]
-    words += ["dataset.pack_gb=0", "dataset.workers=2", "tensorboard=false"]
+@pytest.mark.slow
+def test_a_small_limit_of_open_files_is_raised_before_workers_send_theirs(tree: Path, resexp: Resexp) -> None:
+    words = [*TRAINED, f"dataset.root={tree}", "dataset.pack_gb=0", "dataset.workers=2", "protocol.steps=6"]
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    result = resexp("train", *words, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard)))
-    assert "Traceback" not in result.stderr
-    if limit == 32:
-        assert result.returncode == 0, result.stderr
-    else:
-        assert result.returncode == 2
-        assert "allow more of them, as by ulimit -n 1024, and repeat" in result.stderr.splitlines()[-1]
+    result = resexp("train", *words, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (20, hard)))
+    assert result.returncode == 0 and "Traceback" not in result.stderr, result.stderr
 
 
 def test_images_smaller_than_the_crop_are_enlarged_and_this_is_said(tree: Path, capsys: pytest.CaptureFixture) -> None:
