@@ -61,44 +61,60 @@ def test_where_it_does_not_apply_torch_does_the_work(channels: int, out: int, st
     assert y.shape == (2, out, 8 // stride, width // stride)
 
 
-def run_bf16(shape: tuple[int, ...]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Output and gradients of one convolution under autocast, and the exact ones of the same bf16 numbers."""
-    convolution = Conv3x3(shape[1], shape[1]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def run_bf16(
+    shape: tuple[int, ...], out: int, stride: int, *, beside: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Output and gradients of one convolution under autocast, and the exact ones of the same bf16 numbers.
+
+    :param beside: x is read by something else, too.
+    """
+    convolution = Conv3x3(shape[1], out, stride).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     convolution.fast = True
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         convolution.weight.copy_(torch.randn(convolution.weight.shape, generator=generator))
-    x, dy = (torch.randn(shape, generator=generator).to(memory_format=torch.channels_last).bfloat16() for _ in range(2))
+    small = (shape[0], out, shape[2] // stride, shape[3] // stride)
+    x, dy, dx = (
+        torch.randn(size, generator=generator).to(memory_format=torch.channels_last).bfloat16()
+        for size in (shape, small, shape)
+    )
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = convolution(x.requires_grad_())
+        y, same = convolution.beside(x.requires_grad_())
     assert y.dtype == torch.bfloat16 and "HalfConv3x3" in y.grad_fn.name()  # type: ignore[union-attr]
-    y.backward(dy)
+    assert torch.equal(same, x)
+    torch.autograd.backward([y, same] if beside else [y], [dy, dx] if beside else [dy])
     assert x.grad is not None and convolution.weight.grad is not None
     assert convolution.weight.grad.dtype == torch.float32
     found = {"y": y.detach(), "x": x.grad, "weight": convolution.weight.grad}
     exact_x, weight = x.detach().double().requires_grad_(), convolution.weight.detach().bfloat16().double()
-    exact = torch.nn.functional.conv2d(exact_x, weight.requires_grad_(), padding=1)
+    exact = torch.nn.functional.conv2d(exact_x, weight.requires_grad_(), padding=1, stride=stride)
     exact.backward(dy.double())
     assert exact_x.grad is not None and weight.grad is not None
-    return found, {"y": exact.detach(), "x": exact_x.grad, "weight": weight.grad}
+    return found, {"y": exact.detach(), "x": exact_x.grad + (dx.double() if beside else 0), "weight": weight.grad}
 
 
-BF16_SHAPES = [
-    (3, 16, 8, 8),
-    (2, 16, 5, 24),
-    (4, 16, 32, 32),
-    (2, 32, 1, 8),
-    (5, 32, 16, 16),
-    (17, 64, 8, 8),
-    (2, 96, 3, 8),
+BF16 = [  # images, channels, height and width, channels out, stride
+    ((3, 16, 8, 8), 16, 1),
+    ((2, 16, 5, 24), 16, 1),
+    ((4, 16, 32, 32), 16, 1),
+    ((2, 32, 1, 8), 32, 1),
+    ((5, 32, 16, 16), 48, 1),
+    ((17, 64, 8, 8), 64, 1),
+    ((2, 96, 3, 8), 16, 1),
+    ((3, 16, 32, 32), 32, 2),
+    ((5, 32, 16, 16), 64, 2),
+    ((2, 48, 6, 48), 16, 2),
 ]
 
 
 @needs_bf16
-@pytest.mark.parametrize("shape", BF16_SHAPES, ids=str)
-def test_in_bf16_it_is_the_exact_result_rounded_once_at_every_edge(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize(("shape", "out", "stride"), BF16, ids=str)
+def test_in_bf16_it_is_the_exact_result_rounded_once_at_every_edge(
+    shape: tuple[int, ...], out: int, stride: int, beside: bool
+) -> None:
     """The weights' gradient is not rounded at all: torch's comes in bf16."""
-    found, exact = run_bf16(shape)
+    found, exact = run_bf16(shape, out, stride, beside=beside)
     for name, rounding in (("y", 2.0**-8), ("x", 2.0**-8), ("weight", 0.0)):
         bound = rounding * exact[name].abs() + 1e-5 * exact[name].abs().max()
         assert bool(((found[name].double() - exact[name]).abs() <= bound).all()), name
@@ -109,16 +125,21 @@ def test_in_bf16_it_gives_the_same_bits_on_any_number_of_threads() -> None:
     before, results = torch.get_num_threads(), []
     for threads in (1, 3):
         torch.set_num_threads(threads)
-        results.append(run_bf16((37, 32, 16, 16))[0])
+        results.append(run_bf16((37, 32, 16, 16), 32, 2)[0])
     torch.set_num_threads(before)
     assert all(torch.equal(results[0][name], results[1][name]) for name in ("y", "x", "weight"))
 
 
 @needs_bf16
 def test_in_bf16_torch_does_the_work_where_the_kernel_does_not_apply() -> None:
-    for channels, dtype, enabled in ((24, torch.bfloat16, True), (16, torch.float32, True), (8, torch.bfloat16, True)):
-        convolution = Conv3x3(channels, channels).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for channels, width, stride, dtype in (
+        (24, 8, 1, torch.bfloat16),
+        (16, 8, 1, torch.float32),
+        (16, 12, 1, torch.bfloat16),
+        (16, 8, 2, torch.bfloat16),
+    ):
+        convolution = Conv3x3(channels, channels, stride).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         convolution.fast = True
-        x = torch.randn(2, channels, 8, 8).to(memory_format=torch.channels_last).to(dtype)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+        x = torch.randn(2, channels, 8, width).to(memory_format=torch.channels_last).to(dtype)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
             assert convolution(x).grad_fn.name() == "ConvolutionBackward0"

@@ -1,6 +1,6 @@
 """The 3x3 convolution, with kernels of our own where they are faster than the library's.
 
-In fp32 that is with 8 or 16 channels, as in the first stage on CIFAR; in bf16 with 16 or any multiple of 32.
+In fp32 that is with 8 or 16 channels, as in the first stage on CIFAR; in bf16 with any multiple of 16.
 """
 
 import ctypes
@@ -12,9 +12,9 @@ from torch.autograd.function import once_differentiable
 
 from resexp.models.kernels import is_plain_cpu, load_kernels, works_in
 
-CHANNELS = (8, 16)  # of the fp32 kernel; with more, the library's own is as fast
-PAIRED = 32  # channels that the bf16 kernel takes at once; it takes 16, too
-PIXELS = 8  # the kernels take rows of a multiple of this
+CHANNELS = (8, 16)  # of the fp32 kernel, stride 1; with more, the library's own is as fast
+LANES = 16  # the bf16 kernel takes multiples of this many channels, strides 1 and 2
+PIXELS = 8  # the kernels make rows of a multiple of this
 
 
 class Conv3x3(nn.Conv2d):
@@ -30,20 +30,25 @@ class Conv3x3(nn.Conv2d):
 
     def beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The output, and x for what else reads it: where a kernel allows, the two gradients are summed as it works."""
-        if self.fast and self.training and self._same_shape(x) and (kernels := load_kernels()):
-            channels = self.in_channels
-            if channels in CHANNELS and self._plain(x, torch.float32) and kernels.conv3x3_supported():
+        kernels = load_kernels() if self.fast and self.training else None
+        if kernels and self._fits(x) and is_plain_cpu(self.weight, dtype=torch.float32):
+            if works_in(torch.float32) and self._fits_float(x) and kernels.conv3x3_supported():
                 return _Conv3x3.apply(kernels, x, self.weight), x
-            paired = channels == 16 or channels % PAIRED == 0
-            if paired and self._plain(x, torch.bfloat16) and kernels.conv3x3_bf16_supported():
-                return _HalfConv3x3.apply(kernels, x, self.weight)
+            if works_in(torch.bfloat16) and self._fits_half(x) and kernels.conv3x3_bf16_supported():
+                return _HalfConv3x3.apply(kernels, x, self.weight, self.stride[0])
         return super().forward(x), x
 
-    def _same_shape(self, x: Tensor) -> bool:
-        return self.stride == (1, 1) and self.in_channels == self.out_channels and x.shape[3] % PIXELS == 0
+    def _fits(self, x: Tensor) -> bool:
+        stride = self.stride[0]
+        return stride in (1, 2) and x.shape[2] % stride == 0 and x.shape[3] % (stride * PIXELS) == 0
 
-    def _plain(self, x: Tensor, dtype: torch.dtype) -> bool:
-        return works_in(dtype) and is_plain_cpu(x, dtype=dtype) and is_plain_cpu(self.weight, dtype=torch.float32)
+    def _fits_float(self, x: Tensor) -> bool:
+        square = self.in_channels == self.out_channels and self.in_channels in CHANNELS
+        return self.stride == (1, 1) and square and is_plain_cpu(x, dtype=torch.float32)
+
+    def _fits_half(self, x: Tensor) -> bool:
+        whole = self.in_channels % LANES == 0 and self.out_channels % LANES == 0
+        return whole and is_plain_cpu(x, dtype=torch.bfloat16)
 
 
 class _Conv3x3(torch.autograd.Function):
@@ -69,35 +74,41 @@ class _HalfConv3x3(torch.autograd.Function):
     """y, and x again. x and y are bf16; the weights and their gradient float32."""
 
     @staticmethod
-    def forward(ctx: Any, kernels: ctypes.CDLL, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.kernels = kernels
+    def forward(ctx: Any, kernels: ctypes.CDLL, x: Tensor, weight: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+        ctx.kernels, ctx.stride = kernels, stride
         ctx.set_materialize_grads(False)  # None where nothing else reads x
         ctx.save_for_backward(x, weight)
-        return _convolve_half(kernels, x, weight, None, turned=False), x
+        images, _, height, width = x.shape
+        size = (images, len(weight), height // stride, width // stride)
+        y = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
+        _convolve_half(kernels, x, weight, None, y, stride, turned=False)
+        return y, x
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor, beside: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor | None, beside: Tensor | None) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
+        if dy is None:  # the output is not used
+            return None, beside, None, None
         dy = dy.contiguous(memory_format=torch.channels_last)
         if beside is not None:
             beside = beside.contiguous(memory_format=torch.channels_last)
-        dx = _convolve_half(ctx.kernels, dy, weight, beside, turned=True) if ctx.needs_input_grad[1] else None
+        dx = None
+        if ctx.needs_input_grad[1]:
+            dx = torch.empty_like(x)
+            _convolve_half(ctx.kernels, dy, weight, beside, dx, ctx.stride, turned=True)
         dweight = torch.empty_like(weight)
-        images, channels, height, width = x.shape
         _check(
             ctx.kernels.conv3x3_bf16_weights(
                 x.data_ptr(),
                 dy.data_ptr(),
                 dweight.data_ptr(),
-                images,
-                height,
-                width,
-                channels,
+                *_sizes(dy, weight),
+                ctx.stride,
                 torch.get_num_threads(),
             )
         )
-        return None, dx, dweight
+        return None, dx, dweight, None
 
 
 def _convolve(kernels: ctypes.CDLL, x: Tensor, weight: Tensor, *, turned: bool) -> Tensor:
@@ -109,24 +120,27 @@ def _convolve(kernels: ctypes.CDLL, x: Tensor, weight: Tensor, *, turned: bool) 
     return y
 
 
-def _convolve_half(kernels: ctypes.CDLL, x: Tensor, weight: Tensor, add: Tensor | None, *, turned: bool) -> Tensor:
-    y = torch.empty_like(x)
-    images, channels, height, width = x.shape
+def _convolve_half(
+    kernels: ctypes.CDLL, x: Tensor, weight: Tensor, add: Tensor | None, y: Tensor, stride: int, *, turned: bool
+) -> None:
     _check(
         kernels.conv3x3_bf16(
             x.data_ptr(),
             weight.data_ptr(),
             add.data_ptr() if add is not None else None,
             y.data_ptr(),
-            images,
-            height,
-            width,
-            channels,
+            *_sizes(x if turned else y, weight),
+            stride,
             turned,
             torch.get_num_threads(),
         )
     )
-    return y
+
+
+def _sizes(output: Tensor, weight: Tensor) -> tuple[int, int, int, int, int]:
+    """Images, height and width of the output, channels in and out."""
+    images, out, height, width = output.shape
+    return images, height, width, weight.shape[1], out
 
 
 def _check(code: int) -> None:

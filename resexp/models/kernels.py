@@ -14,8 +14,8 @@ _SIGNATURES = {  # a letter an argument: pointer, long, float, int
     "norm_relu_bf16_supported": "",
     "conv3x3": "pppllllii",
     "conv3x3_supported": "",
-    "conv3x3_bf16": "ppppllllii",
-    "conv3x3_bf16_weights": "ppplllli",
+    "conv3x3_bf16": "ppppllllliii",
+    "conv3x3_bf16_weights": "ppplllllii",
     "conv3x3_bf16_supported": "",
 }
 
