@@ -1,12 +1,46 @@
-"""resexp: run, measure and draw the experiments of the residual-network papers."""
+"""resexp: run, measure and draw the experiments of the residual-network papers.
+
+>>> import resexp
+>>> net = resexp.builder("resnet20", classes=10)
+>>> sum(weight.numel() for weight in net.parameters())
+269722
+
+``resexp.api`` says what else there is. Importing resexp imports no torch: what needs it does so when it is called.
+"""
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resexp.api import Finding, Picture, Run, Study, analyze, build, runs, study, train
 
 __version__ = "0.1.0"
+__all__ = [
+    "Finding",
+    "Picture",
+    "Run",
+    "RunError",
+    "Study",
+    "UserError",
+    "analyze",
+    "build",
+    "runs",
+    "study",
+    "train",
+]
 
 
-class UserError(Exception):
+def __getattr__(name: str) -> Any:
+    """The interface, when it is first asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module 'resexp' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module("resexp.api"), name)
+
+
+class UserError(ValueError):
     """Bad input: one line that says what, where, which value and what to do. The command line exits with code 2."""
 
 

@@ -11,7 +11,7 @@ import torch
 
 from resexp import UserError
 from resexp.config import Config, identity
-from resexp.runs.files import write_bytes
+from resexp.run.files import write_bytes
 
 EARLIER_VERSION = "its checkpoint is of an earlier version"
 

@@ -17,7 +17,7 @@ from resexp.data.normalize import Normalization
 from resexp.data.source import Source
 from resexp.models.families import FAMILIES
 from resexp.parallel import World
-from resexp.runtime import autocast
+from resexp.runtime import autocast, counter_type
 from resexp.state import State
 
 EVAL_BATCH = 1000  # images of 32 pixels; fewer of larger ones
@@ -56,7 +56,7 @@ def evaluate(
     mine = source.take(world.evaluated()) if world.size > 1 else source
     was_training = net.training
     net.eval()
-    totals = torch.zeros(4, dtype=torch.float64, device=source.labels.device)
+    totals = torch.zeros(4, dtype=counter_type(source.labels.device), device=source.labels.device)
     if view == "multi-scale":
         scores = _whole_scores(net, mine, normalization, scales, precision)
     else:
@@ -72,7 +72,7 @@ def evaluate(
             (~best.any(dim=1)).sum(),
             torch.tensor(len(labels), device=labels.device),
         ]
-        totals += torch.stack([count.double() for count in counts])
+        totals += torch.stack([count.to(totals.dtype) for count in counts])
     net.train(was_training)
     loss, wrong, wrong5, seen = world.sum(totals).tolist()
     return Evaluation(loss / seen, 100 * wrong / seen, 100 * wrong5 / seen)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from resexp.config import ProtocolConfig
 from resexp.parallel import World
-from resexp.runtime import Stop
+from resexp.runtime import Stop, counter_type, synchronize
 
 LOSS, WRONG, SEEN, FINITE = range(4)  # columns of the counts: sums over images, and batches with a finite loss
 WINDOW, PLATEAU, EPOCH = range(3)  # rows: since the last log line, the last window of a plateau, the last epoch
@@ -40,16 +40,18 @@ class Counts:
 
     def __init__(self, device: torch.device, *, batch_size: int, size: int, world: World) -> None:
         self.batch_size, self.size, self.world = batch_size, size, world
-        self.batch = torch.zeros(4, dtype=torch.float64, device=device)
-        self.sums = torch.zeros(3, 4, dtype=torch.float64, device=device)
-        self.last_epoch = torch.zeros(4, dtype=torch.float64, device=device)
+        self.dtype = counter_type(device)
+        self.batch = torch.zeros(4, dtype=self.dtype, device=device)
+        self.sums = torch.zeros(3, 4, dtype=self.dtype, device=device)
+        self.last_epoch = torch.zeros(4, dtype=self.dtype, device=device)
 
     @torch.no_grad()
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Count one batch: its mean loss, its logits (N, classes), its labels (N,)."""
         wrong = (logits.argmax(dim=1) != labels).sum()
-        count = torch.full((), len(labels), dtype=torch.float64, device=labels.device)
-        self.batch = torch.stack([loss.double() * count, wrong.double(), count, loss.isfinite().double()])
+        count = torch.full((), len(labels), dtype=self.dtype, device=labels.device)
+        parts = (loss.to(self.dtype) * count, wrong, count, loss.isfinite())
+        self.batch = torch.stack([part.to(self.dtype) for part in parts])
         self.sums.add_(self.batch)
 
     def close_epoch(self, step: int) -> None:
@@ -111,8 +113,7 @@ class Stopwatch:
         self.began = time.perf_counter()
 
     def stop(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        synchronize(self.device)
         passed = time.perf_counter() - self.began
         self.lap += passed
         self.train_seconds += passed

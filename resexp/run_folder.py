@@ -17,12 +17,12 @@ from resexp.meter import Diverged, Window, summary_of
 from resexp.models.build import count_macs, count_parameters
 from resexp.models.kernels import load_kernels
 from resexp.parallel import World, join_world, leave_world, lost_a_process
-from resexp.runs.env import write_env
-from resexp.runs.files import CHECKSUMS, crc32_of, write_bytes, write_checked, write_json, write_text
-from resexp.runs.lock import open_folder
-from resexp.runs.log import MetricsLog
-from resexp.runs.progress import ProgressLine
-from resexp.runs.reader import CHECKPOINT, CONFIG, ENV, METRICS, SUMMARY, Status
+from resexp.run.env import write_env
+from resexp.run.files import CHECKSUMS, crc32_of, write_bytes, write_checked, write_json, write_text
+from resexp.run.lock import open_folder
+from resexp.run.log import MetricsLog
+from resexp.run.progress import ProgressLine
+from resexp.run.reader import CHECKPOINT, CONFIG, ENV, METRICS, SUMMARY, Status
 from resexp.runtime import choose_threads, device_name, multiplies, peak_memory
 from resexp.state import FORMAT, State
 from resexp.weights import comparable, load_weights

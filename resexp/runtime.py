@@ -1,20 +1,17 @@
 """The machine under a run: device, threads, memory, signals, and a training step recorded as a CUDA graph."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
 import torch
 from torch import Tensor
 
-from resexp import UserError
+from resexp import UserError, system
 from resexp.config import Config
 from resexp.console import message
 from resexp.parallel import World, launched_in_parallel
@@ -28,10 +25,12 @@ WARMUP_CALLS = 3  # real steps before the recording: libraries choose their algo
 def set_up_device(cfg: Config, world: World | None = None) -> torch.device:
     """The device; on a GPU fp32 means fp32, not the tensor cores' TF32. Raises UserError if there is no such GPU."""
     name, local_rank = cfg.device, world.local_rank if world else 0
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
+    device = torch.device(_best_device() if name == "auto" else name)
     if device.type == "cuda" and launched_in_parallel():
         device = torch.device("cuda", local_rank)  # each process on a machine has a GPU of its own
         torch.cuda.set_device(min(local_rank, torch.cuda.device_count() - 1))
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device=mps: this machine has no Apple GPU that torch can use; take device=cpu or auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device={name}: this machine has {torch.cuda.device_count()} GPUs; take device=cpu or auto")
     torch.backends.cudnn.allow_tf32 = False
@@ -42,8 +41,25 @@ def set_up_device(cfg: Config, world: World | None = None) -> torch.device:
     if cfg.deterministic != torch.are_deterministic_algorithms_enabled():  # even False imports torch's compiler: 1 s
         torch.use_deterministic_algorithms(cfg.deterministic)
     if cfg.activation_checkpointing:
-        return_freed_memory()
+        system.return_freed_memory()
     return device
+
+
+def _best_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def counter_type(device: torch.device) -> torch.dtype:
+    """Of sums over images: float64, which an Apple GPU does not have. float32 counts exactly up to 16 million."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what the device was asked to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -61,19 +77,8 @@ def multiplies(precision: str, device: torch.device) -> bool:
     return precision == "fp32" or not known or any(has is True for name, has in known.items() if precision in name)
 
 
-def return_freed_memory() -> None:
-    """Give large tensors pages of their own, which go back to the system when they are freed (M_MMAP_THRESHOLD).
-
-    Otherwise a deep net's small gradients come to lie between the freed activations and pin twice what it needs:
-    ResNet-1202's step peaked at 3.5 to 4 GB without this. It costs page faults, so only those who asked to save
-    memory pay for it.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library: nothing to set
-        ctypes.CDLL(None).mallopt(-3, 1 << 20)
-
-
 def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def choose_threads(step_macs: float) -> int:
@@ -85,13 +90,13 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: of the GPU's allocator, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # Not getrusage: a process inherits that number from a larger one that started it.
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    return system.peak_memory()
 
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
-PARENT_SECONDS = 1.0  # between two looks whether it is still there
+STOPPING = system.stop_signals("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2")
+PATIENT = getattr(signal, "SIGUSR2", None)  # a cluster's warning comes from more than one side
 
 
 @dataclass
@@ -105,11 +110,15 @@ class Stop:
 def stop_signals() -> Iterator[Stop]:
     """Turn the first SIGINT, SIGTERM, SIGHUP or SIGUSR2 into a request to stop after this step; a second ends at once.
 
-    A closed terminal is a SIGHUP, unless nohup has it ignored.
+    A closed terminal is a SIGHUP, unless nohup has it ignored. Windows has the first two, and SIGBREAK.
     """
     stop = Stop()
+    if threading.current_thread() is not threading.main_thread():  # which alone may take signals
+        yield stop
+        return
     before = {number: signal.getsignal(number) for number in STOPPING}
-    signals = [number for number in STOPPING if number != signal.SIGHUP or before[number] != signal.SIG_IGN]
+    left_alone = getattr(signal, "SIGHUP", None) if system.is_ignored("SIGHUP") else None
+    signals = [number for number in STOPPING if number != left_alone]
 
     def restore() -> None:
         for number, handler in before.items():
@@ -117,31 +126,19 @@ def stop_signals() -> Iterator[Stop]:
 
     def request(number: int, _frame: FrameType | None) -> None:
         stop.signal = number
-        if number == signal.SIGUSR2:  # a cluster's warning comes from more than one side, and is never impatient
+        if number == PATIENT:
             return
         restore()
         message("stopping after this step, with a checkpoint; once more stops at once")
 
     for number in signals:
         signal.signal(number, request)
-    _stop_with_parent()
+    if (parent := os.environ.get(PARENT, "")).isdecimal():
+        system.stop_with_parent(int(parent))
     try:
         yield stop
     finally:
         restore()
-
-
-def _stop_with_parent() -> None:
-    """Stop a sweep's run, saved, when the sweep is gone: a killed sweep must leave no process training unseen."""
-    parent = os.environ.get(PARENT, "")
-
-    def watch() -> None:
-        while os.getppid() == int(parent):
-            time.sleep(PARENT_SECONDS)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    if parent.isdecimal():
-        threading.Thread(target=watch, daemon=True).start()
 
 
 class CudaGraph:

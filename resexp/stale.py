@@ -3,7 +3,7 @@
 from resexp import UserError
 from resexp.config.schema import DatasetConfig
 from resexp.data.registry import READERS, folder_fingerprint
-from resexp.runs.reader import Run, Status
+from resexp.run.reader import Run, Status
 
 
 def refuse_other_images(run: Run, dataset: DatasetConfig) -> None:

@@ -27,6 +27,8 @@ class Noise:
         self.generators = [torch.default_generator]
         if device.type == "cuda":
             self.generators.append(torch.cuda.default_generators[device.index or 0])
+        elif device.type == "mps":
+            self.generators.append(torch.mps._get_default_mps_generator())
         number = stream_seed(seed, stream=3 + rank)
         self.states = [torch.Generator(g.device).manual_seed(number).get_state() for g in self.generators]
 

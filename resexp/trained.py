@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from resexp import UserError, checkpoint
-from resexp.build import build_net, is_large, load_data, place_net
+from resexp.builder import build_net, is_large, load_data, place_net
 from resexp.config import Config
 from resexp.console import message
 from resexp.data.dataset import Dataset
 from resexp.data.normalize import normalization_of
 from resexp.evaluate import Evaluation, check_view, evaluate
-from resexp.runs.reader import CHECKPOINT, LEARNED
+from resexp.run.reader import CHECKPOINT, LEARNED
 from resexp.runtime import set_up_device
 from resexp.weights import load_weights
 

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 from resexp import UserError, config
-from resexp.runs.reader import CHECKPOINT, Run
-from resexp.runs.store import SUFFIX, keep_runs, runs_at, unpack_run
+from resexp.run.reader import CHECKPOINT, Run
+from resexp.run.store import SUFFIX, keep_runs, runs_at, unpack_run
 from resexp.studies import finding
 from resexp.studies.find import runs_of
 from resexp.studies.popular import ANALYSIS

@@ -11,8 +11,8 @@ from pathlib import Path
 from resexp import UserError
 from resexp.console import print_table
 from resexp.figures.study import draw_curves
-from resexp.runs.reader import Run, read_run
-from resexp.runs.store import SUFFIX, runs_at
+from resexp.run.reader import Run, read_run
+from resexp.run.store import SUFFIX, runs_at
 from resexp.studies.groups import group_runs
 from resexp.studies.tables import TABLE_COLUMNS, table_rows
 

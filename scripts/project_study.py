@@ -9,16 +9,15 @@ at once, which gives the gain over one after another. Nothing is written but the
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from resexp import UserError, config
+from resexp import UserError, config, system
 from resexp.bench.measure import measure_together
 from resexp.console import message, print_table
-from resexp.runs.env import versions
-from resexp.runs.progress import duration
+from resexp.run.env import versions
+from resexp.run.progress import duration
 
 
 def project(study_name: str, overrides: list[str], *, steps: int, together: int) -> dict[str, Any]:
@@ -68,7 +67,7 @@ def main() -> int:
     parser.add_argument("study", help="resexp studies lists them")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings for all runs")
     parser.add_argument("--steps", type=int, default=20, help="of each measurement (default: 20)")
-    parser.add_argument("--side-by-side", type=int, default=min(4, len(os.sched_getaffinity(0))), help="runs at once")
+    parser.add_argument("--side-by-side", type=int, default=min(4, system.cores()), help="runs at once")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
     args = parser.parse_intermixed_args()
     try:
@@ -87,7 +86,7 @@ def main() -> int:
         f"{result['gain']:.2f} times: {duration(result['seconds_side_by_side'])}"
     )
     if args.json:
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return 0
 
 

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from resexp import UserError, config
-from resexp.runs.reader import CONFIG, read_run
+from resexp.run.reader import CONFIG, read_run
 from resexp.trained import evaluate_net, load_trained
 from resexp.weights import SAFETENSORS
 

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 from resexp import UserError
-from resexp.runs.reader import CONFIG, EVENTS, Run, read_run
-from resexp.runs.store import SUFFIX, runs_at
-from resexp.runs.tensorboard import write_missing_events
+from resexp.run.reader import CONFIG, EVENTS, Run, read_run
+from resexp.run.store import SUFFIX, runs_at
+from resexp.run.tensorboard import write_missing_events
 from resexp.studies.find import REFERENCE
 
 

@@ -23,7 +23,7 @@ from resexp import UserError, config
 from resexp.catalog import FAMILIES, NAMED
 from resexp.config import read_yaml
 from resexp.console import PIPED_WIDTH, make_table, markdown_table, tally
-from resexp.runs.store import SUFFIX, runs_at
+from resexp.run.store import SUFFIX, runs_at
 from resexp.studies import finding
 from resexp.studies.claims import Outcome, Verdict, judge
 from resexp.studies.find import REFERENCE, StudyRuns, find_study
@@ -186,7 +186,7 @@ def families() -> str:
 
 def bench(file: str) -> str:
     """``resexp bench --precision fp32,bf16 --against reference --json``."""
-    results = list(json.loads((FOLDER / file).read_text()).values())
+    results = list(json.loads((FOLDER / file).read_text(encoding="utf-8")).values())
     first = results[0]
     rows, said = [], []
     for one in results:
@@ -212,7 +212,7 @@ def bench(file: str) -> str:
 
 def faults() -> str:
     """What FAULT_REPORT=outputs/reference/faults.ndjson make test-faults wrote."""
-    lines = [json.loads(line) for line in (FOLDER / "faults.ndjson").read_text().splitlines()]
+    lines = [json.loads(line) for line in (FOLDER / "faults.ndjson").read_text(encoding="utf-8").splitlines()]
     rows = [[line["fault"], str(line["tried"]), line["outcome"]] for line in lines]
     return table(("fault", "tried", "what came of it"), sorted(rows))
 
@@ -346,12 +346,15 @@ def main() -> int:
     check = parser.parse_args().check
     try:
         pages = {
-            page: fill(page.read_text(), page) for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+            page: fill(page.read_text(encoding="utf-8"), page)
+            for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
         }
         pages[RESULTS] = results()
-        changed = [page for page, text in pages.items() if not page.is_file() or page.read_text() != text]
+        changed = [
+            page for page, text in pages.items() if not page.is_file() or page.read_text(encoding="utf-8") != text
+        ]
         for page in () if check else changed:
-            page.write_text(pages[page])
+            page.write_text(pages[page], encoding="utf-8")
     except (UserError, OSError) as error:
         print(f"write_pages: error: {error}", file=sys.stderr)
         return 2

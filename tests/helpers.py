@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from resexp import checkpoint, config
-from resexp.runs.reader import CHECKPOINT, CONFIG, ENV, METRICS, SUMMARY, Run
-from resexp.runs.store import keep_runs
+from resexp.run.reader import CHECKPOINT, CONFIG, ENV, METRICS, SUMMARY, Run
+from resexp.run.store import keep_runs
 
 TINY = [
     "dataset=synthetic",

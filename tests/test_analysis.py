@@ -46,10 +46,10 @@ from resexp.analysis.subject import (
     replaced,
     told_apart,
 )
-from resexp.build import build_net, load_data
+from resexp.builder import build_net, load_data
 from resexp.cli import main
 from resexp.models.build import use_kernels
-from resexp.runs.reader import Run
+from resexp.run.reader import Run
 from resexp.studies import finding
 from resexp.studies.finding import Finding, Panel, Row, Series
 

@@ -14,7 +14,7 @@ from resexp import config
 from resexp.bench.limits import measure_limits, step_bytes
 from resexp.bench.loops import PHASES, Ours, Usual
 from resexp.bench.measure import bench, growth
-from resexp.build import load_data
+from resexp.builder import load_data
 from resexp.cli import main
 from resexp.models.build import build_model, count_macs
 from resexp.models.kernels import load_kernels

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from resexp import UserError, config
-from resexp.build import load_data
+from resexp.builder import load_data
 from resexp.console import message
 from resexp.data import cifar
 from resexp.data.augment import augment, draw

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from resexp.runs.env import write_env
-from resexp.runs.reader import Run
+from resexp.run.env import write_env
+from resexp.run.reader import Run
 
 ROOT = Path(__file__).parent.parent
 

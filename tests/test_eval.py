@@ -9,7 +9,7 @@ from helpers import TINY
 
 from resexp import config
 from resexp.cli import main
-from resexp.runs.reader import Run
+from resexp.run.reader import Run
 from resexp.trained import evaluate_run
 
 

@@ -14,7 +14,7 @@ from helpers import TINY, differences, end_state
 
 from resexp import UserError, config
 from resexp.cli import main
-from resexp.runs.reader import read_run
+from resexp.run.reader import read_run
 
 POINTS = int(os.environ.get("FAULT_POINTS", "60"))  # of each kind, spread over all operations
 NAMES = {

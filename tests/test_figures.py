@@ -16,7 +16,7 @@ from resexp.figures.gap import gap_curve
 from resexp.figures.study import draw_gaps, draw_study
 from resexp.figures.style import error_floor
 from resexp.figures.summary import _series
-from resexp.runs.reader import CONFIG, METRICS, Run
+from resexp.run.reader import CONFIG, METRICS, Run
 from resexp.studies.groups import group_runs, rate_drops
 
 

@@ -6,8 +6,8 @@ import golden_digests as golden
 import pytest
 
 from resexp import config
-from resexp.runs.reader import CONFIG
-from resexp.runs.store import runs_at, unpack_run
+from resexp.run.reader import CONFIG
+from resexp.run.store import runs_at, unpack_run
 
 
 def known_here(name: str) -> tuple[dict, bool]:

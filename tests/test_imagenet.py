@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
 from resexp import UserError, config
-from resexp.build import augmentation_of, load_data
+from resexp.builder import augmentation_of, load_data
 from resexp.data.batches import Batches, Order
 from resexp.data.crops import draw_places, in_proportion
 from resexp.data.decode import read_image
@@ -27,7 +27,7 @@ from resexp.data.source import Augmentation
 from resexp.data.stream import Stream
 from resexp.evaluate import check_view, evaluate
 from resexp.models.build import build_model
-from resexp.runs.reader import Run
+from resexp.run.reader import Run
 
 Tree = Callable[..., Path]
 Resexp = Callable[..., subprocess.CompletedProcess]

@@ -18,7 +18,7 @@ from resexp import UserError, config
 from resexp.models.build import build_model
 from resexp.models.norm_relu import BatchNorm, set_statistics
 from resexp.parallel import World, check_shares
-from resexp.runs.reader import CHECKPOINT, ENV, Run
+from resexp.run.reader import CHECKPOINT, ENV, Run
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
 WORDS = [

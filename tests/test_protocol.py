@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from resexp import config
-from resexp.build import build_optimizer, build_schedule, build_state, load_data
+from resexp.builder import build_optimizer, build_schedule, build_state, load_data
 from resexp.data.normalize import Normalization
 from resexp.state import State
-from resexp.train import train_step
+from resexp.training import train_step
 
 # The second reading
 

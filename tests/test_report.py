@@ -20,8 +20,8 @@ from resexp import UserError, config
 from resexp.cli import main
 from resexp.config.studies import load_study
 from resexp.report.page import write_report
-from resexp.runs.reader import Run
-from resexp.runs.store import runs_at
+from resexp.run.reader import Run
+from resexp.run.store import runs_at
 from resexp.studies.popular import load_popular
 
 ROOT = Path(__file__).parent.parent

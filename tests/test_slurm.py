@@ -13,8 +13,8 @@ import pytest
 from helpers import TINY
 
 from resexp import UserError, config
-from resexp.runs.files import write_json
-from resexp.runs.reader import CHECKPOINT, ENV, SUMMARY, Run
+from resexp.run.files import write_json
+from resexp.run.reader import CHECKPOINT, ENV, SUMMARY, Run
 from resexp.sweep import slurm
 from resexp.sweep.plan import plan_sweep
 

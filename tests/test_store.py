@@ -7,8 +7,8 @@ import pytest
 from helpers import write_run
 
 from resexp import UserError
-from resexp.runs.reader import METRICS, Run
-from resexp.runs.store import keep_runs, runs_at, unpack_run
+from resexp.run.reader import METRICS, Run
+from resexp.run.store import keep_runs, runs_at, unpack_run
 
 
 def test_a_run_comes_back_from_its_line_as_it_was(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from resexp.cli import main
 from resexp.config.keys import as_name, check_name
 from resexp.console import printable
 from resexp.data.root import cache_dir
-from resexp.runs.files import load_checked, write_bytes, write_checked
-from resexp.runs.lock import is_held, open_folder
-from resexp.runs.reader import ENV, METRICS, SUMMARY, Run, read_run
+from resexp.run.files import load_checked, write_bytes, write_checked
+from resexp.run.lock import is_held, open_folder
+from resexp.run.reader import ENV, METRICS, SUMMARY, Run, read_run
 from resexp.sweep.local import _collect
 from resexp.sweep.plan import Job, JobState
 

@@ -15,9 +15,9 @@ from helpers import TINY, write_reference, write_run
 
 from resexp import catalog, config
 from resexp.cli import main
-from resexp.runs.progress import duration
-from resexp.runs.reader import CHECKPOINT, METRICS, Run, find_runs
-from resexp.runs.store import runs_at
+from resexp.run.progress import duration
+from resexp.run.reader import CHECKPOINT, METRICS, Run, find_runs
+from resexp.run.store import runs_at
 from resexp.studies.claims import Outcome, judge
 from resexp.studies.find import find_study
 from resexp.studies.groups import group_runs
@@ -69,7 +69,7 @@ def test_a_killed_run_fails_alone_and_is_resumed_by_the_same_command() -> None:
     victim = jobs[1].run_dir
     while not (victim / CHECKPOINT).is_file():
         time.sleep(0.01)
-    os.kill(int((victim / ".lock").read_text()), signal.SIGKILL)
+    os.kill(int((victim / ".pid").read_text()), signal.SIGKILL)
     _, errors = sweep.communicate(timeout=120)
     assert sweep.returncode == 1, errors
     assert "killed by signal 9" in errors and "left: 1 of 2 runs" in errors

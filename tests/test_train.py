@@ -21,22 +21,22 @@ import torch
 from helpers import TINY, differences, end_state
 from safetensors.torch import save_file
 
-import resexp.train
+import resexp.training
 from resexp import UserError, checkpoint, config, weights
-from resexp.build import build_net, build_state, can_record, load_data
+from resexp.builder import build_net, build_state, can_record, load_data
 from resexp.cli import main
 from resexp.data.normalize import Normalization
 from resexp.evaluate import evaluate
 from resexp.meter import WRONG
 from resexp.models.build import build_model
+from resexp.run.lock import open_folder
+from resexp.run.reader import CHECKPOINT, CONFIG, METRICS, SUMMARY, Run
+from resexp.run.store import keep_runs
 from resexp.run_folder import open_run
-from resexp.runs.lock import open_folder
-from resexp.runs.reader import CHECKPOINT, CONFIG, METRICS, SUMMARY, Run
-from resexp.runs.store import keep_runs
 from resexp.runtime import CudaGraph, set_up_device, stop_signals
 from resexp.state import State, seeded_generator
-from resexp.train import train_step
 from resexp.trained import evaluate_run, evaluate_weights
+from resexp.training import train_step
 
 Resexp = Callable[..., subprocess.CompletedProcess]
 
@@ -44,7 +44,7 @@ Resexp = Callable[..., subprocess.CompletedProcess]
 def train(cfg: config.Config, folder: Path) -> dict:
     """As the command does."""
     with stop_signals() as stop, open_run(cfg, folder) as run:
-        return resexp.train.train(cfg, run, stop)
+        return resexp.training.train(cfg, run, stop)
 
 
 def run_tiny(*words: str, folder: str = "run") -> tuple[dict, Run]:
@@ -88,7 +88,7 @@ def test_training_error_is_that_of_the_last_full_epoch(monkeypatch: pytest.Monke
         train_step(state, *drawn)
         wrong.append(float(state.counts.batch[WRONG]))
 
-    monkeypatch.setattr("resexp.train.train_step", spy)
+    monkeypatch.setattr("resexp.training.train_step", spy)
     summary, run = run_tiny("protocol.steps=37")
     assert summary["train_error"] == pytest.approx(100 * sum(wrong[16:32]) / 512)
     windows = [100 * sum(wrong[start : start + 3]) / 96 for start in range(0, 36, 3)]
@@ -381,7 +381,7 @@ def test_a_resume_that_loses_any_part_of_the_state_is_caught(
             os.kill(os.getpid(), signal.SIGTERM)
         train_step(state, *drawn)
 
-    monkeypatch.setattr("resexp.train.train_step", interrupted)
+    monkeypatch.setattr("resexp.training.train_step", interrupted)
     assert train(config.load(KILLABLE), Path("parts"))["step"] == 100
     restore = State.load_state_dict
 
@@ -415,7 +415,7 @@ def test_the_time_box_counts_from_the_start_of_the_process() -> None:
     """Reading a large data set must not lengthen it: a sweep gives each run what is left of its own box."""
     with open_run(config.load([*TINY, "max_minutes=5"]), Path("run")) as run, stop_signals() as stop:
         run.opened -= 600
-        assert resexp.train.train(run.cfg, run, stop)["step"] == 1
+        assert resexp.training.train(run.cfg, run, stop)["step"] == 1
 
 
 def test_a_time_box_ends_cleanly_with_a_checkpoint() -> None:
@@ -751,7 +751,7 @@ def test_speed_counts_the_time_of_all_its_processes(monkeypatch: pytest.MonkeyPa
         time.sleep(0.05)
         train_step(state, *drawn)
 
-    monkeypatch.setattr("resexp.train.train_step", slow)
+    monkeypatch.setattr("resexp.training.train_step", slow)
     run_tiny("max_minutes=0.0001")
     summary, _ = run_tiny()
     assert summary["images_per_s"] < 32 / 0.05

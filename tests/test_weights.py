@@ -8,7 +8,7 @@ import torch
 from helpers import TINY
 
 from resexp import UserError, config
-from resexp.build import build_net, load_data
+from resexp.builder import build_net, load_data
 from resexp.cli import main
 from resexp.data.normalize import normalization_of
 from resexp.data.registry import build_data
@@ -16,7 +16,7 @@ from resexp.models.build import build_model
 from resexp.run_folder import open_run
 from resexp.runtime import stop_signals
 from resexp.studies.tables import published_like
-from resexp.train import train
+from resexp.training import train
 from resexp.weights import CONTAINERS, load_weights
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from resexp import config
-from resexp.build import build_state, load_data
+from resexp.builder import build_state, load_data
 from resexp.data.normalize import Normalization
 from resexp.evaluate import evaluate
 from resexp.parallel import end_process, join_world, leave_world
-from resexp.train import train_step
+from resexp.training import train_step
 
 STEPS = 10
 

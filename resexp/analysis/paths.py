@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from resexp import UserError
 from resexp.analysis.lesion import Dropped
 from resexp.analysis.subject import JUDGED_ON, Trained, about, blocks_of, error_of, is_sum, judged, replaced
-from resexp.build import build_state
+from resexp.builder import build_state
 from resexp.console import message
 from resexp.studies.finding import Finding, Panel, Row, Series
-from resexp.train import train_step
+from resexp.training import train_step
 
 LEAST = {"train_steps": 0}  # of the settings
 GREATEST = {"share": 1}

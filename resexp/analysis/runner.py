@@ -10,8 +10,8 @@ from typing import Any
 
 from resexp import UserError, config, did_you_mean
 from resexp.analysis.labels import label_of
-from resexp.runs.env import versions
-from resexp.runs.reader import CONFIG, Run, read_run
+from resexp.run.env import versions
+from resexp.run.reader import CONFIG, Run, read_run
 from resexp.studies.find import RUNS, find_study
 from resexp.studies.finding import Finding
 

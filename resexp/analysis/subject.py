@@ -22,7 +22,7 @@ from resexp.models.build import count_macs
 from resexp.models.connections import Add
 from resexp.models.resnet import Stage
 from resexp.models.vgg import Layer
-from resexp.runs.reader import CONFIG, LEARNED, Run
+from resexp.run.reader import CONFIG, LEARNED, Run
 from resexp.runtime import choose_threads
 from resexp.trained import load_trained, load_with_weights
 

@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 
-from resexp import UserError
-from resexp.build import build_state, load_data
+from resexp import UserError, system
+from resexp.builder import build_state, load_data
 from resexp.config import Config
 from resexp.console import message
 from resexp.data.decode import read_image
 from resexp.data.root import cache_dir
-from resexp.data.stream import default_workers
-from resexp.runs.env import versions
+from resexp.run.env import versions
 from resexp.runtime import device_name, set_up_device
 
 DECODED = 2048  # images of a measurement of decoding alone
@@ -50,7 +49,7 @@ def bench_images(cfg: Config, *, rounds: int, steps: int) -> dict[str, Any]:
             "images": len(packed.train) + len(packed.test),
             "image_size": packed.image_shape[1],
             "batch_size": cfg.protocol.batch_size,
-            "hardware": {"device": device_name(device), "cores": default_workers()},
+            "hardware": {"device": device_name(device), "cores": system.cores()},
             "versions": versions(),
         }
         paths: dict[str, Callable[[], float]] = {}
@@ -62,8 +61,8 @@ def bench_images(cfg: Config, *, rounds: int, steps: int) -> dict[str, Any]:
             }
             paths["crops from the pack"] = _delivery(packs, packed, device, steps)
         streamed = _streamed(packs, 0)
-        paths[f"decoding, {default_workers()} threads"] = lambda: _decode(streamed.train.files[:DECODED])
-        for workers in sorted({1, default_workers()}):
+        paths[f"decoding, {system.cores()} threads"] = lambda: _decode(streamed.train.files[:DECODED])
+        for workers in sorted({1, system.cores()}):
             paths[f"streamed crops, {workers} workers"] = _delivery(packs, _streamed(packs, workers), device, steps)
         rates: dict[str, list[float]] = {name: [] for name in paths}
         for index in range(rounds):
@@ -80,7 +79,7 @@ def _streamed(cfg: Config, workers: int) -> Any:
 
 def _decode(files: Any) -> float:
     began = time.perf_counter()
-    with ThreadPoolExecutor(default_workers()) as pool:
+    with ThreadPoolExecutor(system.cores()) as pool:
         for _ in pool.map(lambda file: read_image(os.fsdecode(file)), files):
             pass
     return len(files) / (time.perf_counter() - began)

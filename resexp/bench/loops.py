@@ -15,13 +15,13 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from resexp.bench.limits import seconds_of, step_bytes
-from resexp.build import build_net, build_state, can_record
+from resexp.builder import build_net, build_state, can_record
 from resexp.config import Config
 from resexp.data.dataset import Dataset
 from resexp.data.source import Source
 from resexp.models.build import count_macs
 from resexp.runtime import CudaGraph, autocast
-from resexp.train import train_step
+from resexp.training import train_step
 
 FLOPS_PER_MAC = 6  # two forward, and as many for the gradients of the input and of the weights
 PHASES = ("data", "forward", "backward", "update")

@@ -1,38 +1,25 @@
 """How fast a net trains here: against the usual loop, against the machine's own limit, and as the net grows."""
 
-import contextlib
 import dataclasses
-import multiprocessing
-import os
-import signal
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from resexp import UserError, config
-from resexp.bench.limits import measure_limits, seconds_of
-from resexp.bench.loops import Loop, Ours, Usual
-from resexp.build import load_data
+from resexp import UserError, config, system
+from resexp.bench.process import LoopProcess
 from resexp.config import Config
 from resexp.console import message
-from resexp.models.build import count_macs
-from resexp.runs.env import hardware, versions
-from resexp.runtime import choose_threads, device_name, peak_memory, set_up_device
+from resexp.run.env import versions
+from resexp.runtime import set_up_device
 
 __all__ = ["GROWTH_BASE", "bench", "growth", "measure_together"]
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages, in the processes started below
-
-WARMUP_STEPS = 5  # a GPU's step is recorded in the fourth
 SPLIT_STEPS = 5
 SLOW_SECONDS = 4.0  # of a step: two of them tell enough of how the cost grows
 WORKERS = {"cpu": (0, 1, 2), "cuda": (0, 1, 2, 8, 16)}  # of the reference's DataLoader; the fastest counts
-CORES = len(os.sched_getaffinity(0))
+CORES = system.cores()
 GROWTH_BASE = (
     "model=resnet20",
     "dataset=synthetic",
@@ -85,7 +72,7 @@ class _Lane:
 
     def __init__(self, cfg: Config, loops: dict[str, tuple[Config, int | None]]) -> None:
         self.cfg, self.settings = cfg, loops
-        self.loops: dict[str, _Process] = {}
+        self.loops: dict[str, LoopProcess] = {}
         self.rates: dict[str, list[float]] = {name: [] for name in loops}
         self.limits: list[dict[str, float]] = []
         self.facts: dict[str, Any] = {}
@@ -93,7 +80,7 @@ class _Lane:
 
     def start(self, stack: ExitStack) -> None:
         """All are ready when this returns."""
-        self.loops = {name: stack.enter_context(_Process(*its)) for name, its in self.settings.items()}
+        self.loops = {name: stack.enter_context(LoopProcess(*its)) for name, its in self.settings.items()}
         self.facts = {name: loop.receive() for name, loop in self.loops.items()}[FAST]
 
     def measure(self, steps: int) -> None:
@@ -190,7 +177,7 @@ def measure_together(cfg: Config, together: int, steps: int) -> dict[str, Any]:
     if together > 1 and cfg.threads is None:
         cfg = dataclasses.replace(cfg, threads=max(1, CORES // together))
     with ExitStack() as stack:
-        loops = [stack.enter_context(_Process(cfg)) for _ in range(together)]
+        loops = [stack.enter_context(LoopProcess(cfg)) for _ in range(together)]
         try:
             facts, *_ = [loop.receive() for loop in loops]
             slow = loops[0].ask("steps", 1) > SLOW_SECONDS
@@ -224,78 +211,3 @@ def _circumstances(cfg: Config) -> dict[str, Any]:
         "precision": cfg.protocol.precision,
         "versions": versions(),
     }
-
-
-class _Process:
-    """A training loop in a process of its own; ``workers`` is None for ours."""
-
-    def __init__(self, cfg: Config, workers: int | None = None) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, self.theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(cfg, workers, self.theirs))
-
-    def __enter__(self) -> "_Process":
-        self.process.start()
-        self.theirs.close()  # so that its death ends our waiting
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        with contextlib.suppress(OSError):  # it may have ended already
-            self.send("end")
-        self.process.join()
-
-    def send(self, request: str, count: int = 0) -> None:
-        self.pipe.send((request, count))
-
-    def receive(self) -> Any:
-        answer = self.pipe.recv()
-        if isinstance(answer, UserError):
-            raise answer
-        return answer
-
-    def ask(self, request: str, count: int = 0) -> Any:
-        self.send(request, count)
-        return self.receive()
-
-
-def _serve(cfg: Config, workers: int | None, pipe: Connection) -> None:
-    """Build the loop, say where it runs, then answer requests until the end, which Ctrl-C in the parent brings too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(EOFError, BrokenPipeError):
-        _answer(cfg, workers, pipe)
-
-
-def _answer(cfg: Config, workers: int | None, pipe: Connection) -> None:
-    try:
-        device = set_up_device(cfg)
-        data = load_data(cfg)
-        loop: Loop = Ours(cfg, data, device) if workers is None else Usual(cfg, data, device, workers)
-    except UserError as error:
-        pipe.send(error)
-        return
-    costs = loop.costs() if isinstance(loop, Ours) else {}
-    macs = costs["macs"] if costs else count_macs(loop.net, data.image_shape)  # type: ignore[attr-defined]
-    threads = cfg.threads or choose_threads(macs * cfg.protocol.batch_size)
-    torch.set_num_threads(threads)
-    pipe.send({"hardware": hardware(device_name(device)), "threads": threads, **costs})
-    requests: dict[str, Callable[[int], Any]] = {
-        "steps": lambda count: _time_steps(loop, count, device),
-        "limits": lambda _count: measure_limits(device, cfg.protocol.precision),
-        "peak": lambda _count: peak_memory(device),
-    }
-    if isinstance(loop, Ours):
-        requests |= {"split": loop.split, "operations": lambda _count: loop.operations()}
-    warm = False
-    while (request := pipe.recv())[0] != "end":
-        if not warm:
-            loop.steps(min(WARMUP_STEPS, request[1]))
-            warm = True
-        pipe.send(requests[request[0]](request[1]))
-
-
-def _time_steps(loop: Loop, count: int, device: torch.device) -> float:
-    if count > 1:
-        loop.steps(2)  # it slept, and others used the caches
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return seconds_of(lambda: loop.steps(count), device)

@@ -57,7 +57,7 @@ def bench(args: argparse.Namespace) -> int:
     figures = Path(cfg.output_dir) / "figures"
     try:  # the files first: a closed pipe ends the printing
         if args.json:
-            args.json.write_text(json.dumps(result, indent=2) + "\n")
+            args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         if args.images:
             written = []
         elif args.growth:

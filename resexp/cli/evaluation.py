@@ -77,7 +77,7 @@ def evaluate(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, *, keep: bool) -> "tuple[dict[str, Any], Evaluated]":
     """What is said of a run, and its evaluation."""
     from resexp import config
-    from resexp.runs.reader import CONFIG, read_run
+    from resexp.run.reader import CONFIG, read_run
 
     run = read_run(Path(args.words[0]))
     cfg = dataclasses.replace(config.load_file(run.path / CONFIG), device="auto")

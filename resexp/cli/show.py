@@ -25,7 +25,7 @@ def draw(groups: "list[Group]", path: Path, *, title: str, note: str, study: "St
             gap = path.with_name(f"{path.name}-gap")
             written += draw_gaps(study.gaps, groups, gap, title=f"{title}: gaps over the steps", note=note)
         table_file = path.with_name(path.name + ".md")
-        table_file.write_text(f"{title}. {note}\n\n{markdown_table(TABLE_COLUMNS, rows)}")
+        table_file.write_text(f"{title}. {note}\n\n{markdown_table(TABLE_COLUMNS, rows)}", encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write into {path.parent}: {error.strerror}; set another output folder") from None
     print_table(TABLE_COLUMNS, rows, title)
@@ -62,6 +62,6 @@ def write_finding(found: "Finding", path: Path) -> None:
         print("figure: " + ", ".join(map(str, draw_finding(found, path))))
         finding.save(found, path.with_name(path.name + ".json"))
         text = f"{found.title}. {found.about}\n\n{markdown_table(finding.COLUMNS, finding.table(found))}"
-        path.with_name(path.name + ".md").write_text(text)
+        path.with_name(path.name + ".md").write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write into {path.parent}: {error.strerror}; set another output_dir=") from None

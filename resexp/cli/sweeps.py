@@ -94,7 +94,7 @@ def _launch(jobs: "Jobs", args: argparse.Namespace) -> "Sweep | None":
 def _say_how_long(jobs: "Jobs") -> None:
     """Before a sweep of hours: how many, from a measurement of its smallest net now."""
     from resexp.console import message
-    from resexp.runs.progress import duration
+    from resexp.run.progress import duration
     from resexp.sweep.estimate import estimate_left, is_long
     from resexp.sweep.plan import plan_sweep
 
@@ -115,8 +115,8 @@ def _say_how_long(jobs: "Jobs") -> None:
 
 def _show_sweep(sweep: "Sweep", *, title: str, stem: str, study: "Study | None" = None) -> "list[Group]":
     """Figure, table, and what is left. Returns the groups of runs."""
-    from resexp.runs.progress import duration
-    from resexp.runs.reader import CONFIG
+    from resexp.run.progress import duration
+    from resexp.run.reader import CONFIG
     from resexp.studies.groups import group_runs
     from resexp.sweep.estimate import estimate_left
 

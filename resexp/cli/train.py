@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def train_net(args: argparse.Namespace) -> int:
     from resexp import config
-    from resexp.runs.reader import Run, Status
+    from resexp.run.reader import Run, Status
     from resexp.stale import refuse_other_images
 
     cfg = config.load(args.overrides, args.config_dir)
@@ -30,7 +30,7 @@ def train_net(args: argparse.Namespace) -> int:
     from resexp.parallel import end_process, launched_in_parallel
     from resexp.run_folder import open_run
     from resexp.runtime import stop_signals
-    from resexp.train import train
+    from resexp.training import train
 
     with (
         stop_signals() as stop,
@@ -47,7 +47,7 @@ def train_net(args: argparse.Namespace) -> int:
 
 def _report(cfg: "Config", summary: dict[str, Any]) -> None:
     """How a run ended, on stdout; what to do about a run that diverged, on stderr."""
-    from resexp.runs.reader import Status
+    from resexp.run.reader import Status
 
     print(result_line(cfg, summary))
     if summary["status"] == Status.DIVERGED:
@@ -58,7 +58,7 @@ def _report(cfg: "Config", summary: dict[str, Any]) -> None:
 
 
 def result_line(cfg: "Config", summary: dict[str, Any]) -> str:
-    from resexp.runs.reader import Status
+    from resexp.run.reader import Status
     from resexp.studies.tables import published_like
 
     reached = f"{summary['status']} at step {summary['step']:,} of {cfg.protocol.steps:,}"

@@ -76,7 +76,7 @@ def find_file(group: str, name: str, config_dir: Path | None) -> Path:
 
 def read_yaml(name: str) -> Any:
     """A YAML file of ``conf/`` as plain Python: ``read_yaml("published")``."""
-    return yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    return yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def about(group: str, name: str, config_dir: Path | None = None) -> str:

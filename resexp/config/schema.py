@@ -18,7 +18,7 @@ from resexp.data.registry import READERS
 def read_wnids(file: str) -> list[str]:
     """The first word of each line. Raises UserError."""
     try:
-        lines = Path(file).expanduser().read_text().splitlines()
+        lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"dataset.wnid_file={file}: cannot read it ({error}); name a text file of wnids") from None
     wnids = [line.split()[0] for line in lines if line.strip()]
@@ -218,7 +218,7 @@ class Config:
         True, doc="the fast paths; false: torch's own operations one by one, the same up to rounding", decides=False
     )
     deterministic: bool = setting(False, doc="on a GPU: bit-identical repeats, slower", decides=False)
-    device: str = setting("auto", doc="auto, cpu, cuda, cuda:1, ...", decides=False)
+    device: str = setting("auto", doc="auto, cpu, cuda, cuda:1, mps", decides=False)
     threads: int | None = setting(None, doc="CPU threads; null: one for a tiny net, else all cores", decides=False)
     workers: int | None = setting(None, doc="sweep: runs side by side; null: one per core, four per GPU", decides=False)
     activation_checkpointing: bool = setting(False, doc="less memory for one more forward pass", decides=False)
@@ -228,10 +228,10 @@ class Config:
 
     def __post_init__(self) -> None:
         check(0 <= self.seed < 2**32, "seed", self.seed, "must be from 0 to 4294967295")
-        known = self.device in ("auto", "cpu", "cuda") or (
+        known = self.device in ("auto", "cpu", "cuda", "mps") or (
             self.device.startswith("cuda:") and self.device[5:].isdecimal()
         )
-        check(known, "device", self.device, "choose from auto, cpu, cuda, cuda:1, ...")
+        check(known, "device", self.device, "choose from auto, cpu, cuda, cuda:1, mps")
         self._name_start()
         for key in ("threads", "workers"):
             value = getattr(self, key)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from resexp import UserError
 from resexp.config.keys import check
-from resexp.runs.reader import CHECKPOINT, Run, Status, read_run
+from resexp.run.reader import CHECKPOINT, Run, Status, read_run
 
 KEPT = ("model", "dataset", "protocol", "seed", "protocol.batch_size", "protocol.val_size", "protocol.optimizer")
 

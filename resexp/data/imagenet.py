@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from resexp import UserError, did_you_mean
+from resexp import UserError, did_you_mean, system
 from resexp.data.crops import in_proportion
 from resexp.data.dataset import Dataset
 from resexp.data.decode import read_image
@@ -18,7 +18,7 @@ from resexp.data.pack import Pack, read_pack, write_pack
 from resexp.data.registry import Progress
 from resexp.data.root import cache_dir, data_root
 from resexp.data.source import Source
-from resexp.data.stream import Stream, default_workers
+from resexp.data.stream import Stream
 from resexp.data.tree import class_folders, is_image
 
 PAPER_CROP = 224
@@ -169,7 +169,9 @@ def _annotated(root: Path) -> dict[str, list[str]] | None:
         raise UserError(
             f"data set {val}: images without class folders, and none of {', '.join(ANNOTATIONS)} beside them; add one"
         )
-    lines = [line.replace(",", " ").split() for line in files[0].read_text().splitlines() if line.strip()]
+    lines = [
+        line.replace(",", " ").split() for line in files[0].read_text(encoding="utf-8").splitlines() if line.strip()
+    ]
     lines = [line for line in lines if line[0] != "ImageId"]  # the header of a table
     if all(len(line) == 1 for line in lines):
         if len(lines) != len(images):
@@ -206,7 +208,7 @@ def _packed(files: Files, folder: Path, fingerprint: str, crop: int, longest: in
 def _stream(files: Files, crop: int, workers: int | None) -> Stream:
     paths = np.array([os.fsencode(path) for path in files.paths()])
     labels = torch.from_numpy(files.labels.astype(np.int64))
-    return Stream(paths, labels, crop, default_workers() if workers is None else workers)
+    return Stream(paths, labels, crop, system.cores() if workers is None else workers)
 
 
 def _note_enlargement(files: Files, crop: int) -> None:

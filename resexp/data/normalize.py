@@ -67,6 +67,7 @@ def _of_channels(source: Source, key: str, mean: Sequence[float], std: Sequence[
 
 def pixel_mean(images: Tensor) -> Tensor:
     """The mean image, of values 0 to 1. uint8 (N, C, H, W) -> float32 (C, H, W)."""
+    images = with_doubles(images)
     # In chunks: torch converts all it sums to the type of the sum first, eight times the data set.
     total = torch.stack([part.sum(dim=0, dtype=torch.int64) for part in images.split(1000)]).sum(dim=0)
     return (total.double() / (255 * len(images))).float()
@@ -74,6 +75,7 @@ def pixel_mean(images: Tensor) -> Tensor:
 
 def channel_statistics(images: Tensor) -> Tensor:
     """Mean and standard deviation of each channel, of values 0 to 1. uint8 (N, C, H, W) -> float32 (2, C, H, W)."""
+    images = with_doubles(images)
     values = images.transpose(0, 1).flatten(1)  # (C, N H W)
     count = values.shape[1]
     total = torch.stack([part.double().sum(dim=1) for part in values.split(1_000_000, dim=1)]).sum(dim=0)
@@ -83,12 +85,17 @@ def channel_statistics(images: Tensor) -> Tensor:
     return statistics.float()[..., None, None].expand(2, *images.shape[1:]).contiguous()
 
 
+def with_doubles(images: Tensor) -> Tensor:
+    """The images where float64 is: an Apple GPU has none."""
+    return images.cpu() if images.device.type == "mps" else images
+
+
 def colour_components(images: Tensor) -> Tensor:
     """Rows: the principal components of the pixels' colours, each as long as the standard deviation along it: (3, 3).
 
     Krizhevsky et al. 2012, Sec. 4.1, say eigenvalues. Taken as variances of pixels up to 255, a tenth of them would
     shift colours far beyond white, so we take the standard deviations.
     """
-    colours = images.transpose(0, 1).flatten(1)[:, ::7].double() / 255  # every seventh pixel is plenty
+    colours = with_doubles(images).transpose(0, 1).flatten(1)[:, ::7].double() / 255  # every seventh pixel is plenty
     values, vectors = torch.linalg.eigh(torch.cov(colours))
     return (vectors * values.clamp(min=0).sqrt()).T.float()

@@ -75,6 +75,8 @@ class Pack:
         return self.labels.device
 
     def to(self, device: torch.device) -> "Pack":
+        if device.type == "mps":
+            raise UserError("device=mps: crops from a pack need float64; set dataset.pack_gb=0 to stream the images")
         moved = {name: getattr(self, name).to(device) for name in ("pixels", "starts", "sides", "labels")}
         return replace(self, **moved)
 

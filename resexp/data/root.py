@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from resexp import UserError
+from resexp import UserError, system
 
 
 def data_root(root: str | Path | None, source: str) -> Path:
@@ -27,5 +27,5 @@ def cache_dir() -> Path:
     try:
         home = Path.home()
     except RuntimeError:  # a number of a user that the system does not know, as in docker --user 1234
-        return Path(tempfile.gettempdir()) / f"resexp-{os.getuid()}"
+        return Path(tempfile.gettempdir()) / f"resexp-{system.user_name()}"
     return home / ".cache" / "resexp"

@@ -5,7 +5,6 @@ are ahead decides anything. The rate is bounded by decoding and resizing in the 
 a second and core (``resexp bench --images``).
 """
 
-import contextlib
 import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from resexp import UserError
+from resexp import UserError, system
 from resexp.data.crops import (
     CENTRE_SCALE,
     crop_scales,
@@ -111,7 +110,7 @@ class Stream:
     def _loader(self, images: TorchDataset[Any], batches: Iterable[list[Any]]) -> Iterator[Tensor]:
         import torchvision.transforms.v2.functional  # noqa: F401  before the workers: each would take seconds for it
 
-        allow_open_files()
+        system.allow_open_files()
         loader = DataLoader(
             images,
             batch_sampler=batches,
@@ -123,21 +122,6 @@ class Stream:
             yield from loader
         except UserError as error:  # a worker's comes with the worker's traceback
             raise UserError(str(error).strip().splitlines()[-1].removeprefix("resexp.UserError: ")) from None
-
-
-def allow_open_files(count: int = 4096) -> None:
-    """Let this process open so many files, if the system allows: every batch on its way from a worker is one."""
-    with contextlib.suppress(ImportError, OSError, ValueError):  # another system; or not allowed
-        import resource
-
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
-        if soft != resource.RLIM_INFINITY and soft < wanted:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def default_workers() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _pixels(file: bytes) -> Tensor:

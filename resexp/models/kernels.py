@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 _SIGNATURES = {  # a letter an argument: pointer, long, float, int
+    "kernels_parallel": "",
     "norm_relu_forward": "pppillppffpppi",
     "norm_relu_backward": "pppppillpppi",
     "norm_relu_bf16_supported": "",
@@ -20,9 +21,17 @@ _SIGNATURES = {  # a letter an argument: pointer, long, float, int
 }
 
 
-@functools.cache
 def load_kernels() -> ctypes.CDLL | None:
-    """The compiled C files of this folder, or None if this installation has none. They use torch's OpenMP threads."""
+    """The compiled C files of this folder; None if this installation has none that keep up with torch.
+
+    They use torch's OpenMP threads. Built without OpenMP they have one thread, and serve only where torch has one, too.
+    """
+    kernels = _library()
+    return kernels if kernels and (torch.get_num_threads() == 1 or kernels.kernels_parallel()) else None
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
     types: dict[str, Any] = {"p": ctypes.c_void_p, "l": ctypes.c_long, "f": ctypes.c_float, "i": ctypes.c_int}
     for path in Path(__file__).parent.glob("_kernels*.so"):
         library = ctypes.CDLL(str(path))

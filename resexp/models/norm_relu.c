@@ -99,6 +99,15 @@ VECTORISED void chunk_gradient(const Job *job, long start, long count) {
 
 static const Chunks FLOAT = {chunk_moments, chunk_apply, chunk_gradient_sums, chunk_gradient};
 
+/* Whether these kernels share their work among threads. */
+int kernels_parallel(void) {
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
+}
+
 static long chunk_rows(long channels) { return channels < CHUNK ? CHUNK / channels : 1; }
 static long least(long a, long b) { return a < b ? a : b; }
 

@@ -12,10 +12,10 @@ from bokeh.resources import Resources
 import resexp
 from resexp import UserError, config
 from resexp.report import plots
-from resexp.runs.files import write_text
-from resexp.runs.progress import duration
-from resexp.runs.reader import Run
-from resexp.runs.store import SUFFIX, runs_at
+from resexp.run.files import write_text
+from resexp.run.progress import duration
+from resexp.run.reader import Run
+from resexp.run.store import SUFFIX, runs_at
 from resexp.studies import finding
 from resexp.studies.claims import Outcome, judge
 from resexp.studies.find import REFERENCE, RUNS, StudyRuns, find_study, readable

@@ -10,8 +10,8 @@ from pathlib import Path
 from resexp import UserError, config
 from resexp.config import Config, Study
 from resexp.console import message
-from resexp.runs.reader import CONFIG, Run, check_run
-from resexp.runs.store import SUFFIX, runs_at
+from resexp.run.reader import CONFIG, Run, check_run
+from resexp.run.store import SUFFIX, runs_at
 from resexp.studies.groups import Group, describe_runs, group_runs, rate_drops
 
 RUNS, REFERENCE = "runs", "reference"  # folders of output_dir: own runs, and those committed with the project

@@ -88,13 +88,13 @@ def table(finding: Finding) -> list[list[str]]:
 
 def save(finding: Finding, path: Path) -> None:
     text = json.dumps(_rounded(dataclasses.asdict(finding)), indent=1)
-    path.write_text(text + "\n")
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def read(path: Path) -> Finding:
     """Raises UserError if the file is no finding."""
     try:
-        return _parse(path.read_text())
+        return _parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: no finding of resexp analyze ({error})") from None
 
@@ -113,7 +113,7 @@ def findings_in(folder: Path) -> dict[str, Finding]:
     found = {path.stem: read(path) for path in folder.glob("*.json")}
     kept = folder / KEPT
     try:
-        for line in kept.read_text().splitlines() if kept.is_file() else ():
+        for line in kept.read_text(encoding="utf-8").splitlines() if kept.is_file() else ():
             name, _, text = line.partition("\t")
             found.setdefault(name, _parse(text))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -128,7 +128,7 @@ def keep(findings: Mapping[str, Finding], folder: Path) -> None:
         for name, found in sorted({**findings_in(folder), **findings}.items())
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / KEPT).write_text("".join(lines))
+    (folder / KEPT).write_text("".join(lines), encoding="utf-8")
 
 
 def _rounded(value: Any) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resexp import catalog, config
-from resexp.runs.reader import Run, Status, is_number
+from resexp.run.reader import Run, Status, is_number
 from resexp.studies.stats import Summary, summarize
 
 

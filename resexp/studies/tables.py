@@ -8,7 +8,7 @@ from typing import Any
 
 from resexp import catalog, config
 from resexp.config import Study
-from resexp.runs.reader import Status
+from resexp.run.reader import Status
 from resexp.studies.groups import Group, matches
 from resexp.studies.published import Published, Spread, published, spread
 

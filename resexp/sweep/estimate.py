@@ -6,7 +6,7 @@ from typing import Any
 
 from resexp import catalog
 from resexp.data.registry import READERS
-from resexp.runs.reader import find_runs
+from resexp.run.reader import find_runs
 from resexp.sweep.plan import Job, JobState
 
 LONG = 2e10  # steps times images, pixels and layers: from here on a sweep says beforehand how long it will take

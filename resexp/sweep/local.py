@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from resexp import UserError
+from resexp import UserError, system
 from resexp.config import Config
 from resexp.console import make_table, message
 from resexp.ranks import PARENT
-from resexp.runs.lock import is_held
-from resexp.runs.progress import duration
-from resexp.runs.reader import Status
+from resexp.run.lock import is_held
+from resexp.run.progress import duration
+from resexp.run.reader import Status
 from resexp.sweep.memory import available_bytes
 from resexp.sweep.plan import Job, JobState, Sweep, plan_sweep
 
@@ -30,7 +30,7 @@ LOG = "log.txt"  # what a run's process printed
 POLL_SECONDS = 0.2
 REPORT_SECONDS = 15.0  # between plain lines where there is no terminal
 GPU_WORKERS = 4  # runs on one GPU: a small net leaves most of it idle
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPPING = system.stop_signals("SIGINT", "SIGTERM", "SIGHUP")
 START_SECONDS = 5.0  # with less than this left of max_minutes a run is not started: it would only load
 
 
@@ -43,8 +43,8 @@ def run_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path | No
     cfg = jobs[0][1]
     sweep = plan_sweep(jobs)
     todo = [job for job in sweep.jobs if job.outcome == JobState.WAITING]
-    cores = len(os.sched_getaffinity(0))
-    device = "cuda" if cfg.device == "auto" and Path("/dev/nvidia0").exists() else cfg.device
+    cores = system.cores()
+    device = (system.gpu() or "cpu") if cfg.device == "auto" else cfg.device
     sweep.workers = max(1, min(cfg.workers or choose_workers(device, cores), len(todo)))
     sweep.memory = available_bytes(device)
     skipped = f", {len(sweep.jobs) - len(todo)} already finished" if len(todo) < len(sweep.jobs) else ""
@@ -121,10 +121,10 @@ def _signals_passed_on(sweep: Sweep) -> Iterator[None]:
         message("stopping: the running nets save their checkpoints")
         for job in sweep.jobs:
             if job.process and job.process.poll() is None:
-                job.process.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+                system.ask_to_stop(job.process, number)
 
-    ignored = (signal.SIGHUP,) if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else ()  # nohup
-    before = {number: signal.signal(number, forward) for number in STOPPING if number not in ignored}
+    left_alone = getattr(signal, "SIGHUP", None) if system.is_ignored("SIGHUP") else None  # nohup
+    before = {number: signal.signal(number, forward) for number in STOPPING if number != left_alone}
     try:
         yield
     finally:
@@ -144,14 +144,14 @@ def _leave_no_process(jobs: Sequence[Job]) -> None:
 
 def choose_workers(device: str, cores: int) -> int:
     """One run per core on the CPU, where small nets gain little from threads; a few per GPU, each with a core."""
-    return min(GPU_WORKERS, cores) if device.startswith("cuda") else cores
+    return min(GPU_WORKERS, cores) if device.startswith(("cuda", "mps")) else cores
 
 
 def _start(job: Job, *, extra: Sequence[str], threads: int, minutes: float) -> None:
     run_dir = job.cfg.run_dir
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        job.log = (run_dir / LOG).open("a")
+        job.log = (run_dir / LOG).open("a", encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"cannot write into {run_dir}: {error.strerror}; set output_dir= to a writable folder"
@@ -163,7 +163,7 @@ def _start(job: Job, *, extra: Sequence[str], threads: int, minutes: float) -> N
         stdout=job.log,
         stderr=subprocess.STDOUT,
         env={**os.environ, "OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())},
-        process_group=0,  # a terminal's Ctrl-C reaches us alone, and we pass it on once; a new session would be nice 0
+        **system.own_group(),
     )
     job.outcome, job.began = JobState.RUNNING, time.monotonic()
 
@@ -214,7 +214,7 @@ def _collect(job: Job, *, stopped: bool) -> None:
         job.outcome, job.message = JobState.DIVERGED, f"diverged at step {job.run.step}"
     else:
         job.outcome = JobState.FAILED
-        lines = (job.cfg.run_dir / LOG).read_text().strip().splitlines()
+        lines = (job.cfg.run_dir / LOG).read_text(encoding="utf-8").strip().splitlines()
         last = lines[-1] if lines else "no message"
         job.message = f"killed by signal {-code}" if code < 0 else f"exit code {code}: {last}"
     summary = job.run.whole_summary

@@ -2,9 +2,8 @@
 
 import dataclasses
 import subprocess
-from pathlib import Path
 
-from resexp import catalog
+from resexp import catalog, system
 from resexp.config import Config
 from resexp.data.registry import READERS
 
@@ -37,9 +36,6 @@ def available_bytes(device: str) -> int | None:
             index = device.partition(":")[2] or "0"
             answer = subprocess.run([*asked, f"--id={index}"], capture_output=True, text=True, check=True)
             return int(answer.stdout.split()[0]) * 2**20
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+        return system.available_memory()
     except (OSError, subprocess.CalledProcessError, ValueError, IndexError):
-        pass
-    return None
+        return None

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TextIO
 
 from resexp.config import Config
-from resexp.runs.reader import Run, Status
+from resexp.run.reader import Run, Status
 from resexp.stale import refuse_other_images
 from resexp.sweep.memory import needed_bytes
 

@@ -18,8 +18,8 @@ from rich.live import Live
 from resexp import UserError, did_you_mean
 from resexp.config import Config, LauncherConfig
 from resexp.console import message
-from resexp.runs.files import write_json
-from resexp.runs.reader import Status
+from resexp.run.files import write_json
+from resexp.run.reader import Status
 from resexp.sweep.local import LOG, live_table
 from resexp.sweep.plan import Job, JobState, Sweep, plan_sweep
 
@@ -56,7 +56,7 @@ class TrainJob:
 
     def __call__(self) -> int:
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        with (self.run_dir / LOG).open("a") as log:
+        with (self.run_dir / LOG).open("a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "resexp", "train", *self.words],
                 stdin=subprocess.DEVNULL,
@@ -246,14 +246,14 @@ def wait_for(sweep: Sweep) -> None:
 
 def _job_number(run_dir: Path) -> str | None:
     try:
-        return json.loads((run_dir / JOB).read_text())["job"]
+        return json.loads((run_dir / JOB).read_text(encoding="utf-8"))["job"]
     except (OSError, ValueError, KeyError):
         return None
 
 
 def _last_line(run_dir: Path) -> str:
     try:
-        lines = (run_dir / LOG).read_text(errors="replace").strip().splitlines()
+        lines = (run_dir / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except OSError:
         lines = []
     return lines[-1] if lines else "no message"

@@ -20,7 +20,7 @@ from resexp.models.resnet import drops_blocks, has_dropout
 from resexp.models.stages import SMALL_SIDE
 from resexp.optim import SGD, AdamW, Optimizer
 from resexp.parallel import World
-from resexp.runs.progress import print_progress
+from resexp.run.progress import print_progress
 from resexp.schedule import Schedule
 from resexp.state import Noise, State, seeded_generator
 

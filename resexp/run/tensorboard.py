@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from resexp.runs.reader import QUANTITIES, Run, is_number
+from resexp.run.reader import QUANTITIES, Run, is_number
 
 
 class TensorBoardEvents:

@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from resexp import UserError
-from resexp.runs.files import CHECKSUMS, crc32_of, write_checked, write_json, write_text
-from resexp.runs.reader import CONFIG, ENV, METRICS, SUMMARY, Run, find_runs
+from resexp.run.files import CHECKSUMS, crc32_of, write_checked, write_json, write_text
+from resexp.run.reader import CONFIG, ENV, METRICS, SUMMARY, Run, find_runs
 
 SUFFIX = ".jsonl"
 MACHINES = ("dataset.root=", "output_dir=", "--config-dir=")  # words of a command that name folders
@@ -61,7 +61,7 @@ def runs_at(path: Path) -> dict[str, Run]:
 def _read_lines(path: Path) -> dict[str, dict[str, Any]]:
     """The lines of a file, by the names of their runs."""
     found = {}
-    for number, text in enumerate(path.read_text().splitlines() if path.is_file() else [], start=1):
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], start=1):
         try:
             line = json.loads(text)
             parts = () if "kept_in" in line else (CONFIG, ENV, SUMMARY, METRICS)

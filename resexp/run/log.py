@@ -7,8 +7,8 @@ import zlib
 from pathlib import Path
 
 from resexp import UserError
-from resexp.runs.reader import EVENTS, METRICS, Run
-from resexp.runs.tensorboard import TensorBoardEvents
+from resexp.run.reader import EVENTS, METRICS, Run
+from resexp.run.tensorboard import TensorBoardEvents
 
 
 class MetricsLog:
@@ -28,7 +28,7 @@ class MetricsLog:
         if crc32 is not None and zlib.crc32(path.read_bytes()) != crc32:
             raise UserError(f"{path}: damaged since its checkpoint; restore it, or remove {run_dir} to start again")
         self.path = path
-        self.file = path.open("a")
+        self.file = path.open("a", encoding="utf-8", newline="\n")  # the same bytes on every system
         self.events = TensorBoardEvents(Run(run_dir), run_dir / EVENTS, step=step) if tensorboard else None
 
     def write(

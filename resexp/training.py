@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resexp.build import build_state, can_record, load_data
+from resexp.builder import build_state, can_record, load_data
 from resexp.config import Config
 from resexp.evaluate import evaluate_splits
 from resexp.meter import Clock, Diverged

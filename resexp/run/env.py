@@ -1,6 +1,5 @@
 """Where and how a run ran: versions, hardware, the commit, the command."""
 
-import contextlib
 import json
 import os
 import platform
@@ -13,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import resexp
-from resexp.runs.files import write_json
-from resexp.runs.reader import ENV
+from resexp import system
+from resexp.run.files import write_json
+from resexp.run.reader import ENV
 
 
 def versions() -> dict[str, str]:
@@ -25,7 +25,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware(device: str) -> dict[str, Any]:
-    return {"cpu": _cpu_name(), "cores": len(os.sched_getaffinity(0)), "device": device}
+    return {"cpu": system.cpu_name(), "cores": system.cores(), "device": device}
 
 
 def write_env(
@@ -46,7 +46,7 @@ def write_env(
     path = run_dir / ENV
     if step and path.is_file():
         try:
-            first = json.loads(path.read_text())
+            first = json.loads(path.read_text(encoding="utf-8"))
             first.setdefault("resumed", []).append({"step": step, **here})
             here = {**first, "start": first["start"]}
         except (ValueError, AttributeError, KeyError, TypeError):  # a damaged file must not stop the run that can go on
@@ -67,11 +67,3 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+" if changes else "")
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from resexp import UserError
-from resexp.runs.files import CHECKSUMS, crc32_of, load_checked
+from resexp.run.files import CHECKSUMS, crc32_of, load_checked
 
 METRICS, SUMMARY, CONFIG, ENV, CHECKPOINT = "metrics.jsonl", "summary.json", "config.yaml", "env.json", "checkpoint.pt"
 EVENTS = "tb"
@@ -63,7 +63,7 @@ class Run:
         """All complete lines; a line that a kill cut short is not one."""
         path = self.path / METRICS
         records = []
-        for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
             with contextlib.suppress(json.JSONDecodeError):
                 records.append(json.loads(line))
         return [r for r in records if isinstance(r, dict) and r.get("split") in SPLITS and type(r.get("step")) is int]
@@ -127,7 +127,7 @@ def _load_yaml(text: str) -> Any:
 def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     """A file of a run folder; empty if there is none. Raises UserError if it is damaged."""
     try:
-        value = parse(path.read_text()) if path.is_file() else {}
+        value = parse(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (OSError, ValueError, yaml.YAMLError) as error:
         value = str(error).splitlines()[0]
     if isinstance(value, dict):
