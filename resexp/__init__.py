@@ -40,6 +40,10 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module("resexp.api"), name)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 class UserError(ValueError):
     """Bad input: one line that says what, where, which value and what to do. The command line exits with code 2."""
 

@@ -1,6 +1,8 @@
 """What a person reads: results on stdout, progress and messages on stderr, tables that survive a pipe."""
 
+import codecs
 import contextlib
+import io
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +16,23 @@ PIPED_WIDTH = 160  # columns of a table in a file or a pipe, where there is no t
 
 def stdout() -> Console:
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False, markup=False)
+
+
+PLAIN = {"±": "+-", "─": "-", "━": "-", "…": "...", "×": "x"}  # what a console without UTF-8 gets
+
+
+def any_console() -> None:
+    """Print to consoles of any encoding: a letter that one does not have becomes a plainer one, and never an error."""
+
+    def plainer(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        letters = error.object[error.start : error.end]
+        return "".join(PLAIN.get(letter, "?") for letter in letters), error.end
+
+    codecs.register_error("plainer", plainer)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and "utf" not in stream.encoding.lower():
+            stream.reconfigure(errors="plainer")
 
 
 def printable(text: str) -> str:

@@ -90,7 +90,7 @@ def peak_memory() -> int:
         return int(memory.peak_wset)
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of macOS, in bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def gpu() -> str:

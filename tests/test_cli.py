@@ -1,12 +1,15 @@
 """The commands, as a user types them."""
 
+import csv
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import TINY
+from helpers import TINY, write_run
 
 from resexp import __version__, config
 from resexp.cli import main
@@ -134,3 +137,45 @@ def test_bench_alternates_with_the_reference_and_writes_json(resexp: Resexp) -> 
     written = json.loads(Path("bench.json").read_text())["fp32"]
     assert written["ratio"] > 0 and f"{written['ratio']:.2f} times" in result.stdout
     assert [len(rates) for rates in written["rounds"].values()] == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        (["tr", "tr"], ["train"]),
+        (["train", "model=plain5"], ["model=plain50", "model=plain56"]),
+        (["sweep", "model=plain20,plain5"], ["model=plain20,plain50", "model=plain20,plain56"]),
+        (["train", "protocol.lr_drop_"], ["protocol.lr_drop_factor="]),
+        (["train", "model.norm_position="], ["model.norm_position=pre", "model.norm_position=post"]),
+        (["study", "he2015-fig6"], ["he2015-fig6", "he2015-fig6-eighth"]),
+        (["analyze", "les"], ["lesion"]),
+        (["protocols", "smo"], ["smoke"]),
+    ],
+)
+def test_a_shell_is_told_what_may_follow(
+    typed: list[str], found: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--complete", *typed]) == 0
+    assert capsys.readouterr().out.split() == found
+
+
+def test_bash_completes_commands_settings_and_names() -> None:
+    code = """eval "$(python -m resexp completion bash)"; resexp() { python -m resexp "$@"; }
+    COMP_LINE="resexp train model=plain5"; COMP_POINT=${#COMP_LINE}; COMP_WORDS=(resexp train model = plain5)
+    _resexp 2>/dev/null; echo "${COMPREPLY[*]}" """
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    result = subprocess.run(["bash", "-c", code], capture_output=True, text=True, env=env)
+    assert result.stdout.split() == ["plain50", "plain56"], result.stderr
+
+
+def test_export_writes_every_line_of_the_logs_as_csv(capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [write_run(Path("outputs/runs"), [f"model=plain{depth}"]) for depth in (20, 32)]
+    assert main(["export", *(str(run.path) for run in runs)]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert len(rows) == sum(len(run.metrics) for run in runs) == 8
+    assert {row["run"] for row in rows} == {run.path.name for run in runs} and rows[0]["images_per_s"] == "100"
+    assert main(["export", str(runs[0].path), "--csv", "found.csv"]) == 0
+    assert Path("found.csv").read_text().count("\n") == 5
+    assert main(["export", str(runs[0].path), "--csv", "nowhere/found.csv"]) == 2
+    assert "--csv nowhere/found.csv: cannot be written" in capsys.readouterr().err
+    assert main(["export", "nowhere"]) == 2 and "not a run folder" in capsys.readouterr().err

@@ -37,7 +37,6 @@ ALLOWED = {  # module: what of resexp it may import, besides the package's own U
     "optim": set(),
     "schedule": set(),
     "ranks": set(),
-    "stale": {"config", "data", "run"},
     "parallel": {"ranks"},
     "data": {"system", "catalog", "console", "data", "parallel"},
     "config": {"config", "catalog", "data", "run"},
@@ -92,7 +91,7 @@ ALLOWED = {  # module: what of resexp it may import, besides the package's own U
         "training",
         "trained",
     },
-    "sweep": {"system", "sweep", "catalog", "config", "console", "data", "models", "ranks", "run", "stale"},
+    "sweep": {"system", "sweep", "catalog", "config", "console", "data", "models", "ranks", "run"},
     "bench": {"system", "bench", "builder", "config", "console", "data", "models", "run", "runtime", "training"},
 }
 NO_TORCH = (

@@ -11,7 +11,8 @@ from typing import NoReturn
 
 import resexp
 from resexp import RunError, UserError, did_you_mean
-from resexp.cli import analyze, bench, evaluation, lists, results, sweeps, train
+from resexp.cli import analyze, bench, completion, evaluation, lists, results, sweeps, train
+from resexp.console import any_console, message
 
 EXAMPLES = """
 first steps:
@@ -72,16 +73,25 @@ COMMANDS = {
     "datasets": Command(lists.datasets, "the data sets and their default protocols"),
     "protocols": Command(lists.protocols, "the protocols, or where two of them differ", None, lists.protocol_arguments),
     "studies": Command(lists.studies, "the studies and what they run"),
+    "export": Command(
+        results.export, "the curves of runs as CSV, for spreadsheets and other programs", None, results.export_arguments
+    ),
+    "completion": Command(
+        completion.script, "what a shell needs to complete commands and settings", None, completion.script_arguments
+    ),
     "config": Command(lists.show_config, "the composed and checked configuration of one run", WITH_SETTINGS),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Exit codes: 0 done, 1 a run or a claim failed, 2 a usage error, 130/143 stopped by a signal."""
+    any_console()
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview(), end="")
         return 0 if words else 2
+    if words[0] == completion.ASKED:
+        return completion.suggest(words[1:], COMMANDS)
     if words[0] == "--version":
         print(f"resexp {resexp.__version__}")
         return 0
@@ -105,8 +115,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _say(line: str) -> None:
-    from resexp.console import message
-
     message(line)
 
 
@@ -135,7 +143,8 @@ class Parser(argparse.ArgumentParser):
 
 def _overview() -> str:
     rows = "".join(f"  {name:<10} {command.help}\n" for name, command in COMMANDS.items())
-    return f"usage: resexp COMMAND ...\n\n{resexp.__doc__}\n\ncommands:\n{rows}{EXAMPLES}"
+    about = (resexp.__doc__ or "").splitlines()[0]
+    return f"usage: resexp COMMAND ...\n\n{about}\n\ncommands:\n{rows}{EXAMPLES}"
 
 
 def _settings_help() -> str:

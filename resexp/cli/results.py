@@ -1,6 +1,9 @@
-"""``figures``, ``verify`` and ``report``: from what was written, without training."""
+"""``figures``, ``verify``, ``report`` and ``export``: from what was written, without training."""
 
 import argparse
+import contextlib
+import csv
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +28,34 @@ def verify_arguments(parser: argparse.ArgumentParser) -> None:
 def report_arguments(parser: argparse.ArgumentParser) -> None:
     add_words(parser, "words", "", "")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html in the output folder)")
+
+
+def export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write them there (default: to stdout)")
+
+
+EXPORTED = ("step", "epoch", "split", "loss", "error", "lr", "images_per_s")  # of a line of the log
+
+
+def export(args: argparse.Namespace) -> int:
+    """A line of each run's log is a row."""
+    from resexp.run.reader import read_run
+
+    runs = [read_run(path) for path in args.runs]
+    try:
+        with (
+            args.csv.open("w", newline="", encoding="utf-8") if args.csv else contextlib.nullcontext(sys.stdout) as file
+        ):
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(("run", *EXPORTED))
+            for run in runs:
+                table.writerows([run.path.resolve().name, *map(line.get, EXPORTED)] for line in run.metrics)
+    except OSError as error:
+        if args.csv is None:  # whoever read our output is gone
+            raise
+        raise UserError(f"--csv {args.csv}: cannot be written ({error.strerror}); name another file") from None
+    return 0
 
 
 def figures(args: argparse.Namespace) -> int:

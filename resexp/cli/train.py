@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def train_net(args: argparse.Namespace) -> int:
     from resexp import config
     from resexp.run.reader import Run, Status
-    from resexp.stale import refuse_other_images
+    from resexp.sweep.plan import refuse_other_images
 
     cfg = config.load(args.overrides, args.config_dir)
     if cfg.launcher.name != "local":

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TextIO
 
-from resexp.config import Config
+from resexp import UserError
+from resexp.config import Config, DatasetConfig
+from resexp.data.registry import READERS, folder_fingerprint
 from resexp.run.reader import Run, Status
-from resexp.stale import refuse_other_images
 from resexp.sweep.memory import needed_bytes
 
 
@@ -91,3 +92,20 @@ def plan_sweep(jobs: Sequence[tuple[list[str], Config]]) -> Sweep:
         if job.run.status_to_train == Status.FINISHED:
             job.outcome, job.message = JobState.FINISHED, "was finished already"
     return sweep
+
+
+def refuse_other_images(run: Run, dataset: DatasetConfig) -> None:
+    """Raise UserError if the run is finished, and its images came from another folder, or have changed since."""
+    if not READERS[dataset.source].named_by_folder or run.status_to_train != Status.FINISHED:
+        return
+    earlier = run.config["dataset"]["root"]
+    if earlier != dataset.root:
+        raise UserError(
+            f"{run.path}: finished with the images of {earlier}; name those of {dataset.root}: dataset.name=..."
+        )
+    kept = run.summary.get("images")
+    if kept and kept != folder_fingerprint(dataset.source, dataset.root):
+        raise UserError(
+            f"{run.path}: finished with other images than {dataset.root} has now; name these: dataset.name=..., "
+            "or remove the run"
+        )
