@@ -7,7 +7,7 @@ import pytest
 from helpers import write_run
 
 from resexp import UserError
-from resexp.run.reader import METRICS, Run
+from resexp.run.reader import METRICS, TAIL, Run
 from resexp.run.store import keep_runs, runs_at, unpack_run
 
 
@@ -52,3 +52,18 @@ def test_a_line_that_points_nowhere_is_named(tmp_path: Path) -> None:
 def test_where_there_is_nothing_there_are_no_runs(tmp_path: Path) -> None:
     assert runs_at(tmp_path / "nowhere") == runs_at(tmp_path / "nowhere.jsonl") == {}
     assert isinstance(next(iter(runs_at(write_run(tmp_path / "runs", ["model=plain20"]).path.parent).values())), Run)
+
+
+def test_the_last_lines_of_a_long_log_are_found_at_its_end(tmp_path: Path) -> None:
+    run = write_run(tmp_path, ["model=plain20"])
+    line = {"epoch": 0, "loss": 1, "error": 50, "lr": 0.1, "images_per_s": 100}
+    with (run.path / "metrics.jsonl").open("w") as log:
+        for step in range(1, 3000):
+            log.write(json.dumps({"step": step, "split": "train", **line}) + "\n")
+            if step % 100 == 0:
+                log.write(json.dumps({"step": step, "split": "test", **line}) + "\n")
+        log.write('{"step": 3000, "split": "tra')
+    assert (run.path / "metrics.jsonl").stat().st_size > 3 * TAIL
+    last = {record["split"]: record for record in run.metrics}
+    assert run.latest == last and last["train"]["step"] == 2999 and last["test"]["step"] == 2900
+    assert Run(tmp_path / "nowhere").latest == {}

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,6 +18,7 @@ from resexp.run.files import CHECKSUMS, crc32_of, load_checked
 METRICS, SUMMARY, CONFIG, ENV, CHECKPOINT = "metrics.jsonl", "summary.json", "config.yaml", "env.json", "checkpoint.pt"
 EVENTS = "tb"
 QUANTITIES: tuple[str, ...] = ("loss", "error", "lr", "images_per_s")  # of a line of the log
+TAIL = 1 << 16  # bytes of a log that hold the last line of every split, unless it is evaluated very seldom
 SPLITS = ("train", "val", "test")
 LEARNED = 0.5  # of the error of guessing: a net above it has not learned, or does not compute what it was trained for
 
@@ -62,11 +64,18 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """All complete lines; a line that a kill cut short is not one."""
         path = self.path / METRICS
-        records = []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
-            with contextlib.suppress(json.JSONDecodeError):
-                records.append(json.loads(line))
-        return [r for r in records if isinstance(r, dict) and r.get("split") in SPLITS and type(r.get("step")) is int]
+        return _records(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else []
+
+    @property
+    def latest(self) -> dict[str, dict[str, Any]]:
+        """The last line of each split, read anew from the end of the log, which may be long."""
+        try:
+            with (self.path / METRICS).open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+                tail = file.read().decode("utf-8", errors="replace")
+        except OSError:
+            return {}
+        return {record["split"]: record for record in _records(tail)}
 
     def verify(self) -> None:
         """Compare the files with the checksums that the summary has of them. Raises UserError for a damaged one."""
@@ -106,7 +115,7 @@ class Run:
     @property
     def step(self) -> int:
         step = self.whole_summary.get("step")
-        return step if type(step) is int and step else max((record["step"] for record in self.metrics), default=0)
+        return step if type(step) is int and step else max((last["step"] for last in self.latest.values()), default=0)
 
     @property
     def images_per_s(self) -> float | None:
@@ -118,6 +127,15 @@ class Run:
 
 
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML has it
+
+
+def _records(text: str) -> list[dict[str, Any]]:
+    """The lines of a log, or of a part of it, that are whole."""
+    records = []
+    for line in text.splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return [r for r in records if isinstance(r, dict) and r.get("split") in SPLITS and type(r.get("step")) is int]
 
 
 def _load_yaml(text: str) -> Any:

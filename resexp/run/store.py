@@ -38,6 +38,10 @@ class StoredRun(Run):
         log = self.record[METRICS]
         return [dict(zip(log["columns"], row, strict=True)) for row in log["rows"]]
 
+    @property
+    def latest(self) -> dict[str, dict[str, Any]]:
+        return {record["split"]: record for record in self.metrics}
+
 
 def runs_at(path: Path) -> dict[str, Run]:
     """The runs directly below a folder, or those of a ``.jsonl`` file, by name; none if there is no such path.

@@ -233,11 +233,10 @@ def live_table(sweep: Sweep) -> Table:
     rows = []
     for job in sweep.jobs:
         run = job.run
-        records = run.metrics if job.outcome != JobState.WAITING else []
-        last = {record["split"]: record for record in records}
+        last = run.latest if job.outcome != JobState.WAITING else {}
         errors = [f"{last[split]['error']:.2f}" if split in last else "-" for split in ("train", "test")]
         rate = f"{last['train']['images_per_s']:,.0f}" if "train" in last else "-"
-        step = max((record["step"] for record in records), default=0)
+        step = max((record["step"] for record in last.values()), default=0)
         rows.append([job.name, job.outcome, f"{step:,}/{job.cfg.protocol.steps:,}", *errors, rate, job.message])
     columns = ["run", "state", "step", "train error %", "test error %", "images/s", "note"]
     if not any(row[-1] for row in rows):
