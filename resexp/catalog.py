@@ -156,3 +156,18 @@ def is_papers(model: Mapping[str, Any], *, with_width: bool = False) -> bool:
     ours, named = resolve(model), resolve(parse_name(net_name(model)))
     free = ("stem", "layout", "pools", *(() if with_width else ("width",)))
     return all(ours[key] == named[key] for key in named if key not in free)
+
+
+def label_of(model: dict[str, Any]) -> str:
+    """The net's name, with the settings that are not its paper's: ``resnet56 survival=0.5``.
+
+    Without its width, and without where option A puts its zeros, which is only an order of the channels.
+    """
+    knobs = resolve(model)
+    usual = resolve({"family": knobs["family"], "depth": knobs["depth"]})
+    words = [
+        f"{key}={value}"
+        for key, value in knobs.items()
+        if key not in ("width", "zero_padding") and usual.get(key, value) != value
+    ]
+    return " ".join([net_name(knobs), *words])

@@ -18,11 +18,13 @@ from io import StringIO
 from pathlib import Path
 
 from rich.console import Console
+from safetensors import safe_open
 
 from resexp import UserError, config
 from resexp.catalog import FAMILIES, NAMED
 from resexp.config import read_yaml
 from resexp.console import PIPED_WIDTH, make_table, markdown_table, tally
+from resexp.run.reader import Run
 from resexp.run.store import SUFFIX, runs_at
 from resexp.studies import finding
 from resexp.studies.claims import Outcome, Verdict, judge
@@ -32,6 +34,7 @@ from resexp.studies.popular import COLUMNS as ANSWER_COLUMNS
 from resexp.studies.popular import Answer, answer_all, answer_rows
 from resexp.studies.tables import TABLE_COLUMNS, other_rows, table_rows
 from resexp.studies.verdicts import VERDICT_COLUMNS, in_words, verdict_rows
+from resexp.weights import SAFETENSORS
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUTS = ROOT / "outputs"
@@ -340,6 +343,49 @@ def _others(file: Path) -> list[str]:
     ]
 
 
+CARDS = FOLDER / "weights" / "README.md"
+
+
+def cards() -> str:
+    """A card for each file of weights: what it is of, how good, how it was trained, and how to take it."""
+    runs = {name: run for study in reference_studies() for name, run in _named(study).items()}
+    parts = [
+        "# Weights",
+        "Nets trained for this project, as safetensors in half precision, with what half precision cannot hold "
+        "in fp32. `scripts/publish_weights.py` makes the files, `scripts/write_pages.py` this page; a test evaluates "
+        "each on the real images.",
+        "Images are values 0 to 1 less the training images' mean at each pixel (`protocol.normalize=pixel-mean`), and "
+        "classes are in alphabetical order. The nets are for experiments on why depth needs shortcuts; as classifiers "
+        "they are beaten by any net that was trained for longer. MIT licence; CIFAR-10 is Krizhevsky's, 2009.",
+    ]
+    for file in sorted(CARDS.parent.glob(f"*{SAFETENSORS}")):
+        with safe_open(file, "np") as opened:
+            told = opened.metadata()
+        parts += [f"## {file.name}", table(("what", ""), _card(file, told, runs[told["run"]]))]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _card(file: Path, told: dict[str, str], run: Run) -> list[list[str]]:
+    net, words = told["net"], f"model={told['net']} dataset=cifar10 protocol={told['protocol']}"
+    protocol, hardware, summary = run.config["protocol"], run.env["hardware"], run.summary
+    length = f"{protocol['steps']:,} steps of {protocol['batch_size']} images"
+    machine = f"{hardware['cores']} cores of an {hardware['cpu']}, {summary['seconds'] / 3600:.1f} hours"
+    return [
+        ["net", f"{net}, width {run.config['model']['width']}, {summary['params']:,} parameters"],
+        ["test error", f"{told['test_error']} % of 10,000 images; {summary['test_error']:.2f} before rounding"],
+        ["training error", f"{summary['train_error']:.2f} %, on augmented images of the last epoch"],
+        ["trained by", f"protocol {told['protocol']}, {length} at the rate {protocol['lr']}: an eighth of the paper's"],
+        ["where", f"{machine}; commit {told['git_commit'][:12]}"],
+        ["command", f"`resexp train {words} seed={told['seed']}`"],
+        ["evaluate", f"`resexp eval weights={file.relative_to(ROOT)} {words}`"],
+        ["in Python", f'`resexp.build("{net}", weights=FILE)`'],
+    ]
+
+
+def _named(study: str) -> dict[str, Run]:
+    return {run.path.name: run for run in study_runs(study).runs}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a page would change")
@@ -349,7 +395,7 @@ def main() -> int:
             page: fill(page.read_text(encoding="utf-8"), page)
             for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
         }
-        pages[RESULTS] = results()
+        pages |= {RESULTS: results(), CARDS: cards()}
         changed = [
             page for page, text in pages.items() if not page.is_file() or page.read_text(encoding="utf-8") != text
         ]

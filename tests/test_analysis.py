@@ -32,7 +32,6 @@ from resexp.analysis import (
 from resexp.analysis import forward as forward_terms
 from resexp.analysis import relu_collapse as collapse
 from resexp.analysis import shattering as shatter
-from resexp.analysis.labels import label_of
 from resexp.analysis.responses import layer_responses
 from resexp.analysis.runner import ANALYSES, load_analysis, subject_of
 from resexp.analysis.subject import (
@@ -47,6 +46,7 @@ from resexp.analysis.subject import (
     told_apart,
 )
 from resexp.builder import build_net, load_data
+from resexp.catalog import label_of
 from resexp.cli import main
 from resexp.models.build import use_kernels
 from resexp.run.reader import Run

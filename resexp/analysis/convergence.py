@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 
 from resexp import UserError, catalog
-from resexp.analysis.labels import label_of
+from resexp.catalog import label_of
 from resexp.run.reader import LEARNED, Run
 from resexp.studies.finding import Finding, Panel, Row, Series
 from resexp.studies.groups import final_error

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resexp import UserError, config, did_you_mean
-from resexp.analysis.labels import label_of
+from resexp.catalog import label_of
 from resexp.run.env import versions
 from resexp.run.reader import CONFIG, Run, read_run
 from resexp.studies.find import RUNS, find_study

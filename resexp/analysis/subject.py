@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resexp import UserError, config
-from resexp.analysis.labels import label_of
+from resexp.catalog import label_of
 from resexp.config import Config, ProtocolConfig
 from resexp.data.dataset import Dataset
 from resexp.data.normalize import Normalization, normalization_of
