@@ -1,7 +1,7 @@
 """resexp: run, measure and draw the experiments of the residual-network papers.
 
 >>> import resexp
->>> net = resexp.builder("resnet20", classes=10)
+>>> net = resexp.build("resnet20", classes=10)
 >>> sum(weight.numel() for weight in net.parameters())
 269722
 

@@ -4,8 +4,9 @@ Everything that is meant to be used from Python is here and in ``resexp`` itself
 change. Wrong names and values raise ``UserError``, a ValueError whose one line says what to do.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from resexp.studies import finding
 from resexp.studies.claims import Verdict, judge
 from resexp.studies.find import RUNS, StudyRuns, find_study
 from resexp.studies.tables import TABLE_COLUMNS, table_rows
+from resexp.sweep.plan import run_here
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,11 +30,15 @@ class Run(reader.Run):
     """A run: ``summary``, ``config``, ``env``, and ``curve("test")``, which is (steps, errors in percent)."""
 
     def net(self) -> "nn.Module":
-        """The net with its trained weights, in evaluation mode, on the CPU. Raises UserError without a checkpoint."""
+        """The net with its trained weights, in evaluation mode, on the CPU.
+
+        :raises UserError: without a checkpoint, or where its images, which tell the net's form, are not there any more.
+        """
         from resexp.trained import load_trained
 
         cfg = dataclasses.replace(config.load_file(self.path / CONFIG), device="cpu")
-        return load_trained(self.path, cfg)[1].eval()
+        with _torch_as_it_was():
+            return load_trained(self.path, cfg)[1].eval()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +113,8 @@ def build(
     :param weights: a file of weights, in place of fresh ones of ``seed``.
     :param settings: of ``model.``, as ``resexp train --help`` lists them.
     """
-    cfg = config.load([f"model={name}", *(f"model.{key}={value}" for key, value in settings.items())])
+    words = [f"model.{key}={'null' if value is None else value}" for key, value in settings.items()]
+    cfg = config.load([f"model={name}", *words])
     from resexp.models.build import build_model
 
     net = build_model(**dataclasses.asdict(cfg.model), image_shape=image_shape, classes=classes, seed=seed)
@@ -125,15 +132,27 @@ def train(*overrides: str) -> Run:
     its status is then ``interrupted``, and the same call goes on. In a thread there are no signals.
     """
     cfg = config.load(overrides)
-    run = Run(cfg.run_dir)
-    if run.status_to_train != Status.FINISHED:
+    if run_here(cfg).status_to_train != Status.FINISHED:
         from resexp.run_folder import open_run
         from resexp.runtime import stop_signals
         from resexp.training import train as train_net
 
-        with stop_signals() as stop, open_run(cfg, cfg.run_dir) as folder:
+        with _torch_as_it_was(), stop_signals() as stop, open_run(cfg, cfg.run_dir) as folder:
             train_net(cfg, folder, stop)
     return Run(cfg.run_dir)
+
+
+@contextlib.contextmanager
+def _torch_as_it_was() -> Iterator[None]:
+    """A run sets torch's number of threads and its generator, which the caller's own work goes on with afterwards."""
+    import torch
+
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def runs(output_dir: str | Path = "outputs") -> list[Run]:
@@ -162,7 +181,8 @@ def analyze(
     folders = [str(one.path if isinstance(one, reader.Run) else one) for one in subjects]
     for folder in folders:
         read_run(Path(folder))
-    words = [*folders, *(f"{key}={value}" for key, value in settings.items())]
+    listed = {key: value if isinstance(value, list | tuple) else [value] for key, value in settings.items()}
+    words = [*folders, *(f"{key}={','.join(map(str, values))}" for key, values in listed.items())]
     found = run_analysis(name, words, nets=[], output_dir=Path(output_dir), config_dir=None)
     return Finding(found, Path(output_dir) / "analysis" / name)
 

@@ -64,7 +64,7 @@ class Optimizer:
 
     def unscaled(self) -> list[Tensor] | None:
         """The gradients for the operations one by one; None if the step is left out. Waits for the device to know."""
-        scale, found = self.scaling.values()
+        scale, found = self.scaling["grad_scale"], self.scaling["found_inf"]
         if found is not None and bool(found):
             return None
         return self.gradients() if scale is None else [gradient / scale for gradient in self.gradients()]
@@ -121,7 +121,10 @@ class SGD(Optimizer):
                 **self.scaling,
             )
             return
-        for weight, gradient, velocity in zip(self.parameters, self.unscaled() or (), self.velocities, strict=False):
+        gradients = self.unscaled()
+        if gradients is None:
+            return
+        for weight, gradient, velocity in zip(self.parameters, gradients, self.velocities, strict=True):
             velocity.mul_(self.momentum).add_(gradient).add_(weight, alpha=self.weight_decay)
             weight.sub_(velocity * self._rate)
 
@@ -174,8 +177,11 @@ class AdamW(Optimizer):
                 **self.scaling,
             )
             return
+        gradients = self.unscaled()
+        if gradients is None:
+            return
         for weight, gradient, mean, square, step in zip(
-            self.parameters, self.unscaled() or (), self.means, self.squares, self.steps, strict=False
+            self.parameters, gradients, self.means, self.squares, self.steps, strict=True
         ):
             weight.mul_(1 - self._rate * self.weight_decay)
             mean.lerp_(gradient, 1 - beta1)

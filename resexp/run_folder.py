@@ -90,6 +90,8 @@ class RunFolder:
         earlier = Path(self.cfg.resume_from)
         try:
             saved = checkpoint.load(earlier / CHECKPOINT, device)
+            if saved.get("format") != FORMAT:
+                raise UserError(f"resume_from={earlier}: {checkpoint.EARLIER_VERSION}; train that run again")
             log = (earlier / METRICS).read_bytes()[: saved["log_size"]]
         except FileNotFoundError as error:
             raise UserError(f"resume_from={earlier}: {error.filename} is gone") from None

@@ -90,7 +90,7 @@ class State:
         """The state of a run that had any number of processes. Raises KeyError or RuntimeError if it does not fit."""
         self.net.load_state_dict(saved["net"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        if self.scaler.is_enabled():
+        if self.scaler.is_enabled() and "scaler" in saved:  # a run in fp32 that goes on in fp16 has none yet
             self.scaler.load_state_dict(saved["scaler"])
         self.schedule.load_state_dict(saved["schedule"])
         self.batches.load_state_dict(saved["batches"])

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +48,9 @@ def ask_to_stop(process: "subprocess.Popen[bytes]", number: int) -> None:
 
 def stop_with_parent(parent: int) -> None:
     """SIGTERM to this process when its parent is gone: a killed sweep must leave no process training unseen."""
-    if WINDOWS:  # where a process keeps the number of a parent that is gone
-        mother = psutil.Process(parent)
-        is_there: Callable[[], bool] = mother.is_running
-    else:
 
-        def is_there() -> bool:
-            return os.getppid() == parent
+    def is_there() -> bool:  # on Windows a process keeps the number of a parent that is gone
+        return psutil.pid_exists(parent) if WINDOWS else os.getppid() == parent
 
     def watch() -> None:
         while is_there():

@@ -33,10 +33,10 @@ def is_new(run: Run, there: dict[str, Run]) -> bool:
 def copy_findings(source: Path, target: Path) -> int:
     """Into the one file that keeps findings, and their pictures beside it."""
     found = finding.findings_in(source)
-    finding.keep(found, target)
     for name in found:
         shutil.copyfile(source / f"{name}.png", target / f"{name}.png")
         print(target / f"{name}.png")
+    finding.keep(found, target)
     return 0
 
 
@@ -47,10 +47,10 @@ def main() -> int:
     parser.add_argument("target", type=Path, metavar="TO")
     parser.add_argument("--unfinished", action="store_true", help="also runs that were interrupted")
     args = parser.parse_args()
-    if args.study == ANALYSIS:
-        return copy_findings(args.source, args.target)
     wanted = (*ENDED, "interrupted") if args.unfinished else ENDED
     try:
+        if args.study == ANALYSIS:
+            return copy_findings(args.source, args.target)
         jobs = [cfg for _, cfg in config.load_study(args.study)[1]]
         there = runs_at(args.target)
         copied = [run for run in runs_of(jobs, runs_at(args.source)) if run.status in wanted and is_new(run, there)]

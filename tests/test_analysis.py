@@ -635,6 +635,14 @@ def test_convergence_judges_no_net_that_has_not_learned(tmp_path: Path) -> None:
     assert "no verdict on what has not learned: plain20." in found.about
 
 
+def test_convergence_takes_runs_of_other_settings_for_other_nets(tmp_path: Path) -> None:
+    words = [["model=resnet20"], ["model=resnet20", "protocol.lr=0.01"], ["model=plain20"]]
+    runs = [write_run(tmp_path, one, classes=10) for one in words]
+    found = convergence.analyze(runs, losses=(2.0,))
+    labels = [series.label for panel in found.panels for series in panel.series]
+    assert len(labels) == 3 and sum("lr=" in label for label in labels) >= 2
+
+
 # ensemble
 
 

@@ -150,6 +150,8 @@ def test_bench_alternates_with_the_reference_and_writes_json(resexp: Resexp) -> 
         (["study", "he2015-fig6"], ["he2015-fig6", "he2015-fig6-eighth"]),
         (["analyze", "les"], ["lesion"]),
         (["protocols", "smo"], ["smoke"]),
+        (["models", "se"], []),
+        (["completion", "z"], ["zsh"]),
     ],
 )
 def test_a_shell_is_told_what_may_follow(

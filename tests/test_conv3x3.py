@@ -131,6 +131,17 @@ def test_in_bf16_it_gives_the_same_bits_on_any_number_of_threads() -> None:
 
 
 @needs_bf16
+def test_in_bf16_frozen_weights_get_no_gradient() -> None:
+    convolution = Conv3x3(16, 16).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    convolution.fast = True
+    convolution.weight.requires_grad_(False)
+    x = torch.randn(2, 16, 8, 8).to(memory_format=torch.channels_last).bfloat16().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        convolution(x).sum().backward()
+    assert x.grad is not None and convolution.weight.grad is None
+
+
+@needs_bf16
 def test_in_bf16_torch_does_the_work_where_the_kernel_does_not_apply() -> None:
     for channels, width, stride, dtype in (
         (24, 8, 1, torch.bfloat16),

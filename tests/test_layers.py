@@ -26,6 +26,7 @@ ALLOWED = {  # module: what of resexp it may import, besides the package's own U
         "run_folder",
         "runtime",
         "studies",
+        "sweep",
         "trained",
         "training",
         "weights",

@@ -73,6 +73,13 @@ def rounds_to(value: float, printed: str) -> bool:
     return abs(value - float(printed)) < 1.01 * 10**-digits
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_counting_sees_every_convolution_of_a_net_with_kernels_too(fast: bool) -> None:
+    net = build_model(family="resnet", depth=20, fast=fast)
+    golden = next(net for net in catalog.NAMED if net.name == "resnet20")
+    assert count_macs(net, (3, 32, 32)) == golden.macs and net.training
+
+
 @pytest.mark.parametrize("net", catalog.NAMED, ids=lambda net: net.name)
 def test_golden_counts_are_the_published_ones(net: catalog.Net) -> None:
     for key, value in (("params", net.parameters / 1e6), ("gmacs", net.macs / 1e9)):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from resexp.models import kernels
 from resexp.models.build import build_model
 from resexp.models.kernels import load_kernels
 from resexp.models.norm_relu import BatchNorm
@@ -201,6 +202,23 @@ def test_in_bf16_a_nan_is_passed_on_and_any_number_of_threads_gives_the_same_bit
         results.append((x.grad, norm.weight.grad, norm.running_var))
     torch.set_num_threads(before)
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))  # type: ignore[arg-type]
+
+
+@needs_bf16
+def test_a_norm_whose_own_numbers_are_bf16_is_left_to_torch() -> None:
+    norm = BatchNorm(16).bfloat16()
+    norm.fast = True
+    x = torch.randn(4, 16, 8, 8).to(memory_format=torch.channels_last).bfloat16()
+    assert norm.relu(x).grad_fn.name() == "ReluBackward0"  # type: ignore[union-attr]
+    assert norm.running_mean is not None and float(norm.running_mean.abs().max()) < 1
+
+
+def test_kernels_of_an_earlier_checkout_are_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels._library.cache_clear()
+    monkeypatch.setattr(kernels, "VERSION", 10**6)
+    assert load_kernels() is None
+    monkeypatch.undo()
+    kernels._library.cache_clear()
 
 
 @needs_bf16

@@ -553,7 +553,7 @@ def test_going_on_longer_ends_as_if_the_first_run_had_been_that_long() -> None:
     first = config.load(TINY)
     train(first, first.run_dir)
     longer = config.load([f"resume_from={first.run_dir}", "protocol.steps=20", "tensorboard=false"])
-    assert longer.run_dir.parent == first.run_dir.parent and longer.run_name != first.run_name
+    assert longer.run_dir.parent == first.run_dir.parent.resolve() and longer.run_name != first.run_name
     train(longer, longer.run_dir)
     at_once = config.load([*TINY, "protocol.steps=20"])
     train(at_once, at_once.run_dir)
@@ -583,6 +583,8 @@ def test_a_run_that_goes_on_resumes_from_its_own_checkpoint_when_the_first_is_go
         (["protocol.steps=20", "dataset=digits"], r"dataset: stays that of resume_from="),
         (["protocol.steps=20", "protocol.batch_size=8"], r"protocol\.batch_size: stays that of resume_from="),
         (["protocol.steps=20", "init_from=conf.pt"], r"init_from=conf\.pt: drop it, or drop resume_from"),
+        (["protocol.steps=20", "~protocol.lr_drops"], r"protocol\.lr_drops: stays that of resume_from="),
+        (["protocol.steps=20", "launcher=slurm"], r"launcher: stays that of resume_from="),
     ],
 )
 def test_what_cannot_change_when_a_run_goes_on_is_refused(words: list[str], answer: str) -> None:
@@ -590,6 +592,22 @@ def test_what_cannot_change_when_a_run_goes_on_is_refused(words: list[str], answ
     train(first, first.run_dir)
     with pytest.raises(UserError, match=answer):
         config.load([f"resume_from={first.run_dir}", *words])
+
+
+def test_a_run_that_goes_on_lies_beside_the_first_from_wherever_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = config.load(TINY)
+    train(first, first.run_dir)
+    root = Path("outputs").resolve()
+    monkeypatch.chdir(first.run_dir)
+    for name in (".", f"../{first.run_name}"):
+        assert Path(config.load([f"resume_from={name}", "protocol.steps=20"]).output_dir) == root
+
+
+def test_a_run_in_fp32_goes_on_in_fp16() -> None:
+    first = config.load(TINY)
+    train(first, first.run_dir)
+    longer = config.load([f"resume_from={first.run_dir}", "protocol.steps=20", "protocol.precision=fp16"])
+    assert train(longer, longer.run_dir)["status"] == "finished"
 
 
 def test_only_a_finished_run_with_its_checkpoint_is_gone_on_from(resexp: Resexp) -> None:

@@ -5,10 +5,9 @@ import statistics
 from collections.abc import Sequence
 
 from resexp import UserError, catalog
-from resexp.catalog import label_of
 from resexp.run.reader import LEARNED, Run
 from resexp.studies.finding import Finding, Panel, Row, Series
-from resexp.studies.groups import final_error
+from resexp.studies.groups import final_error, group_runs
 
 
 def analyze(runs: Sequence[Run], *, losses: tuple[float, ...] = (1.0, 0.5, 0.1)) -> Finding:
@@ -18,9 +17,7 @@ def analyze(runs: Sequence[Run], *, losses: tuple[float, ...] = (1.0, 0.5, 0.1))
     """
     if any(not run.curve("train")[0] for run in runs):
         raise UserError("convergence: a run has no training log; take finished ones")
-    nets: dict[str, list[Run]] = {}
-    for run in runs:
-        nets.setdefault(label_of(run.config["model"]), []).append(run)
+    nets = {group.name: list(group.runs) for group in group_runs(runs)}
     config, seeds = runs[0].config, sorted({run.config["seed"] for run in runs})
     idle = [label for label, its in nets.items() if not _have_learned(its)]
     return Finding(
@@ -67,15 +64,12 @@ def _step_rows(nets: dict[str, list[Run]], losses: Sequence[float]) -> list[Row]
 
 
 def _compare(nets: dict[str, list[Run]], losses: Sequence[float]) -> list[Row]:
-    """Residual nets against plain ones of their depth, where any of them gets there."""
-    of = {
-        (family, depth): [run for its in nets.values() for run in its if _kind(run) == (family, depth)]
-        for family, depth in {_kind(run) for its in nets.values() for run in its}
-    }
+    """Residual nets against plain ones of their depth and settings, where any of them gets there."""
     rows = []
-    for depth in sorted({depth for _, depth in of}):
-        plain, residual = of.get(("plain", depth)), of.get(("resnet", depth))
-        if not plain or not residual:
+    for label, residual in nets.items():
+        family, depth = _kind(residual[0])
+        plain = nets.get(label.replace("resnet", "plain", 1))
+        if family != "resnet" or not plain:
             continue
         learned = _have_learned(plain) and _have_learned(residual)
         for loss in losses:

@@ -111,7 +111,7 @@ class Lengths:
 
 def measure(net: Trained, samples: int, images: int, seed: int) -> Lengths:
     count = len(blocks_of(net))
-    inputs, labels = net.images("train", JUDGED_ON)
+    inputs, labels = net.images("train", max(images, JUDGED_ON))
     double = copy.deepcopy(net.net).double()  # long paths carry less than single precision can say
     random = np.random.default_rng(seed)
     sampled = []

@@ -1,7 +1,7 @@
 """``completion``: the shell asks resexp itself what may follow, so that it knows every net, data set and setting."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 ASKED = "--complete"  # followed by the words typed so far, the last of them unfinished
@@ -42,37 +42,44 @@ def script(args: argparse.Namespace) -> int:
     return 0
 
 
-def suggest(typed: list[str], commands: Iterable[str]) -> int:
+def suggest(typed: list[str], commands: Mapping[str, bool]) -> int:
     """Print what the last word may become.
 
     :param typed: the command, and the unfinished word; the same word twice while it is the command.
+    :param commands: by name, whether it takes settings.
     """
     command, word = (*typed, "", "")[:2]
-    choices = list(commands) if command == word or not command else _words_after(command, word)
+    choices = list(commands) if command == word or not command else _names_after(command)
+    if commands.get(command):
+        choices += _settings(word)
     print("\n".join(choice for choice in choices if choice.startswith(word)))
     return 0
 
 
-def _words_after(command: str, word: str) -> list[str]:
-    from resexp import catalog, config
+def _names_after(command: str) -> list[str]:
+    """What a command takes besides settings."""
+    from resexp import config
 
-    if command in ("figures", "verify"):
+    if command in ("figures", "verify", "study"):
         return config.names("study")
     if command == "protocols":
         return config.names("protocol")
+    if command == "completion":
+        return list(SCRIPTS)
     if command == "analyze":
         from resexp.analysis.runner import ANALYSES
 
         return [*ANALYSES, *config.names("study")]
-    if command in ("eval", "export"):
-        return [str(path) for path in sorted(Path("outputs/runs").glob("*"))]
+    return [str(path) for path in sorted(Path("outputs/runs").glob("*"))] if command in ("eval", "export") else []
+
+
+def _settings(word: str) -> list[str]:
+    """Keys, or after a key its values."""
+    from resexp import catalog, config
+
     key, equals, value = word.partition("=")
-    first = config.names("study") if command == "study" else []
     if not equals:
-        return [
-            *first,
-            *(f"{one}=" for one in (*config.GROUPS, *(key for key, _ in config.describe_keys(config.Config)))),
-        ]
+        return [f"{one}=" for one in (*config.GROUPS, *(key for key, _ in config.describe_keys(config.Config)))]
     begun = value.rpartition(",")
     before = key + "=" + begun[0] + begun[1]
     if key == "model":

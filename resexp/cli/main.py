@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_overview(), end="")
         return 0 if words else 2
     if words[0] == completion.ASKED:
-        return completion.suggest(words[1:], COMMANDS)
+        return completion.suggest(words[1:], {name: bool(command.settings) for name, command in COMMANDS.items()})
     if words[0] == "--version":
         print(f"resexp {resexp.__version__}")
         return 0
@@ -101,10 +101,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         if os.environ.get("RANK", "0") not in ("", "0"):  # rank 0 meets the same error and reports it; give it time to
             time.sleep(2)
-        _say(f"resexp: error: {error}")
+        message(f"resexp: error: {error}")
         return 2
     except RunError as error:
-        _say(f"resexp: {error}")
+        message(f"resexp: {error}")
         return 1
     except KeyboardInterrupt:
         print("resexp: stopped", file=sys.stderr)
@@ -112,10 +112,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # resexp models | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def _say(line: str) -> None:
-    message(line)
 
 
 def _parse(words: list[str]) -> tuple[Command, argparse.Namespace]:

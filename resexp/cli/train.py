@@ -5,7 +5,6 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING, Any
 
-from resexp import UserError
 from resexp.ranks import rank
 
 if TYPE_CHECKING:
@@ -14,14 +13,11 @@ if TYPE_CHECKING:
 
 def train_net(args: argparse.Namespace) -> int:
     from resexp import config
-    from resexp.run.reader import Run, Status
-    from resexp.sweep.plan import refuse_other_images
+    from resexp.run.reader import Status
+    from resexp.sweep.plan import run_here
 
     cfg = config.load(args.overrides, args.config_dir)
-    if cfg.launcher.name != "local":
-        raise UserError(f"launcher={cfg.launcher.name}: train runs here; resexp sweep hands runs to a launcher")
-    run = Run(cfg.run_dir)
-    refuse_other_images(run, cfg.dataset)
+    run = run_here(cfg)
     if run.status_to_train == Status.FINISHED:
         if rank() == 0:
             print(f"{cfg.run_dir}: finished already; another seed= is another run", file=sys.stderr)
@@ -32,10 +28,8 @@ def train_net(args: argparse.Namespace) -> int:
     from resexp.runtime import stop_signals
     from resexp.training import train
 
-    with (
-        stop_signals() as stop,
-        open_run(cfg, cfg.run_dir) as folder,
-    ):  # so that no signal ends the process before it has said why
+    # The signals are caught first, so that none ends the process before it has said why.
+    with stop_signals() as stop, open_run(cfg, cfg.run_dir) as folder:
         summary = train(cfg, folder, stop)
     if rank() == 0:
         _report(cfg, summary)

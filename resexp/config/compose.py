@@ -112,7 +112,7 @@ def compose_config(overrides: Sequence[str], config_dir: Path | None) -> Config:
             values[key] = word.value()
     with one_line_errors(" ".join(overrides)):
         if folder := values.get("resume_from"):
-            check_continuation(str(folder), [*groups, *left_out, *values])
+            check_continuation(str(folder), files=[*groups, *left_out], keys=list(values))
             composed = _of_run(str(folder))
         else:
             composed = copy.deepcopy(_checked_groups(tuple(groups.items()), tuple(left_out), config_dir))
@@ -125,7 +125,7 @@ def _of_run(folder: str) -> Any:
     """The settings of a finished run that decide its result, for a run beside it."""
     run = finished_run(folder)
     kept: dict[str, Any] = {key: run.config[key] for key in ("model", "dataset", "protocol", "seed")}
-    return OmegaConf.merge(OmegaConf.structured(Config), kept, {"output_dir": str(run.path.parent.parent)})
+    return OmegaConf.merge(OmegaConf.structured(Config), kept, {"output_dir": str(run.path.resolve().parent.parent)})
 
 
 @functools.cache  # the runs of a sweep mostly differ in values

@@ -8,7 +8,7 @@ from resexp import UserError
 from resexp.config.keys import check
 from resexp.run.reader import CHECKPOINT, Run, Status, read_run
 
-KEPT = ("model", "dataset", "protocol", "seed", "protocol.batch_size", "protocol.val_size", "protocol.optimizer")
+KEPT = ("seed", "protocol.batch_size", "protocol.val_size", "protocol.optimizer")
 
 
 def digest_of(file: str) -> str:
@@ -34,9 +34,12 @@ def name_of(run: Run) -> str:
     return f"{run.path.resolve().name}@{run.step}"
 
 
-def check_continuation(folder: str, keys: Iterable[str]) -> None:
-    """Raise UserError for a setting that stays what it was in the run that is gone on from."""
-    for key in keys:
-        if key in KEPT or key.partition(".")[0] in ("model", "dataset"):
-            can = "protocol.steps, protocol.lr, protocol.lr_drops and the like can change"
-            raise UserError(f"{key}: stays that of resume_from={folder}; drop it ({can})")
+def check_continuation(folder: str, *, files: Iterable[str], keys: Iterable[str]) -> None:
+    """Raise UserError for what stays as it was in the run that is gone on from.
+
+    :param files: groups that are chosen, and keys that are left out of them.
+    """
+    stays = [key for key in keys if key in KEPT or key.partition(".")[0] in ("model", "dataset")]
+    for key in (*files, *stays):
+        can = "protocol.steps, protocol.lr, protocol.lr_drops and the like can change"
+        raise UserError(f"{key}: stays that of resume_from={folder}; drop it ({can})")

@@ -67,10 +67,9 @@ class Study:
     ``variants`` are words that belong together, ``model.order=full model.dropout=0.1``: the sweep is run with each.
     ``published`` gives the paper's number for a net, or a net and settings. ``published_on`` says what the paper's nets
     were trained on where the study's are not: then its numbers are not compared with ours, only their directions are.
-    ``reference`` is the folder of its reference runs; empty: that of its name. ``folder`` is the
-    ``--config-dir`` of its file. ``note`` is a caution that is printed
-    after the verdicts. ``gaps`` are pairs of nets whose difference is drawn over the steps; ``others`` are published
-    runs of other lengths, with their test errors by net, for a table of their own.
+    ``reference`` is the folder of its reference runs; empty: that of its name. ``folder`` is the ``--config-dir`` of
+    its file. ``note`` is a caution that is printed after the verdicts. ``gaps`` are pairs of nets whose difference is
+    drawn over the steps; ``others`` are published runs of other lengths, with their test errors by net, for a table.
     """
 
     name: str

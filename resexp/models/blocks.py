@@ -132,8 +132,8 @@ class Transform(nn.Module):
             conv = getattr(self, f"conv{index}")
             if index == self.count:
                 x = F.dropout(x, self.dropout, self.training)
-            if x is skip and isinstance(conv, Conv3x3):
-                x, skip = conv.beside(x)
+            if index == 1 and x is skip and self.training and isinstance(conv, Conv3x3):
+                x, skip = conv.beside(x)  # nothing came between: both read the same x
             else:
                 x = conv(x)
             if index < self.count:

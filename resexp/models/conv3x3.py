@@ -64,9 +64,11 @@ class _Conv3x3(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         dy = dy.contiguous(memory_format=torch.channels_last)
         dx = _convolve(ctx.kernels, dy, weight, turned=True) if ctx.needs_input_grad[1] else None
-        dweight = torch.ops.aten.convolution_backward(
-            dy, x, weight, None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, (False, True, False)
-        )[1]
+        dweight = None
+        if ctx.needs_input_grad[2]:
+            dweight = torch.ops.aten.convolution_backward(
+                dy, x, weight, None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, (False, True, False)
+            )[1]
         return None, dx, dweight
 
 
@@ -97,17 +99,11 @@ class _HalfConv3x3(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             dx = torch.empty_like(x)
             _convolve_half(ctx.kernels, dy, weight, beside, dx, ctx.stride, turned=True)
-        dweight = torch.empty_like(weight)
-        _check(
-            ctx.kernels.conv3x3_bf16_weights(
-                x.data_ptr(),
-                dy.data_ptr(),
-                dweight.data_ptr(),
-                *_sizes(dy, weight),
-                ctx.stride,
-                torch.get_num_threads(),
-            )
-        )
+        dweight = torch.empty_like(weight) if ctx.needs_input_grad[2] else None
+        if dweight is not None:
+            sizes, threads = _sizes(dy, weight), torch.get_num_threads()
+            pointers = (x.data_ptr(), dy.data_ptr(), dweight.data_ptr())
+            _check(ctx.kernels.conv3x3_bf16_weights(*pointers, *sizes, ctx.stride, threads))
         return None, dx, dweight, None
 
 

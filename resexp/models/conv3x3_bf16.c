@@ -10,14 +10,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 10
 #include <immintrin.h>
 
 #define AVX512 __attribute__((target("avx512f,avx512vl,avx512bw,avx512bf16,prefer-vector-width=512")))
 #define INLINE static inline __attribute__((always_inline)) AVX512
 #define UNROLL _Pragma("GCC unroll 16")
 #define SUMS 16     /* vectors of sums in registers */
-#define PARTS 16    /* of a batch, whose weight gradients are added in order: the sum does not depend on the threads */
+#define PARTS 16    /* of a batch, at most, whose weight gradients are added in order: no sum depends on the threads */
+#define ROOM (1L << 24) /* sums of all parts, at most, where there are four parts or more: 64 MB */
 #define GROUP 32768 /* values of the images whose pairs are laid out at once; they fit into the cache */
 
 typedef uint16_t Half;
@@ -283,12 +284,13 @@ static long least(long a, long b) { return a < b ? a : b; }
 int conv3x3_bf16_weights(const Half *x, const Half *dy, float *dweights, long images, long height, long width, long in,
                          long out, int stride, int threads) {
     long size_x = height * width * stride * stride * in, size_dy = height * width * out, square = 9 * in * out;
-    long together = size_x < GROUP ? GROUP / size_x : 1, part = (images + PARTS - 1) / PARTS;
+    long fitting = ROOM / square < 4 ? 4 : ROOM / square, parts = least(least(PARTS, images), fitting);
+    long together = size_x < GROUP ? GROUP / size_x : 1, part = (images + parts - 1) / parts;
     int failed = 0;
-    float *sums = calloc(PARTS * square, sizeof(float));
+    float *sums = calloc(parts * square, sizeof(float));
     if (!sums) return 1;
 #pragma omp parallel for schedule(static) num_threads(threads) reduction(| : failed)
-    for (long k = 0; k < PARTS; k++) {
+    for (long k = 0; k < parts; k++) {
         Half *room = malloc(together * (3 * size_x / stride + size_dy) * sizeof(Half));
         long *places = malloc(2 * together * height * sizeof(long)), last = least(images, (k + 1) * part);
         if (room && places)
@@ -300,8 +302,10 @@ int conv3x3_bf16_weights(const Half *x, const Half *dy, float *dweights, long im
         free(room);
         free(places);
     }
-    for (long k = 1; k < PARTS; k++)
-        for (long i = 0; i < square; i++) sums[i] += sums[k * square + i];
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (long i = 0; i < square; i++)
+        for (long k = 1; k < parts; k++) sums[i] += sums[k * square + i];
+#pragma omp parallel for schedule(static) num_threads(threads)
     for (long t = 0; t < 9; t++)
         for (long o = 0; o < out; o++)
             for (long i = 0; i < in; i++) dweights[(o * 9 + t) * in + i] = sums[(t * in + i) * out + o];

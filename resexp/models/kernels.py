@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+VERSION = 2  # of their arguments, as in norm_relu.c
 _SIGNATURES = {  # a letter an argument: pointer, long, float, int
     "kernels_parallel": "",
     "norm_relu_forward": "pppillppffpppi",
@@ -35,6 +36,8 @@ def _library() -> ctypes.CDLL | None:
     types: dict[str, Any] = {"p": ctypes.c_void_p, "l": ctypes.c_long, "f": ctypes.c_float, "i": ctypes.c_int}
     for path in Path(__file__).parent.glob("_kernels*.so"):
         library = ctypes.CDLL(str(path))
+        if not hasattr(library, "kernels_version") or library.kernels_version() != VERSION:
+            return None  # built from an earlier checkout: make install builds it again
         for name, letters in _SIGNATURES.items():
             if hasattr(library, name):
                 getattr(library, name).argtypes = [types[letter] for letter in letters]

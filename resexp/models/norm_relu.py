@@ -61,6 +61,7 @@ class BatchNorm(nn.BatchNorm2d):
         from torch.distributed.nn.functional import all_reduce
 
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        half, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))  # a sum of fp16 overflows
         count = x.numel() // x.shape[1] * torch.distributed.get_world_size()
         mean = all_reduce(x.sum(dim=(0, 2, 3))) / count
         centred = x - mean[:, None, None]
@@ -71,10 +72,16 @@ class BatchNorm(nn.BatchNorm2d):
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return centred * scale[:, None, None] + self.bias[:, None, None]
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(half)
+
+    def _is_float(self) -> bool:
+        """Whether its own numbers are those that the kernel reads and writes."""
+        own = (self.weight, self.bias, self.running_mean, self.running_var)
+        return all(t is not None and t.dtype == torch.float32 and t.device.type == "cpu" for t in own)
 
     def _relu(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
-        kernels = load_kernels() if self.fast and self.training and not self.synced and _applies(x, shortcut) else None
+        applies = self.fast and self.training and not self.synced and self._is_float() and _applies(x, shortcut)
+        kernels = load_kernels() if applies else None
         if kernels and (x.dtype == torch.float32 or kernels.norm_relu_bf16_supported()):
             assert self.num_batches_tracked is not None
             self.num_batches_tracked.add_(1)

@@ -21,7 +21,7 @@ def open_folder(run_dir: Path) -> Iterator[None]:
 
     :raises UserError: if another process has the lock, or the folder cannot be written.
     """
-    lock = _lock(run_dir)
+    lock = _lock(run_dir, patience=0.1)  # whoever asks who holds it has it for a moment
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         _take(lock)
@@ -38,6 +38,8 @@ def open_folder(run_dir: Path) -> Iterator[None]:
             raise UserError(f"cannot write into {run_dir}: {error.strerror}; make room and repeat") from None
         yield
     finally:
+        with contextlib.suppress(OSError):
+            (run_dir / HOLDER).unlink()
         lock.release()
 
 
@@ -45,7 +47,7 @@ def is_held(run_dir: Path) -> bool:
     """Whether another process holds the folder."""
     if not (run_dir / LOCK).is_file():
         return False
-    lock = _lock(run_dir)
+    lock = _lock(run_dir, patience=0)
     try:
         _take(lock, quiet=True)
     except Timeout:
@@ -56,9 +58,10 @@ def is_held(run_dir: Path) -> bool:
     return False
 
 
-def _lock(run_dir: Path) -> FileLock:
+def _lock(run_dir: Path, *, patience: float) -> FileLock:
+    """Not yet taken; ``patience`` is how many seconds it is tried for."""
     # Kept when it is released, and never another kind of lock: one that a killed process leaves behind would block.
-    return FileLock(run_dir / LOCK, blocking=False, preserve_lock_file=True)
+    return FileLock(run_dir / LOCK, timeout=patience, poll_interval=0.02, preserve_lock_file=True)
 
 
 def _holder(run_dir: Path) -> str:

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from resexp import UserError
+from resexp.run.files import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,17 +109,32 @@ def _parse(text: str) -> Finding:
 KEPT = "findings.jsonl"  # the reference's: a line a finding, its name before it
 
 
+def find(folder: Path, name: str) -> Finding | None:
+    """A folder's finding of a name: a JSON file, or a line of the one that keeps many. Raises UserError if damaged."""
+    path = folder / f"{name}.json"
+    if path.is_file():
+        return read(path)
+    return next((_parse_kept(folder, text) for one, text in _kept(folder) if one == name), None)
+
+
 def findings_in(folder: Path) -> dict[str, Finding]:
-    """By name: those of a folder's JSON files, and those of the one file that keeps many. Raises UserError."""
-    found = {path.stem: read(path) for path in folder.glob("*.json")}
+    """All that ``find`` finds, by name."""
+    found = {name: _parse_kept(folder, text) for name, text in _kept(folder)}
+    return dict(sorted({**found, **{path.stem: read(path) for path in folder.glob("*.json")}}.items()))
+
+
+def _kept(folder: Path) -> Iterator[tuple[str, str]]:
     kept = folder / KEPT
+    for line in kept.read_text(encoding="utf-8").splitlines() if kept.is_file() else ():
+        name, _, text = line.partition("\t")
+        yield name, text
+
+
+def _parse_kept(folder: Path, text: str) -> Finding:
     try:
-        for line in kept.read_text(encoding="utf-8").splitlines() if kept.is_file() else ():
-            name, _, text = line.partition("\t")
-            found.setdefault(name, _parse(text))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{kept}: no findings of resexp analyze ({error}); restore it") from None
-    return dict(sorted(found.items()))
+        return _parse(text)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / KEPT}: no findings of resexp analyze ({error}); restore it") from None
 
 
 def keep(findings: Mapping[str, Finding], folder: Path) -> None:
@@ -128,7 +144,7 @@ def keep(findings: Mapping[str, Finding], folder: Path) -> None:
         for name, found in sorted({**findings_in(folder), **findings}.items())
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / KEPT).write_text("".join(lines), encoding="utf-8")
+    write_text(folder / KEPT, "".join(lines))
 
 
 def _rounded(value: Any) -> Any:

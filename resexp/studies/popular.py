@@ -13,7 +13,6 @@ from resexp.studies.claims import Outcome, judge
 from resexp.studies.find import REFERENCE, StudyRuns, find_study
 from resexp.studies.published import published
 
-Findings = Sequence[Mapping[str, finding.Finding]]  # by name: one's own first, then those of the project
 ANALYSIS = "analysis"  # the folder of findings, own ones and those committed with the project
 
 
@@ -98,14 +97,10 @@ def answer_all(output_dir: Path, studies: Sequence[StudyRuns] = (), *, own: bool
     :param own: False: in the reference results alone.
     """
     found = {one.study.name: one for one in studies}
-    folders = [output_dir / ANALYSIS] * own + [output_dir / REFERENCE / ANALYSIS]
-    findings = [finding.findings_in(folder) for folder in folders]
-    return [_answer(popular, output_dir, found, findings, own=own) for popular in load_popular()]
+    return [_answer(popular, output_dir, found, own=own) for popular in load_popular()]
 
 
-def _answer(
-    popular: Popular, output_dir: Path, found: dict[str, StudyRuns], findings: Findings, *, own: bool
-) -> Answer:
+def _answer(popular: Popular, output_dir: Path, found: dict[str, StudyRuns], *, own: bool) -> Answer:
     if popular.cannot:
         return Answer(popular, "cannot be tested", f"because {popular.cannot}", Agreement.UNTESTABLE)
     if popular.arithmetic:
@@ -115,7 +110,7 @@ def _answer(
     if popular.study:
         ground, evidence = f"study {popular.study}", _of_study(popular, output_dir, found, own=own)
     else:
-        ground, evidence = f"analysis {popular.analysis}", _of_analysis(popular, findings)
+        ground, evidence = f"analysis {popular.analysis}", _of_analysis(popular, output_dir, own=own)
     return Answer(
         popular, ground, "\n".join(one.text for one in evidence) or Agreement.MISSING, compare(popular.needs, evidence)
     )
@@ -155,11 +150,12 @@ def _of_study(popular: Popular, output_dir: Path, found: dict[str, StudyRuns], *
     return evidence
 
 
-def _of_analysis(popular: Popular, findings: Findings) -> list[Evidence]:
+def _of_analysis(popular: Popular, output_dir: Path, *, own: bool) -> list[Evidence]:
     """The rows meant, of the user's own finding, or else of the reference one."""
     evidence: list[Evidence] = []
-    for one in findings:
-        rows = one[popular.analysis].rows if popular.analysis in one else ()
+    for folder in [output_dir / ANALYSIS] * own + [output_dir / REFERENCE / ANALYSIS]:
+        found = finding.find(folder, popular.analysis)
+        rows = found.rows if found else ()
         evidence = [
             Evidence(row.id, f"{row.what}: {row.measured}", row.agrees) for row in rows if row.id in popular.needs
         ]

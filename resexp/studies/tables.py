@@ -55,12 +55,12 @@ def is_its_own(study: Study, run: dict[str, Any]) -> bool:
 
     A run by an override, of fewer steps, say, is another experiment than the one whose number the study has.
     """
-    return _is_fresh(run) and _experiment(run) in {_experiment(one) for one in _own(study.name, study.folder)}
+    return _is_fresh(run) and _experiment(run) in _own_experiments(study.name, study.folder)
 
 
 @functools.cache
-def _own(name: str, folder: str) -> tuple[dict[str, Any], ...]:
-    return tuple(dataclasses.asdict(cfg) for cfg in config.own_runs(name, folder))
+def _own_experiments(name: str, folder: str) -> frozenset[str]:
+    return frozenset(_experiment(dataclasses.asdict(cfg)) for cfg in config.own_runs(name, folder))
 
 
 def _experiment(run: dict[str, Any]) -> str:

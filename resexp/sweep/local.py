@@ -206,7 +206,7 @@ def _collect(job: Job, *, stopped: bool) -> None:
         _leave_to_others(job)
         return
     status = job.run.status_to_train
-    if status in (Status.FINISHED, Status.INTERRUPTED) and code in (0, 128 + signal.SIGINT, 128 + signal.SIGTERM):
+    if status in (Status.FINISHED, Status.INTERRUPTED) and code in (0, *(128 + number for number in STOPPING)):
         job.outcome = JobState(status)
     elif stopped and code in (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT):
         job.outcome, job.message = JobState.INTERRUPTED, "before its first step"
@@ -214,7 +214,7 @@ def _collect(job: Job, *, stopped: bool) -> None:
         job.outcome, job.message = JobState.DIVERGED, f"diverged at step {job.run.step}"
     else:
         job.outcome = JobState.FAILED
-        lines = (job.cfg.run_dir / LOG).read_text(encoding="utf-8").strip().splitlines()
+        lines = (job.cfg.run_dir / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
         last = lines[-1] if lines else "no message"
         job.message = f"killed by signal {-code}" if code < 0 else f"exit code {code}: {last}"
     summary = job.run.whole_summary

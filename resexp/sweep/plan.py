@@ -94,6 +94,15 @@ def plan_sweep(jobs: Sequence[tuple[list[str], Config]]) -> Sweep:
     return sweep
 
 
+def run_here(cfg: Config) -> Run:
+    """The run of a configuration that is trained by this process. Raises UserError if it cannot be, or not any more."""
+    if cfg.launcher.name != "local":
+        raise UserError(f"launcher={cfg.launcher.name}: train runs here; resexp sweep hands runs to a launcher")
+    run = Run(cfg.run_dir)
+    refuse_other_images(run, cfg.dataset)
+    return run
+
+
 def refuse_other_images(run: Run, dataset: DatasetConfig) -> None:
     """Raise UserError if the run is finished, and its images came from another folder, or have changed since."""
     if not READERS[dataset.source].named_by_folder or run.status_to_train != Status.FINISHED:
