@@ -14,7 +14,7 @@ import pytest
 from helpers import TINY, write_reference, write_run
 
 from resexp import catalog, config
-from resexp.cli import main
+from resexp.cli import main, sweeps
 from resexp.run.progress import duration
 from resexp.run.reader import CHECKPOINT, METRICS, Run, find_runs
 from resexp.run.store import runs_at
@@ -378,3 +378,21 @@ def test_finished_runs_are_kept_with_the_project_and_not_repeated_elsewhere(tmp_
     assert (folder / METRICS).read_text() == (full.path / METRICS).read_text()
     sweep = plan_sweep(config.expand([*words[:2], f"output_dir={tmp_path}/outputs"]))
     assert [job.outcome for job in sweep.jobs] == ["finished"]
+
+
+def test_a_long_sweep_says_beforehand_how_long_it_will_take_and_how_long_in_bf16(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rates = {"fp32": 100.0, "bf16": 250.0}
+    monkeypatch.setattr(
+        "resexp.bench.measure.measure_together",
+        lambda cfg, together, steps: {"images_per_s": rates[cfg.protocol.precision]},
+    )
+    monkeypatch.setattr("resexp.sweep.estimate.LONG", 0)
+    monkeypatch.setattr("resexp.runtime.multiplies", lambda precision, device: True)
+    words = ["model=resnet20", "dataset=synthetic", "protocol=he2015-cifar", "protocol.val_size=0", "device=cpu"]
+    jobs = config.expand([*words, "protocol.steps=90000", "seed=0,1"])
+    sweeps._say_how_long(jobs)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("about 64 h 00 min for 2 runs one after another, by resnet20's 100 images/s here now")
+    assert said[1] == "in bf16 about 25 h 36 min: protocol.precision=bf16, which are other runs"

@@ -1,6 +1,7 @@
 """``sweep`` and ``study``: many nets, side by side here or on a cluster."""
 
 import argparse
+import dataclasses
 import hashlib
 import sys
 from pathlib import Path
@@ -92,7 +93,7 @@ def _launch(jobs: "Jobs", args: argparse.Namespace) -> "Sweep | None":
 
 
 def _say_how_long(jobs: "Jobs") -> None:
-    """Before a sweep of hours: how many, from a measurement of its smallest net now."""
+    """Before a sweep of hours: how many, from a measurement of its smallest net now; and how many in bf16."""
     from resexp.console import message
     from resexp.run.progress import duration
     from resexp.sweep.estimate import estimate_left, is_long
@@ -102,15 +103,22 @@ def _say_how_long(jobs: "Jobs") -> None:
     if not todo or not is_long(todo):
         return
     from resexp.bench.measure import measure_together
+    from resexp.runtime import multiplies, set_up_device
 
     cfg = min(todo, key=lambda job: job.cfg.model.depth).cfg
-    point = measure_together(cfg, 1, MEASURED_STEPS)
-    left = estimate_left(todo, {cfg.model.name: point["images_per_s"]}) if "images_per_s" in point else None
-    if left is not None:
-        message(
-            f"about {duration(left)} for {len(todo)} runs one after another, by {cfg.model.name}'s "
-            f"{point['images_per_s']:,.0f} images/s here now; you can stop it, and the same command resumes"
-        )
+    rate = measure_together(cfg, 1, MEASURED_STEPS).get("images_per_s")
+    left = estimate_left(todo, {cfg.model.name: rate}) if rate else None
+    if left is None:
+        return
+    message(
+        f"about {duration(left)} for {len(todo)} runs one after another, by {cfg.model.name}'s "
+        f"{rate:,.0f} images/s here now; you can stop it, and the same command resumes"
+    )
+    if cfg.protocol.precision == "fp32" and multiplies("bf16", set_up_device(cfg)):
+        half = dataclasses.replace(cfg, protocol=dataclasses.replace(cfg.protocol, precision="bf16"))
+        faster = measure_together(half, 1, MEASURED_STEPS).get("images_per_s")
+        if faster:
+            message(f"in bf16 about {duration(left * rate / faster)}: protocol.precision=bf16, which are other runs")
 
 
 def _show_sweep(sweep: "Sweep", *, title: str, stem: str, study: "Study | None" = None) -> "list[Group]":
