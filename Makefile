@@ -9,14 +9,23 @@ help: ## this list
 
 install: $(INSTALLED) ## the environment in .venv: 2 to 3 minutes, 5 GB
 
-$(INSTALLED): pyproject.toml constraints.txt $(wildcard resexp/models/*.[ch])
+$(INSTALLED): pyproject.toml setup.py constraints.txt $(wildcard resexp/models/*.[ch])
+	@echo "Installing into $(VENV): 2 to 3 minutes, 5 GB, most of it torch with its CUDA libraries."
+	@echo "For a smaller one without a GPU: $(PYTHON) -m venv $(VENV), put torch's CPU build there, as PyTorch's own"
+	@echo "installation page says, and repeat; what is there already is taken."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --quiet --disable-pip-version-check 'pip>=25.1' # the first that knows dependency groups
 	$(BIN)/pip install --quiet --quiet -c constraints.txt -e . --group dev
 	@touch $@
 
 demo: install ## plain nets degrade, residual nets do not: trains, draws and judges in minutes
+	@echo "Training twelve nets on 8x8 digits, one per core at a time; Ctrl-C saves them, and make demo goes on."
 	$(BIN)/resexp study degradation
+	@echo
+	@echo "Next, with $(BIN) before each or in your PATH:"
+	@echo "  resexp train model=plain56                                   one net, and how it fails to learn"
+	@echo "  resexp analyze lesion degradation --nets resnet56,plain20    which layers a trained net can lose"
+	@echo "  resexp study degradation seed=0,1,2                          three seeds: intervals and verdicts"
 
 test: install ## the quick tests: 5 minutes on 2 cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not images and not slurm and not browser and not faults'

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from resexp import UserError
-from resexp.ranks import local_rank, world_size
-from resexp.ranks import rank as this_rank
+from resexp.system import local_rank, world_size
+from resexp.system import rank as this_rank
 
 TIMEOUT = timedelta(minutes=10)  # of a collective: longer than a full evaluation
 

@@ -15,7 +15,6 @@ from resexp import UserError, system
 from resexp.config import Config
 from resexp.console import message
 from resexp.parallel import World, launched_in_parallel
-from resexp.ranks import PARENT
 
 TINY_STEP_MACS = 1e9  # below this many multiply-adds in a forward pass, a second thread costs more than it brings
 ALL_THREADS = torch.get_num_threads()  # torch's own default at the start: all cores, or what OMP_NUM_THREADS says
@@ -133,7 +132,7 @@ def stop_signals() -> Iterator[Stop]:
 
     for number in signals:
         signal.signal(number, request)
-    if (parent := os.environ.get(PARENT, "")).isdecimal():
+    if (parent := os.environ.get(system.PARENT, "")).isdecimal():
         system.stop_with_parent(int(parent))
     try:
         yield stop

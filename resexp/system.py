@@ -1,4 +1,4 @@
-"""What Linux, macOS and Windows do each in their own way, in one place. No torch."""
+"""What the system and the environment say, and what Linux, macOS and Windows do each in their own way. No torch."""
 
 import contextlib
 import ctypes
@@ -15,7 +15,10 @@ from typing import Any
 
 import psutil
 
+from resexp import UserError
+
 WINDOWS = sys.platform == "win32"
+PARENT = "RESEXP_PARENT"  # the variable with the process id of the sweep that started this run
 PARENT_SECONDS = 1.0  # between two looks whether it is still there
 
 
@@ -134,3 +137,27 @@ def allow_open_files(count: int = 4096) -> None:
         wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
         if soft != resource.RLIM_INFINITY and soft < wanted:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def world_size() -> int:
+    """How many processes train the run together; 1 without a launcher."""
+    return max(1, _number("WORLD_SIZE", 1))
+
+
+def rank() -> int:
+    """This process's place among them; 0 without a launcher."""
+    if world_size() > 1 and not os.environ.get("RANK"):
+        raise UserError("WORLD_SIZE is set and RANK is not: start with torchrun, or unset WORLD_SIZE")
+    return _number("RANK", 0) if world_size() > 1 else 0
+
+
+def local_rank() -> int:
+    """Its place among those of this machine, which decides its GPU."""
+    return _number("LOCAL_RANK", 0)
+
+
+def _number(name: str, usual: int) -> int:
+    text = os.environ.get(name, "").strip()
+    if text and not text.isdecimal():
+        raise UserError(f"{name}={text}: must be a whole number; start with torchrun, or unset it")
+    return int(text) if text else usual

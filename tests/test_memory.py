@@ -8,8 +8,7 @@ import pytest
 
 from resexp import config
 from resexp.bench.measure import GROWTH_BASE
-from resexp.sweep.memory import available_bytes, needed_bytes
-from resexp.sweep.plan import Job, Sweep
+from resexp.sweep.plan import Job, Sweep, available_bytes, needed_bytes
 
 
 def load(*words: str) -> config.Config:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from helpers import TINY, differences, end_state
 
-from resexp import UserError, config, ranks
+from resexp import UserError, config, system
 from resexp.cli import main
 from resexp.config.keys import as_name, check_name
 from resexp.console import printable
@@ -136,14 +136,14 @@ def test_a_launchers_variables_that_make_no_sense_are_one_line(
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=answer):
-        ranks.rank()
+        system.rank()
 
 
 @pytest.mark.parametrize("env", [{"WORLD_SIZE": ""}, {"RANK": "3"}, {"WORLD_SIZE": "1", "RANK": ""}])
 def test_empty_variables_and_a_rank_alone_are_one_process(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    assert (ranks.world_size(), ranks.rank()) == (1, 0)
+    assert (system.world_size(), system.rank()) == (1, 0)
 
 
 # --- file systems -----------------------------------------------------------------------------------------------------

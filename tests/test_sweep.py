@@ -396,3 +396,12 @@ def test_a_long_sweep_says_beforehand_how_long_it_will_take_and_how_long_in_bf16
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("about 64 h 00 min for 2 runs one after another, by resnet20's 100 images/s here now")
     assert said[1] == "in bf16 about 25 h 36 min: protocol.precision=bf16, which are other runs"
+
+
+def test_runs_that_differ_within_one_protocol_stay_apart_beside_another_protocol(tmp_path: Path) -> None:
+    words = [["protocol.precision=bf16"], [], ["protocol=he2015-cifar", "dataset=synthetic", "protocol.val_size=0"]]
+    runs = [write_run(tmp_path, ["model=plain20", *one]) for one in words]
+    labels = {group.label for group in group_runs(runs)}
+    assert len(labels) == 3
+    assert sum("protocol.precision=bf16" in label for label in labels) == 1
+    assert sum("protocol=he2015-cifar" in label and "momentum" not in label for label in labels) == 1

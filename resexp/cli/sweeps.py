@@ -108,7 +108,7 @@ def _say_how_long(jobs: "Jobs") -> None:
     cfg = min(todo, key=lambda job: job.cfg.model.depth).cfg
     rate = measure_together(cfg, 1, MEASURED_STEPS).get("images_per_s")
     left = estimate_left(todo, {cfg.model.name: rate}) if rate else None
-    if left is None:
+    if rate is None or left is None:
         return
     message(
         f"about {duration(left)} for {len(todo)} runs one after another, by {cfg.model.name}'s "

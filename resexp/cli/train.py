@@ -5,7 +5,7 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING, Any
 
-from resexp.ranks import rank
+from resexp.system import rank
 
 if TYPE_CHECKING:
     from resexp.config import Config

@@ -84,14 +84,19 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 
     A label is the net's name, and after it what tells the runs apart: knobs in which runs of that net differ, and
     settings of data set and protocol in which any of the runs differ, so that no two protocols are compared unlabelled.
+    Of protocols with different names the name says how they differ; beside it stands what differs under one name.
     """
     settings = {run: _settings(run.config) for run in runs}
     nets = {run: catalog.net_name(catalog.resolve(run.config["model"])) for run in runs}
 
     def scope(run: Run, key: str) -> str:
+        """The runs with which one is compared in a setting."""
+        if key.startswith("protocol.") and key != "protocol.name":
+            return f"protocol {settings[run]['protocol.name']}"
         return nets[run] if key.startswith("model.") else "all"
 
-    total = Counter([*nets.values(), *["all"] * len(runs)])
+    protocols = [f"protocol {its['protocol.name']}" for its in settings.values()]
+    total = Counter([*nets.values(), *protocols, *["all"] * len(runs)])
     shared = Counter((scope(run, key), key, value) for run in runs for key, value in settings[run].items())
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -100,10 +105,6 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
             for key, value in settings[run].items()
             if shared[scope(run, key), key, value] < total[scope(run, key)]
         }
-        if "protocol.name" in varied:  # the name says it all
-            varied = {key: value for key, value in varied.items() if not key.startswith("protocol.")} | {
-                "protocol.name": varied["protocol.name"]
-            }
         words = [word for key, value in varied.items() for word in _words({key: value})]
         groups.setdefault(" ".join([nets[run], *words]), []).append(run)
     ordered = [

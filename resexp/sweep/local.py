@@ -19,12 +19,10 @@ from rich.table import Table
 from resexp import UserError, system
 from resexp.config import Config
 from resexp.console import make_table, message
-from resexp.ranks import PARENT
 from resexp.run.lock import is_held
 from resexp.run.progress import duration
 from resexp.run.reader import Status
-from resexp.sweep.memory import available_bytes
-from resexp.sweep.plan import Job, JobState, Sweep, plan_sweep
+from resexp.sweep.plan import Job, JobState, Sweep, available_bytes, plan_sweep
 
 LOG = "log.txt"  # what a run's process printed
 POLL_SECONDS = 0.2
@@ -162,7 +160,7 @@ def _start(job: Job, *, extra: Sequence[str], threads: int, minutes: float) -> N
         stdin=subprocess.DEVNULL,
         stdout=job.log,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())},
+        env={**os.environ, "OMP_NUM_THREADS": str(threads), system.PARENT: str(os.getpid())},
         **system.own_group(),
     )
     job.outcome, job.began = JobState.RUNNING, time.monotonic()

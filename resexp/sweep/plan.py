@@ -1,16 +1,21 @@
-"""A sweep before anything starts: its jobs, and what is known of each."""
+"""A sweep before anything starts: its jobs, what is known of each, and how much memory it will need. No torch."""
 
+import dataclasses
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TextIO
 
-from resexp import UserError
+from resexp import UserError, catalog, system
 from resexp.config import Config, DatasetConfig
 from resexp.data.registry import READERS, folder_fingerprint
 from resexp.run.reader import Run, Status
-from resexp.sweep.memory import needed_bytes
+
+PROCESS_BYTES = 600_000_000  # torch itself; on a GPU the context of a process and the libraries' workspaces
+SYNTHETIC_BYTES = 13  # per pixel, while random images are made
+SPARE = 1.3  # gradients of activations, buffers of the libraries, what an allocator cannot use
+WEIGHT_BYTES = 12  # weight, gradient and velocity
 
 
 class JobState(StrEnum):
@@ -118,3 +123,31 @@ def refuse_other_images(run: Run, dataset: DatasetConfig) -> None:
             f"{run.path}: finished with other images than {dataset.root} has now; name these: dataset.name=..., "
             "or remove the run"
         )
+
+
+def needed_bytes(cfg: Config) -> int:
+    """An estimate of a run's peak memory, on the side of caution; a test holds it against measured ones."""
+    reader = READERS[cfg.dataset.source]
+    side = cfg.dataset.image_size or reader.side
+    knobs = catalog.resolve(dataclasses.asdict(cfg.model))
+    floats = catalog.FAMILIES[cfg.model.family].floats(knobs, side, cfg.activation_checkpointing)
+    element = 4 if cfg.protocol.precision == "fp32" else 2
+    needed = SPARE * floats * cfg.protocol.batch_size * element
+    pixels = reader.bytes
+    if cfg.dataset.source == "synthetic":
+        pixels = SYNTHETIC_BYTES * (cfg.dataset.examples or 0) * 3 * side**2
+    weights = WEIGHT_BYTES * next((net.parameters for net in catalog.NAMED if net.name == cfg.model.name), 0)
+    return round(PROCESS_BYTES + pixels + needed + weights)
+
+
+def available_bytes(device: str) -> int | None:
+    """Free memory of the machine, or of the GPU for ``cuda`` or ``cuda:1``; None if that cannot be asked."""
+    try:
+        if device.startswith("cuda"):
+            asked = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+            index = device.partition(":")[2] or "0"
+            answer = subprocess.run([*asked, f"--id={index}"], capture_output=True, text=True, check=True)
+            return int(answer.stdout.split()[0]) * 2**20
+        return system.available_memory()
+    except (OSError, subprocess.CalledProcessError, ValueError, IndexError):
+        return None
