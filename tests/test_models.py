@@ -473,7 +473,7 @@ def test_a_gate_weighs_each_channel_by_one_number() -> None:
     block = build("se_preresnet20", width=16).stages[0][1]
     x = torch.rand(2, 16, 6, 6, generator=torch.Generator().manual_seed(0))
     with_gate = block.transform(x)
-    ratio = with_gate / block.transform.convolve(x)
+    ratio = with_gate / block.transform.convolve(x)[0]
     assert torch.allclose(ratio.amin(dim=(2, 3)), ratio.amax(dim=(2, 3)), atol=1e-5)
     assert bool((ratio > 0).all()) and bool((ratio < 1).all())
 

@@ -163,7 +163,7 @@ def test_a_studys_file_says_how_many_runs_it_has(name: str) -> None:
 def test_a_studys_own_published_number_stands_before_that_of_the_net(tmp_path: Path) -> None:
     study, _ = config.load_study("activation-order")
     runs = [
-        write_run(tmp_path, ["model=resnet110", "dataset=cifar10", f"model.order={order}"])
+        write_run(tmp_path, ["model=resnet110", "dataset=cifar10", "protocol=he2016-cifar", f"model.order={order}"])
         for order in ("original", "full")
     ]
     cells = {row[0]: row[-2:] for row in table_rows(group_runs(runs), study)}

@@ -19,6 +19,7 @@
 #define SUMS 16     /* vectors of sums in registers */
 #define PARTS 16    /* of a batch, at most, whose weight gradients are added in order: no sum depends on the threads */
 #define ROOM (1L << 24) /* sums of all parts, at most, where there are four parts or more: 64 MB */
+#define RUN_OF_SUMS 4096 /* added up at a time, while they are in the cache */
 #define GROUP 32768 /* values of the images whose pairs are laid out at once; they fit into the cache */
 
 typedef uint16_t Half;
@@ -303,8 +304,9 @@ int conv3x3_bf16_weights(const Half *x, const Half *dy, float *dweights, long im
         free(places);
     }
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (long i = 0; i < square; i++)
-        for (long k = 1; k < parts; k++) sums[i] += sums[k * square + i];
+    for (long first = 0; first < square; first += RUN_OF_SUMS)
+        for (long k = 1; k < parts; k++)
+            for (long i = first; i < least(square, first + RUN_OF_SUMS); i++) sums[i] += sums[k * square + i];
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (long t = 0; t < 9; t++)
         for (long o = 0; o < out; o++)
