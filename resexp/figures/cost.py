@@ -41,7 +41,7 @@ def draw_bench(results: Sequence[dict[str, Any]], path: Path) -> list[Path]:
             milliseconds = [1000 * seconds for seconds in result["split"].values()]
             places = np.arange(len(milliseconds)) + shift
             bars = phases.bar(places, milliseconds, width, color=colour, label=result["precision"])
-            phases.bar_label(bars, fmt="{:.3g}", fontsize=7)
+            phases.bar_label(bars, fmt="{:.2g}", fontsize=7)
             limits = [100 * result[key] for key in ("share_of_matmul_rate", "share_of_copy_bandwidth")]
             bars = shares.bar(np.arange(2) + shift, limits, width, color=colour)
             shares.bar_label(bars, fmt="{:.0f} %", fontsize=7)
