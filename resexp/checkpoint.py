@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from resexp import UserError
-from resexp.config import Config, identity
+from resexp.config import Config, flatten, identity
 from resexp.run.files import write_bytes
 
 EARLIER_VERSION = "its checkpoint is of an earlier version"
@@ -45,7 +45,7 @@ def load_matching(path: Path, cfg: Config, device: torch.device) -> dict[str, An
         return None
     saved = load(path, device)
     kept = saved.get("identity")
-    theirs, ours = _flat(kept if isinstance(kept, dict) else {}), _flat(identity(cfg))
+    theirs, ours = flatten(kept if isinstance(kept, dict) else {}), flatten(identity(cfg))
     for key in sorted(theirs.keys() | ours.keys()):
         if theirs.get(key) != ours.get(key):
             raise UserError(
@@ -53,13 +53,6 @@ def load_matching(path: Path, cfg: Config, device: torch.device) -> dict[str, An
                 f"{ours.get(key, 'the default')} here); remove it to start the run again"
             )
     return saved
-
-
-def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def check_data(saved: dict[str, Any], digest: str, name: str, run_dir: Path) -> None:

@@ -112,7 +112,7 @@ def _weights(args: argparse.Namespace, *, keep: bool) -> "tuple[dict[str, Any], 
 
 
 def _write_predictions(path: Path, found: "Evaluated") -> None:
-    """The place of an image is that in the data set's own order, which its pixels decide."""
+    """A row for each test image. Images are numbered in the data set's own order, which depends on their pixels."""
     classes = found.data.classes
     columns = (found.labels.tolist(), found.guesses.tolist(), found.sureness.tolist())
     try:

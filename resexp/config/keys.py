@@ -90,14 +90,13 @@ def to_yaml(settings: Any) -> str:
 
 
 def flatten(settings: Any) -> dict[str, Any]:
-    """Nested settings as one level: ``{"seed": 0, "model.width": 16, ...}``."""
+    """Nested settings, or dicts of them, as one level: ``{"seed": 0, "model.width": 16, ...}``."""
     flat: dict[str, Any] = {}
-    for f in dataclasses.fields(settings):
-        value = getattr(settings, f.name)
-        if dataclasses.is_dataclass(value):
-            flat |= {f"{f.name}.{key}": inner for key, inner in flatten(value).items()}
+    for name, value in (settings if isinstance(settings, dict) else dataclasses.asdict(settings)).items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{key}": inner for key, inner in flatten(value).items()}
         else:
-            flat[f.name] = value
+            flat[name] = value
     return flat
 
 
