@@ -90,10 +90,18 @@ def to_yaml(settings: Any) -> str:
 
 
 def flatten(settings: Any) -> dict[str, Any]:
-    """Nested settings, or dicts of them, as one level: ``{"seed": 0, "model.width": 16, ...}``."""
+    """Nested settings, or dicts of them, as one level: ``{"seed": 0, "model.width": 16, ...}``.
+
+    A setting that is itself a dict stays whole: ``{"launcher.options": {"mem": "8G"}}``.
+    """
+    named = (
+        settings
+        if isinstance(settings, dict)
+        else {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+    )
     flat: dict[str, Any] = {}
-    for name, value in (settings if isinstance(settings, dict) else dataclasses.asdict(settings)).items():
-        if isinstance(value, dict):
+    for name, value in named.items():
+        if dataclasses.is_dataclass(value) or (named is settings and isinstance(value, dict)):
             flat |= {f"{name}.{key}": inner for key, inner in flatten(value).items()}
         else:
             flat[name] = value
