@@ -29,7 +29,7 @@ class BuildKernels(build_ext):
 KERNELS = Extension(
     "resexp.models._kernels",
     sources=[f"resexp/models/{name}.c" for name in ("norm_relu", "norm_relu_bf16", "conv3x3", "conv3x3_bf16")],
-    depends=["resexp/models/conv3x3_image.h", "resexp/models/norm_relu.h"],
+    depends=[f"resexp/models/{name}.h" for name in ("bf16", "conv3x3_image", "norm_relu")],
     optional=True,
 )
 setup(ext_modules=[KERNELS], cmdclass={"build_ext": BuildKernels})

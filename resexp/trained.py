@@ -64,26 +64,26 @@ class Evaluated:
     labels: Tensor
 
     @property
-    def guesses(self) -> Tensor:
+    def predictions(self) -> Tensor:
         """The most probable class of each image, int64 (N,)."""
         return self.logs.argmax(dim=1)
 
     @property
-    def sureness(self) -> Tensor:
-        """Its probability, float32 (N,)."""
+    def probabilities(self) -> Tensor:
+        """Their probabilities, float32 (N,)."""
         return self.logs.max(dim=1).values.exp()
 
     @property
     def confusion(self) -> Tensor:
         """How many images of each class, a row, were taken for each, a column. int64 (classes, classes)."""
         classes = self.logs.shape[1]
-        places = self.labels * classes + self.guesses
+        places = self.labels * classes + self.predictions
         return torch.bincount(places, minlength=classes**2).view(classes, classes)
 
     def worst(self, count: int) -> list[int]:
         """The places of the images that are most surely wrong, the surest first."""
-        wrong = (self.guesses != self.labels).nonzero().flatten()
-        return wrong[self.sureness[wrong].argsort(descending=True, stable=True)[:count]].tolist()
+        wrong = (self.predictions != self.labels).nonzero().flatten()
+        return wrong[self.probabilities[wrong].argsort(descending=True, stable=True)[:count]].tolist()
 
 
 def evaluate_run(run_dir: Path, cfg: Config, *, view: str = "centre", keep: bool = False) -> tuple[int, Evaluated]:

@@ -17,7 +17,6 @@ KINDS = ("weight", "bias", "running_mean", "running_var")  # the last part of a 
 PASSED_OVER = ("num_batches_tracked", "total_ops", "total_params", "n_averaged")
 
 Named = list[tuple[str, Tensor]]
-Pairs = list[tuple[tuple[str, Tensor], tuple[str, Tensor]]]  # the file's tensor, and the net's
 
 
 def load_weights(net: nn.Module, path: Path, *, key: str = "weights", new_classes: bool = False) -> list[str]:
@@ -33,21 +32,27 @@ def load_weights(net: nn.Module, path: Path, *, key: str = "weights", new_classe
     :raises UserError: if the file is not one, or at the first tensor that does not fit.
     """
     ours, where = comparable(net.state_dict()), f"{key}={path}"
-    pairs = _by_name(path, ours, where) if path.suffix == SAFETENSORS else _in_order(path, ours, where)
-    if new_classes and all(_classes_differ(theirs, mine) for theirs, mine in pairs[-2:]):
-        pairs = pairs[:-2]  # every net ends in its classifier's weight and bias
-    for (theirs, tensor), (name, mine) in pairs:
-        if tensor.shape != mine.shape:
+    theirs = _by_name(path, ours, where) if path.suffix == SAFETENSORS else comparable(_read(path, where))
+    taken = ours
+    if new_classes and all(map(_classes_differ, theirs[-2:], ours[-2:])):
+        taken = ours[:-2]  # every net ends in its classifier's weight and bias
+    for number, ((there, tensor), (here, mine)) in enumerate(zip(theirs, taken, strict=False), start=1):
+        kinds = [name.rpartition(".")[2] for name in (there, here)]
+        if tensor.shape != mine.shape or (kinds[0] in KINDS and kinds[0] != kinds[1]):
             raise UserError(
-                f"{where}: {theirs} {tuple(tensor.shape)} does not fit {name} {tuple(mine.shape)}; "
+                f"{where}: tensor {number}, {there} {tuple(tensor.shape)}, does not fit {here} {tuple(mine.shape)}; "
                 "take the net, classes and images of these weights"
             )
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise UserError(f"{where}: {theirs} has values that are not finite; take another file")
+            raise UserError(f"{where}: {there} has values that are not finite; take another file")
+    if len(theirs) != len(ours):
+        longer, missing = (theirs, "the net") if len(theirs) > len(ours) else (ours, "the file")
+        first = longer[min(len(theirs), len(ours))][0]
+        raise UserError(f"{where}: {len(theirs)} tensors for {len(ours)}; {first} is not in {missing}")
     with torch.no_grad():
-        for (_, tensor), (_, mine) in pairs:
+        for (_, tensor), (_, mine) in zip(theirs, taken, strict=False):
             mine.copy_(tensor)
-    return [theirs for (theirs, _), _ in pairs]
+    return [there for there, _ in theirs[: len(taken)]]
 
 
 def _classes_differ(theirs: tuple[str, Tensor], mine: tuple[str, Tensor]) -> bool:
@@ -82,26 +87,8 @@ def _read(path: Path, where: str) -> dict[str, Any]:
     return saved
 
 
-def _in_order(path: Path, ours: Named, where: str) -> Pairs:
-    """The file's tensors beside ours; of the first that is another kind or form, which place it has."""
-    tensors = comparable(_read(path, where))
-    last = len(ours) - 2  # the classifier's shapes are compared later
-    for number, ((theirs, tensor), (name, mine)) in enumerate(zip(tensors, ours, strict=False)):
-        kinds = [one.rpartition(".")[2] for one in (theirs, name)]
-        other_shape = tensor.shape != mine.shape and number < last
-        if other_shape or (kinds[0] in KINDS and kinds[0] != kinds[1]):
-            raise UserError(
-                f"{where}: tensor {number + 1}, {theirs} {tuple(tensor.shape)}, does not fit {name} "
-                f"{tuple(mine.shape)}; take the net, classes and images of these weights"
-            )
-    if len(tensors) != len(ours):
-        longer, missing = (tensors, "the net") if len(tensors) > len(ours) else (ours, "the file")
-        first = longer[min(len(tensors), len(ours))][0]
-        raise UserError(f"{where}: {len(tensors)} tensors for {len(ours)}; {first} is not in {missing}")
-    return list(zip(tensors, ours, strict=True))
-
-
-def _by_name(path: Path, ours: Named, where: str) -> Pairs:
+def _by_name(path: Path, ours: Named, where: str) -> Named:
+    """The file's tensors in the order of ours."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -114,4 +101,4 @@ def _by_name(path: Path, ours: Named, where: str) -> Pairs:
         raise UserError(
             f"{where}: {other[0]} is not in {absent}; take the net of these weights, or a file of torch.save"
         )
-    return [((name, saved[name]), (name, mine)) for name, mine in ours]
+    return [(name, saved[name]) for name, _ in ours]

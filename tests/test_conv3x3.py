@@ -9,9 +9,7 @@ from resexp.models.kernels import load_kernels
 
 supported = (library := load_kernels()) is not None and library.conv3x3_supported()
 needs_kernel = pytest.mark.skipif(not supported, reason="no C compiler at installation, or no AVX-512")
-needs_bf16 = pytest.mark.skipif(
-    not (library is not None and library.conv3x3_bf16_supported()), reason="no AVX-512 with bf16"
-)
+needs_bf16 = pytest.mark.skipif(not (library is not None and library.bf16_supported()), reason="no AVX-512 with bf16")
 SHAPES = [(2, 8, 1, 8), (3, 8, 8, 8), (2, 8, 5, 24), (2, 8, 3, 16), (2, 16, 8, 8), (4, 16, 32, 32), (1, 16, 7, 48)]
 
 

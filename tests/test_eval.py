@@ -21,13 +21,13 @@ def trained() -> Run:
 def test_predictions_and_confusion_add_up_to_the_error(capsys: pytest.CaptureFixture[str]) -> None:
     run = trained()
     capsys.readouterr()
-    assert main(["eval", str(run.path), "--json", "--predictions", "guesses.csv"]) == 0
+    assert main(["eval", str(run.path), "--json", "--predictions", "predictions.csv"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["error"] == pytest.approx(run.summary["test_error"]) and found["step"] == 12
     confusion = found["confusion"]
     total, right = sum(map(sum, confusion)), sum(confusion[k][k] for k in range(10))
     assert total == 128 and 100 * (1 - right / total) == pytest.approx(found["error"])
-    with Path("guesses.csv").open() as file:
+    with Path("predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == [str(number) for number in range(128)]
     assert sum(row["right"] == "yes" for row in rows) == right
@@ -56,12 +56,14 @@ def test_predictions_that_cannot_be_are_one_line(
 
 def test_a_picture_shows_the_confusion_and_the_most_surely_wrong_images() -> None:
     run = trained()
-    assert main(["eval", str(run.path), "--picture", "guesses.png"]) == 0
-    assert Path("guesses.png").read_bytes().startswith(b"\x89PNG") and Path("guesses.png").stat().st_size > 20_000
+    assert main(["eval", str(run.path), "--picture", "predictions.png"]) == 0
+    assert (
+        Path("predictions.png").read_bytes().startswith(b"\x89PNG") and Path("predictions.png").stat().st_size > 20_000
+    )
     _, found = evaluate_run(run.path, config.load(TINY), keep=True)
     worst = found.worst(5)
-    wrong = [k for k in range(128) if found.guesses[k] != found.labels[k]]
-    assert worst == sorted(wrong, key=lambda k: -float(found.sureness[k]))[:5]
+    wrong = [k for k in range(128) if found.predictions[k] != found.labels[k]]
+    assert worst == sorted(wrong, key=lambda k: -float(found.probabilities[k]))[:5]
     assert int(found.confusion.sum()) == 128 and int(found.confusion.trace()) == 128 - len(wrong)
 
 

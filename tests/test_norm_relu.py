@@ -13,7 +13,7 @@ from resexp.models.norm_relu import BatchNorm
 
 needs_kernel = pytest.mark.skipif(load_kernels() is None, reason="installed without a C compiler")
 needs_bf16 = pytest.mark.skipif(
-    not ((library := load_kernels()) and library.norm_relu_bf16_supported()), reason="no AVX-512 with bf16"
+    not ((library := load_kernels()) and library.bf16_supported()), reason="no AVX-512 with bf16"
 )
 SHAPES = [(4, 8, 5, 3), (64, 8, 8, 8), (3, 16, 7, 7), (40, 24, 9, 9), (8, 64, 1, 1), (5, 40, 40, 40)]
 

@@ -501,7 +501,7 @@ def test_safetensors_are_read_by_name_because_their_order_says_nothing() -> None
     first = next(iter(whole))
     for change, answer in (
         ({"other.weight": torch.zeros(1)}, "other.weight is not in the net"),
-        ({first: torch.zeros(1)}, rf"{first} \(1,\) does not fit"),
+        ({first: torch.zeros(1)}, rf"tensor 1, {first} \(1,\), does not fit"),
     ):
         save_file(whole | change, "theirs.safetensors")
         with pytest.raises(UserError, match=answer):

@@ -160,7 +160,7 @@ def test_a_classifier_for_other_classes_starts_fresh(capsys: pytest.CaptureFixtu
     assert main(["train", *TINY, "init_from=theirs.pt"]) == 0
     assert "theirs.pt, with a fresh classifier" in capsys.readouterr().err
     assert main(["eval", "weights=theirs.pt", *TINY]) == 2  # whose classes must be these
-    assert "head.weight (7, 16) does not fit head.weight (10, 16)" in capsys.readouterr().err
+    assert "head.weight (7, 16), does not fit head.weight (10, 16)" in capsys.readouterr().err
 
 
 def test_a_run_that_starts_from_weights_has_no_published_number_beside_it() -> None:

@@ -114,14 +114,14 @@ def _weights(args: argparse.Namespace, *, keep: bool) -> "tuple[dict[str, Any], 
 def _write_predictions(path: Path, found: "Evaluated") -> None:
     """A row for each test image. Images are numbered in the data set's own order, which depends on their pixels."""
     classes = found.data.classes
-    columns = (found.labels.tolist(), found.guesses.tolist(), found.sureness.tolist())
+    columns = (found.labels.tolist(), found.predictions.tolist(), found.probabilities.tolist())
     try:
         with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             table = csv.writer(file)
             table.writerow(("image", "label", "prediction", "probability", "right"))
-            for number, (label, guess, sure) in enumerate(zip(*columns, strict=True)):
-                right = "yes" if label == guess else "no"
-                table.writerow((number, classes[label], classes[guess], f"{sure:.4f}", right))
+            for number, (label, prediction, probability) in enumerate(zip(*columns, strict=True)):
+                right = "yes" if label == prediction else "no"
+                table.writerow((number, classes[label], classes[prediction], f"{probability:.4f}", right))
     except OSError as error:
         raise UserError(f"--predictions {path}: cannot be written ({error.strerror}); name another file") from None
 
@@ -134,8 +134,8 @@ def _draw(path: Path, facts: dict[str, Any], found: "Evaluated") -> None:
         Miss(
             next(iter(images.take(slice(index, index + 1)).views("centre", 1)))[0][0][0].cpu().numpy(),
             classes[int(found.labels[index])],
-            classes[int(found.guesses[index])],
-            float(found.sureness[index]),
+            classes[int(found.predictions[index])],
+            float(found.probabilities[index]),
         )
         for index in found.worst(WORST)
     ]

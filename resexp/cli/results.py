@@ -44,9 +44,8 @@ def export(args: argparse.Namespace) -> int:
 
     runs = [read_run(path) for path in args.runs]
     try:
-        with (
-            args.csv.open("w", newline="", encoding="utf-8") if args.csv else contextlib.nullcontext(sys.stdout) as file
-        ):
+        target = args.csv.open("w", newline="", encoding="utf-8") if args.csv else contextlib.nullcontext(sys.stdout)
+        with target as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(("run", *EXPORTED))
             for run in runs:

@@ -22,8 +22,8 @@ class Miss(NamedTuple):
 
     image: np.ndarray
     label: str
-    guess: str
-    sureness: float
+    prediction: str
+    probability: float
 
 
 def draw_predictions(
@@ -53,13 +53,15 @@ def draw_predictions(
         axes.set_xlabel("taken for")
         axes.set_ylabel("class")
         axes.set_title("right on the diagonal, wrong beside it")
-        grid = halves[1].subgridspec(-(-max(len(worst), 1) // COLUMNS), COLUMNS, hspace=0.45, wspace=0.1)
+        columns = min(COLUMNS, max(len(worst), 1))
+        grid = halves[1].subgridspec(-(-max(len(worst), 1) // columns), columns, hspace=0.45, wspace=0.1)
         for number, miss in enumerate(worst):
-            small = figure.add_subplot(grid[divmod(number, COLUMNS)])
+            small = figure.add_subplot(grid[divmod(number, columns)])
             image = miss.image.transpose(1, 2, 0)
             small.imshow(image if image.shape[2] == 3 else image[:, :, 0], cmap="gray")
             small.set_axis_off()
-            shown = [printable(name)[:14].replace("$", r"\$") for name in (miss.label, miss.guess)]
-            small.set_title(f"{shown[0]}\nas {shown[1]}, {miss.sureness:.2f}", fontsize=6.5)
-        figure.suptitle(title + "; the most surely wrong ones", fontsize=11, fontweight="bold", x=0.01, ha="left")
+            shown = [printable(name)[:14].replace("$", r"\$") for name in (miss.label, miss.prediction)]
+            small.set_title(f"{shown[0]}\nas {shown[1]}, {miss.probability:.2f}", fontsize=6.5)
+        which = {0: "none wrong", 1: "the wrong one"}.get(len(worst), "the most surely wrong ones")
+        figure.suptitle(f"{title}; {which}", fontsize=11, fontweight="bold", x=0.01, ha="left")
         figure.savefig(path, dpi=140)

@@ -34,7 +34,7 @@ class Conv3x3(nn.Conv2d):
         if kernels and self._fits(x) and is_plain_cpu(self.weight, dtype=torch.float32):
             if works_in(torch.float32) and self._fits_float(x) and kernels.conv3x3_supported():
                 return _Conv3x3.apply(kernels, x, self.weight), x
-            if works_in(torch.bfloat16) and self._fits_half(x) and kernels.conv3x3_bf16_supported():
+            if works_in(torch.bfloat16) and self._fits_half(x) and kernels.bf16_supported():
                 return _HalfConv3x3.apply(kernels, x, self.weight, self.stride[0])
         return super().forward(x), x
 

@@ -6,15 +6,12 @@
    conv3x3.c the lanes are output channels, and a block of sums stays in registers. conv3x3.py calls this, and says
    when. It needs AVX-512 with its bf16 extension. */
 
-#include <stdint.h>
+#include "bf16.h"
+
 #include <stdlib.h>
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 10
-#include <immintrin.h>
-
-#define AVX512 __attribute__((target("avx512f,avx512vl,avx512bw,avx512bf16,prefer-vector-width=512")))
-#define INLINE static inline __attribute__((always_inline)) AVX512
+#ifdef BF16
 #define UNROLL _Pragma("GCC unroll 16")
 #define SUMS 16     /* vectors of sums in registers */
 #define PARTS 16    /* of a batch, at most, whose weight gradients are added in order: no sum depends on the threads */
@@ -22,14 +19,13 @@
 #define RUN_OF_SUMS 4096 /* added up at a time, while they are in the cache */
 #define GROUP 32768 /* values of the images whose pairs are laid out at once; they fit into the cache */
 
-typedef uint16_t Half;
-
 /* A convolution as its output sees it: height and width are the output's. */
 typedef struct {
     long images, height, width, in, out, stride;
 } Shape;
 
-int conv3x3_bf16_supported(void) {
+/* Whether this processor can run the bf16 kernels. */
+int bf16_supported(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512bf16");
 }
@@ -44,10 +40,6 @@ INLINE __m512i spread(const Half *pair) {
     int both;
     memcpy(&both, pair, 4);
     return _mm512_set1_epi32(both);
-}
-
-INLINE __m512 widened(const Half *from) {
-    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16);
 }
 
 static Half rounded(float value) { /* to nearest, ties to even */
@@ -81,7 +73,7 @@ INLINE void begin(__m512 *sums, const Half *add, long step, int vectors, int pix
 INLINE void end(const __m512 *sums, Half *y, long step, int vectors, int pixels) {
     UNROLL for (int p = 0; p < pixels; p++)
         UNROLL for (int v = 0; v < vectors; v++)
-            _mm256_storeu_si256((__m256i *)(y + p * step + v * 16), (__m256i)_mm512_cvtneps_pbh(sums[p * vectors + v]));
+            store_rounded(y + p * step + v * 16, sums[p * vectors + v]);
 }
 
 /* 16 or 32 output channels of a run of row h from column w on. left, right: it begins, it ends the row. */
@@ -317,6 +309,6 @@ int conv3x3_bf16_weights(const Half *x, const Half *dy, float *dweights, long im
 
 #else
 
-int conv3x3_bf16_supported(void) { return 0; }
+int bf16_supported(void) { return 0; }
 
 #endif

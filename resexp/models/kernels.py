@@ -8,17 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-VERSION = 2  # of their arguments, as in norm_relu.c
+VERSION = 3  # of their arguments, as in norm_relu.c
 _SIGNATURES = {  # a letter an argument: pointer, long, float, int
     "kernels_parallel": "",
     "norm_relu_forward": "pppillppffpppi",
     "norm_relu_backward": "pppppillpppi",
-    "norm_relu_bf16_supported": "",
     "conv3x3": "pppllllii",
     "conv3x3_supported": "",
     "conv3x3_bf16": "ppppllllliii",
     "conv3x3_bf16_weights": "ppplllllii",
-    "conv3x3_bf16_supported": "",
+    "bf16_supported": "",
 }
 
 

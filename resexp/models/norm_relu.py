@@ -82,7 +82,7 @@ class BatchNorm(nn.BatchNorm2d):
     def _relu(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
         applies = self.fast and self.training and not self.synced and self._is_float() and _applies(x, shortcut)
         kernels = load_kernels() if applies else None
-        if kernels and (x.dtype == torch.float32 or kernels.norm_relu_bf16_supported()):
+        if kernels and (x.dtype == torch.float32 or kernels.bf16_supported()):
             assert self.num_batches_tracked is not None
             self.num_batches_tracked.add_(1)
             return _NormReLU.apply(kernels, x, shortcut, self.weight, self.bias, self)

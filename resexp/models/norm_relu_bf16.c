@@ -1,31 +1,16 @@
 /* The four passes of norm_relu.c for bf16, with AVX-512's own conversions: without them they cost more than they save. */
 
+#include "bf16.h"
 #include "norm_relu.h"
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 10
-#include <immintrin.h>
-#include <stdint.h>
-
-#define AVX512 __attribute__((target("avx512f,avx512vl,avx512bw,avx512bf16,prefer-vector-width=512")))
-#define INLINE static inline __attribute__((always_inline)) AVX512
+#ifdef BF16
 #define PASS static __attribute__((noinline)) AVX512
 #define WIDTH 16
 
 typedef __m512 Vector; /* WIDTH float32 */
 
-int norm_relu_bf16_supported(void) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512bf16");
-}
-
-INLINE Vector load(const void *from, long i) {
-    __m256i half = _mm256_loadu_si256((const __m256i *)((const uint16_t *)from + i));
-    return (Vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
-}
-
-INLINE void store(void *to, long i, Vector value) {
-    _mm256_storeu_si256((__m256i *)((uint16_t *)to + i), (__m256i)_mm512_cvtneps_pbh(value));
-}
+INLINE Vector load(const void *from, long i) { return widened((const Half *)from + i); }
+INLINE void store(void *to, long i, Vector value) { store_rounded((Half *)to + i, value); }
 
 INLINE Vector of(const float *values, long c) { return _mm512_loadu_ps(values + c); }
 
@@ -94,7 +79,6 @@ const Chunks norm_relu_bf16 = {moments, apply, gradient_sums, gradient};
 
 #else
 
-int norm_relu_bf16_supported(void) { return 0; }
 const Chunks norm_relu_bf16 = {0};
 
 #endif
