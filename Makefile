@@ -65,4 +65,13 @@ tensorboard: install ## TensorBoard on outputs/, with the reference runs
 	$(BIN)/python scripts/write_events.py outputs
 	$(BIN)/tensorboard --logdir outputs
 
-.PHONY: help install demo test test-all test-faults test-images test-slurm test-browser lint smoke figures report tensorboard
+wheels: install ## in dist/ all that an installation without a network needs: 3 GB
+	rm -rf dist
+	$(BIN)/pip wheel --quiet --disable-pip-version-check -c constraints.txt -w dist .
+
+CONTAINERS ?= podman
+image: wheels ## a container from these wheels, by podman, or CONTAINERS=docker
+	$(CONTAINERS) build --network none -f Containerfile -t resexp \
+	  --build-arg PYTHON=$$($(BIN)/python -c 'import sys; print(*sys.version_info[:2], sep=".")') .
+
+.PHONY: help install demo test test-all test-faults test-images test-slurm test-browser lint smoke figures report tensorboard wheels image

@@ -132,7 +132,12 @@ class RunFolder:
         )
         self.facts["images"] = folder_fingerprint(cfg.dataset.source, cfg.dataset.root)
         self.metrics = MetricsLog(
-            self.path, size=self.log_size, crc32=self.log_crc32, step=state.step, tensorboard=cfg.tensorboard
+            self.path,
+            size=self.log_size,
+            crc32=self.log_crc32,
+            step=state.step,
+            tensorboard=cfg.tensorboard,
+            wandb=cfg.wandb,
         )
         self.progress = ProgressLine(step=state.step, steps=cfg.protocol.steps)
         for line in self._introduction(state, data, paths):

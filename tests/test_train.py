@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -796,6 +797,41 @@ def test_tensorboard_reads_the_events(tmp_path: Path) -> None:
     events.Reload()
     assert [event.step for event in events.Scalars("error/train")] == [3, 6, 9, 12]
     assert events.Scalars("error/test")[-1].value == pytest.approx(run.summary["test_error"], rel=1e-5)
+
+
+def wandb_history(path: Path) -> list[dict[str, float]]:
+    """What an offline run of Weights & Biases logged: length-prefixed protobufs in blocks of 32 KiB, after 7 bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, place, whole, history = path.read_bytes(), 7, b"", []
+    while place + 7 <= len(data):
+        if (room := 2**15 - place % 2**15) < 7:
+            place += room
+            continue
+        _, size, kind = struct.unpack("<IHB", data[place : place + 7])
+        whole += data[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # a whole record, or the last part of one
+            record, whole = Record.FromString(whole), b""
+            if record.HasField("history"):
+                history.append({i.key or i.nested_key[0]: json.loads(i.value_json) for i in record.history.item})
+    return history
+
+
+def test_weights_and_biases_logs_offline_and_a_resumed_run_goes_on(tmp_path: Path) -> None:
+    run_tiny("max_minutes=0.0001", "wandb=true")
+    summary, run = run_tiny("wandb=true")
+    parts = sorted((run.path / "wandb").glob("offline-run-*/*.wandb"))
+    assert [part.name for part in parts] == [f"run-{run.path.name}.wandb"] * 2
+    logged = [line for part in parts for line in wandb_history(part)]
+    assert [line["_step"] for line in logged if "error/train" in line] == [3, 6, 9, 12]
+    assert [line["error/test"] for line in logged if "error/test" in line][-1] == summary["test_error"]
+
+
+def test_without_the_package_wandb_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"wandb=true: wandb is not installed; pip install 'resexp\[wandb\]'"):
+        run_tiny("wandb=true")
 
 
 def test_a_tensorboard_server_shows_every_run_with_its_curves_and_hyper_parameters(tmp_path: Path) -> None:

@@ -225,6 +225,7 @@ class Config:
     max_minutes: float | None = setting(None, doc="stop cleanly with a checkpoint after this time", decides=False)
     output_dir: str = setting("outputs", doc="holds runs/ and figures/", decides=False)
     tensorboard: bool = setting(True, doc="write TensorBoard events into the run folder", decides=False)
+    wandb: bool = setting(False, doc="log to Weights & Biases too, offline (needs resexp[wandb])", decides=False)
 
     def __post_init__(self) -> None:
         check(0 <= self.seed < 2**32, "seed", self.seed, "must be from 0 to 4294967295")

@@ -1,4 +1,4 @@
-"""The log of a run: ``metrics.jsonl``, and TensorBoard's events beside it."""
+"""The log of a run: ``metrics.jsonl``, and beside it what TensorBoard and Weights & Biases read."""
 
 import contextlib
 import json
@@ -9,17 +9,20 @@ from pathlib import Path
 from resexp import UserError
 from resexp.run.reader import EVENTS, METRICS, Run
 from resexp.run.tensorboard import TensorBoardEvents
+from resexp.run.wandb import WandbRun
 
 
 class MetricsLog:
-    """Appends to ``metrics.jsonl`` and to TensorBoard's events.
+    """Appends to ``metrics.jsonl``, and writes what other programs read where that is wanted.
 
     :param size: bytes of the log that belong to the resumed checkpoint; what a killed run wrote past them is cut off.
     :param crc32: the checksum of these bytes; None: unknown.
     :param step: the step at which this process starts; TensorBoard hides what an earlier one wrote past it.
     """
 
-    def __init__(self, run_dir: Path, *, size: int, crc32: int | None, step: int, tensorboard: bool) -> None:
+    def __init__(
+        self, run_dir: Path, *, size: int, crc32: int | None, step: int, tensorboard: bool, wandb: bool
+    ) -> None:
         path = run_dir / METRICS
         path.touch()
         if path.stat().st_size < size:
@@ -29,7 +32,11 @@ class MetricsLog:
             raise UserError(f"{path}: damaged since its checkpoint; restore it, or remove {run_dir} to start again")
         self.path = path
         self.file = path.open("a", encoding="utf-8", newline="\n")  # the same bytes on every system
-        self.events = TensorBoardEvents(Run(run_dir), run_dir / EVENTS, step=step) if tensorboard else None
+        self.others: list[TensorBoardEvents | WandbRun] = []
+        if tensorboard:
+            self.others.append(TensorBoardEvents(Run(run_dir), run_dir / EVENTS, step=step))
+        if wandb:
+            self.others.append(WandbRun(Run(run_dir), run_dir))
 
     def write(
         self, *, step: int, epoch: float, split: str, loss: float, error: float, lr: float, images_per_s: float
@@ -38,8 +45,8 @@ class MetricsLog:
         values = {"loss": loss, "error": error, "lr": lr, "images_per_s": round(images_per_s, 1)}
         self.file.write(json.dumps({"step": step, "epoch": round(epoch, 4), "split": split, **values}) + "\n")
         self.file.flush()
-        if self.events:
-            self.events.write(split, values, step=step)
+        for other in self.others:
+            other.write(split, values, step=step)
 
     def size(self) -> int:
         """Bytes written so far, on the disk."""
@@ -55,6 +62,6 @@ class MetricsLog:
     def close(self) -> None:
         with contextlib.suppress(OSError):  # a full disk has been reported by the write that met it
             self.file.close()
-        with contextlib.suppress(OSError):
-            if self.events:
-                self.events.file.close()
+        for other in self.others:
+            with contextlib.suppress(OSError):
+                other.close()

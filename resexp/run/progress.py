@@ -3,50 +3,80 @@
 import contextlib
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 from resexp.console import printable
 
+WIDTH = 20  # characters of the curve
+WIDE = 108  # characters of a terminal that takes all of it
+HEIGHTS = "▁▂▃▄▅▆▇█"
+
 
 class ProgressLine:
-    """Live progress on a terminal, a plain line every ten seconds elsewhere; both on stderr."""
+    """Progress on stderr: on a terminal and in a notebook one line that changes, elsewhere a line every ten seconds.
+
+    The line that changes begins with the curve of the training error.
+    """
 
     PLAIN_SECONDS = 10.0  # between two updates
     LIVE_SECONDS = 0.5
 
     def __init__(self, *, step: int, steps: int) -> None:
-        self.console = Console(stderr=True)
+        self.in_notebook = Console().is_jupyter
+        self.console = Console(stderr=True, force_jupyter=False)
         self.first, self.steps = step, steps
         self.started = self.shown = time.monotonic()
+        self.errors: dict[int, float] = {}
         self.live: Progress | None = None
-        if self.console.is_terminal:
+        self.cell: Any = None  # the notebook's, once there is something to show
+        if self.console.is_terminal and not self.in_notebook:
             columns = (
-                BarColumn(bar_width=20),
-                TextColumn("step {task.completed}/{task.total}  {task.fields[text]}"),
+                TextColumn("{task.fields[curve]}  step {task.completed}/{task.total}  {task.fields[text]}"),
                 TimeRemainingColumn(elapsed_when_finished=True),
                 TextColumn("left"),
             )
             self.live = Progress(*columns, console=self.console, transient=True)
-            self.task = self.live.add_task("", total=steps, completed=step, text="")
+            self.task = self.live.add_task("", total=steps, completed=step, text="", curve="")
             self.live.start()
 
     @property
     def seconds(self) -> float:
         """Between two updates."""
-        return self.LIVE_SECONDS if self.live else self.PLAIN_SECONDS
+        return self.LIVE_SECONDS if self.live or self.in_notebook else self.PLAIN_SECONDS
 
     def show(self, step: int, *, loss: float, train_error: float, test_error: float | None, rate: float) -> None:
         """:param rate: images/s."""
         self.shown = time.monotonic()
+        self.errors[step] = train_error
         test = f"{test_error:.2f}%" if test_error is not None else "-"
-        text = f"loss {loss:.3f}  train {train_error:.2f}%  test {test}  {rate:,.0f} images/s"
+        errors = f"train {train_error:.2f}%  test {test}"
+        text = f"loss {loss:.3f}  {errors}  {rate:,.0f} images/s"
         if self.live:
-            self.live.update(self.task, completed=step, text=text)
+            text = text if self.console.width >= WIDE else errors
+            self.live.update(self.task, completed=step, text=text, curve=self._curve())
+            return
+        left = (self.shown - self.started) / max(1, step - self.first) * (self.steps - step)
+        line = f"step {step}/{self.steps}  {text}  {duration(left)} left"
+        if self.in_notebook:
+            self._show_in_notebook(f"{self._curve()}  {line}")
         else:
-            left = (self.shown - self.started) / max(1, step - self.first) * (self.steps - step)
-            self.note(f"step {step}/{self.steps}  {text}  {duration(left)} left")
+            self.note(line)
+
+    def _curve(self) -> str:
+        return "" if self.console.options.ascii_only else draw_curve(self.errors, self.steps)
+
+    def _show_in_notebook(self, line: str) -> None:
+        from IPython.display import display
+
+        content = {"text/plain": line}
+        if self.cell:
+            self.cell.update(content, raw=True)
+        else:
+            self.cell = display(content, raw=True, display_id=True)
 
     def note(self, text: str) -> None:
         """A line that stays."""
@@ -56,6 +86,23 @@ class ProgressLine:
     def close(self) -> None:
         if self.live:
             self.live.stop()
+
+
+def draw_curve(errors: Mapping[int, float], steps: int) -> str:
+    """``errors`` by step as a line of text, as wide as all the steps; a dot is still to come.
+
+    The highest error fills its place: ``"█▆▄▃▂▂▁▁············"``.
+    """
+    top = max(errors.values(), default=0) or 1
+    line = ["·" for _ in range(WIDTH)]
+    reached = 0
+    for step, error in sorted(errors.items()):
+        place = min(WIDTH - 1, step * WIDTH // steps)
+        height = HEIGHTS[min(len(HEIGHTS) - 1, int(error / top * len(HEIGHTS)))]
+        start = min(reached, place)
+        line[start : place + 1] = height * (place + 1 - start)  # steps that were not seen take the next error
+        reached = place + 1
+    return "".join(line)
 
 
 def print_progress(what: str, done: int, total: int) -> None:

@@ -1,5 +1,6 @@
 """TensorBoard's event files."""
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -27,7 +28,7 @@ class TensorBoardEvents:
         self.file = (folder / f"events.out.tfevents.{time.time():.6f}.{os.getpid()}").open("wb")
         self.records = RecordWriter(self.file)
         self._write(file_version="brain.Event:2")
-        self._write(summary=hparams_pb(_hyper_parameters(run.config), trial_id=run.path.name))
+        self._write(summary=hparams_pb(hyper_parameters(run.config), trial_id=run.path.name))
         if step:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._write(step=step + 1, session_log=start)
@@ -38,12 +39,15 @@ class TensorBoardEvents:
         summary = [Value(tag=f"{name}/{split}", simple_value=value) for name, value in values.items()]
         self._write(step=step, summary=self.summary_pb2.Summary(value=summary))
 
+    def close(self) -> None:
+        self.file.close()
+
     def _write(self, **content: Any) -> None:
         self.records.write(self.event_pb2.Event(wall_time=time.time(), **content).SerializeToString())
         self.file.flush()
 
 
-def _hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
+def hyper_parameters(config: dict[str, Any]) -> dict[str, Any]:
     """The settings that decide a run's result, without what its net does not have."""
     groups = ("model", "dataset", "protocol")
     known = {"seed": config["seed"], **{f"{group}.{key}": v for group in groups for key, v in config[group].items()}}
@@ -58,8 +62,7 @@ def write_missing_events(run: Run, folder: Path) -> bool:
     """TensorBoard's events from the log of a run, if the folder has none. Returns whether it had none."""
     if any(folder.glob("events.*")):
         return False
-    events = TensorBoardEvents(run, folder, step=0)
-    with events.file:
+    with contextlib.closing(TensorBoardEvents(run, folder, step=0)) as events:
         for record in run.metrics:
             values = {key: record[key] for key in QUANTITIES if is_number(record.get(key))}
             events.write(record["split"], values, step=record["step"])
