@@ -112,8 +112,15 @@ def augmentation_of(p: ProtocolConfig) -> Augmentation:
 def build_optimizer(cfg: Config, net: nn.Module) -> Optimizer:
     p = cfg.protocol
     if p.optimizer == "adamw":
-        return AdamW(net.parameters(), weight_decay=p.weight_decay, fused=cfg.fast)
-    return SGD(net.parameters(), momentum=p.momentum, weight_decay=p.weight_decay, fused=cfg.fast)
+        return AdamW(net.parameters(), weight_decay=p.weight_decay, clip_norm=p.clip_norm, fused=cfg.fast)
+    return SGD(
+        net.parameters(),
+        momentum=p.momentum,
+        nesterov=p.nesterov,
+        weight_decay=p.weight_decay,
+        clip_norm=p.clip_norm,
+        fused=cfg.fast,
+    )
 
 
 def build_schedule(cfg: Config) -> Schedule:

@@ -20,8 +20,12 @@ LAYOUTS = ("auto", "cifar", "imagenet")
 CHOICES = {  # the values of the knobs that are words
     "transform": ("basic", "bottleneck", "single"),
     "order": ("original", "bn-after-addition", "relu-before-addition", "relu-only", "full"),
-    "connection": ("add", "none", "scaled", "exclusive-gate", "shortcut-gate", "dropout", "concatenate"),
+    "connection": ("add", "none", "scaled", "exclusive-gate", "shortcut-gate", "dropout", "concatenate", "skip-init"),
     "stride_in": ("1x1", "3x3"),
+    "init": ("he", "he-fan-out", "xavier", "naive", "orthogonal", "delta-orthogonal", "dirac", "looks-linear"),
+    "activation": ("relu", "leaky-relu", "prelu", "crelu"),
+    "norm": ("batch", "none"),
+    "convolution": ("usual", "dirac"),
     "zero_padding": ("end", "both"),
     "form": ("grouped", "concatenated", "summed"),
     "variant": ("a", "a_lrn", "b", "b_5x5", "c", "d", "e"),
@@ -43,6 +47,8 @@ LEAST = {  # the smallest value of the knobs that are numbers
     "survival": 0.0,
     "compression": 0.01,
     "skip_scale": 0.0,
+    "norm_scale": 0.0,
+    "last_scale": 0.0,
     "transform_scale": 0.0,
 }
 MOST = {"dropout": 1.0, "skip_dropout": 1.0, "survival": 1.0, "compression": 1.0, "pools": 5}

@@ -1,6 +1,6 @@
 """The optimisers: SGD with momentum, and AdamW."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import torch
@@ -17,9 +17,12 @@ class Optimizer:
 
     operation: str  # torch's, for all parameters
 
-    def __init__(self, parameters: Iterable[nn.Parameter], *, weight_decay: float, fused: bool) -> None:
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], *, weight_decay: float, fused: bool, clip_norm: float | None = None
+    ) -> None:
         self.parameters: list[Tensor] = list(parameters)
-        self.weight_decay = weight_decay
+        self.decays = [weight_decay if getattr(p, "decays", True) else 0.0 for p in self.parameters]
+        self.clip_norm = clip_norm
         self.fused = fused and hasattr(torch, self.operation)
         self._lr = 0.0
         device = self.parameters[0].device
@@ -59,8 +62,21 @@ class Optimizer:
             parameter.grad = None
 
     def gradients(self) -> list[Tensor]:
-        """Parameters unused in this step, those of dropped blocks, get a zero gradient."""
-        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        """Parameters unused in this step, those of dropped blocks, get a zero gradient.
+
+        With ``clip_norm``, a gradient whose norm over all parameters is larger is shortened to it (Pascanu et al. 2013,
+        Algorithm 1).
+        """
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        if self.clip_norm is None:
+            return found
+        factor = (self.clip_norm / nn.utils.get_total_norm(found)).clamp(max=1)
+        return [gradient * factor for gradient in found]
+
+    def by_decay(self, *lists: list[Tensor]) -> Iterator[tuple[float, list[list[Tensor]]]]:
+        """Each weight decay, and of every list the tensors whose parameters have it."""
+        for decay in dict.fromkeys(self.decays):
+            yield decay, [[t for t, own in zip(tensors, self.decays, strict=True) if own == decay] for tensors in lists]
 
     def unscaled(self) -> list[Tensor] | None:
         """The gradients for the operations one by one; None if the step is left out. Waits for the device to know."""
@@ -89,17 +105,26 @@ class Optimizer:
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum: v <- momentum v + gradient + weight_decay w, then w <- w - lr v.
 
-    The decay falls on every parameter, batch norm's too, as in the authors' framework.
+    The decay falls on every parameter, batch norm's too, as in the authors' framework, but for those that say of
+    themselves ``decays = False``. Nesterov's momentum takes gradient + weight_decay w + momentum v in place of v.
     """
 
     operation = "_fused_sgd_"
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], *, momentum: float, weight_decay: float, fused: bool = False
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        momentum: float,
+        weight_decay: float,
+        nesterov: bool = False,
+        clip_norm: float | None = None,
+        fused: bool = False,
     ) -> None:
-        super().__init__(parameters, weight_decay=weight_decay, fused=fused)
+        super().__init__(parameters, weight_decay=weight_decay, fused=fused, clip_norm=clip_norm)
         self.velocities = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.momentum = momentum
+        self.nesterov = nesterov
 
     def buffers(self) -> dict[str, list[Tensor]]:
         return {"velocities": self.velocities}
@@ -107,26 +132,34 @@ class SGD(Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         if self.fused:
-            torch._fused_sgd_(
-                self.parameters,
-                self.gradients(),
-                self.velocities,
-                weight_decay=self.weight_decay,
-                momentum=self.momentum,
-                lr=self._rate,
-                dampening=0.0,
-                nesterov=False,
-                maximize=False,
-                is_first_step=False,
-                **self.scaling,
-            )
+            for decay, (weights, gradients, velocities) in self.by_decay(
+                self.parameters, self.gradients(), self.velocities
+            ):
+                torch._fused_sgd_(
+                    weights,
+                    gradients,
+                    velocities if self.momentum else [],  # torch's operation wants none then
+                    weight_decay=decay,
+                    momentum=self.momentum,
+                    lr=self._rate,
+                    dampening=0.0,
+                    nesterov=self.nesterov,
+                    maximize=False,
+                    is_first_step=False,
+                    **self.scaling,
+                )
             return
-        gradients = self.unscaled()
-        if gradients is None:
+        unscaled = self.unscaled()
+        if unscaled is None:
             return
-        for weight, gradient, velocity in zip(self.parameters, gradients, self.velocities, strict=True):
-            velocity.mul_(self.momentum).add_(gradient).add_(weight, alpha=self.weight_decay)
-            weight.sub_(velocity * self._rate)
+        for weight, gradient, velocity, decay in zip(
+            self.parameters, unscaled, self.velocities, self.decays, strict=True
+        ):
+            velocity.mul_(self.momentum).add_(gradient).add_(weight, alpha=decay)
+            if self.nesterov:
+                weight.sub_((gradient + decay * weight + self.momentum * velocity) * self._rate)
+            else:
+                weight.sub_(velocity * self._rate)
 
 
 class AdamW(Optimizer):
@@ -141,9 +174,10 @@ class AdamW(Optimizer):
         weight_decay: float,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        clip_norm: float | None = None,
         fused: bool = False,
     ) -> None:
-        super().__init__(parameters, weight_decay=weight_decay, fused=fused)
+        super().__init__(parameters, weight_decay=weight_decay, fused=fused, clip_norm=clip_norm)
         self.means = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.steps = [torch.zeros((), device=self.parameters[0].device) for _ in self.parameters]
@@ -160,30 +194,33 @@ class AdamW(Optimizer):
         for count in self.steps:
             count.add_(1 if found is None else 1 - found)
         if self.fused:
-            torch._fused_adamw_(
-                self.parameters,
-                self.gradients(),
-                self.means,
-                self.squares,
-                [],
-                self.steps,
-                lr=self._rate,
-                beta1=beta1,
-                beta2=beta2,
-                weight_decay=self.weight_decay,
-                eps=eps,
-                amsgrad=False,
-                maximize=False,
-                **self.scaling,
-            )
+            for decay, (weights, gradients, means, squares, steps) in self.by_decay(
+                self.parameters, self.gradients(), self.means, self.squares, self.steps
+            ):
+                torch._fused_adamw_(
+                    weights,
+                    gradients,
+                    means,
+                    squares,
+                    [],
+                    steps,
+                    lr=self._rate,
+                    beta1=beta1,
+                    beta2=beta2,
+                    weight_decay=decay,
+                    eps=eps,
+                    amsgrad=False,
+                    maximize=False,
+                    **self.scaling,
+                )
             return
-        gradients = self.unscaled()
-        if gradients is None:
+        unscaled = self.unscaled()
+        if unscaled is None:
             return
-        for weight, gradient, mean, square, step in zip(
-            self.parameters, gradients, self.means, self.squares, self.steps, strict=True
+        for weight, gradient, mean, square, step, decay in zip(
+            self.parameters, unscaled, self.means, self.squares, self.steps, self.decays, strict=True
         ):
-            weight.mul_(1 - self._rate * self.weight_decay)
+            weight.mul_(1 - self._rate * decay)
             mean.lerp_(gradient, 1 - beta1)
             square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
             spread = (square / (1 - beta2**step)).sqrt_().add_(eps)

@@ -7,6 +7,7 @@ first layers off. So the question has two sides here: a gradient may be too smal
 """
 
 import copy
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from resexp.analysis.subject import Trained, about, judged
 from resexp.console import message
-from resexp.models.initialise import he_init
+from resexp.models.initialise import initialise
 from resexp.models.norm_relu import BatchNorm
 from resexp.studies.finding import Finding, Panel, Row, Series
 
@@ -119,7 +120,7 @@ def _nets(nets: Sequence[Trained], images: int, seed: int) -> tuple[Panel, list[
     for net in nets:
         inputs, labels = net.images("train", images)
         fresh = copy.deepcopy(net.net)
-        he_init(fresh, torch.Generator().manual_seed(seed))
+        initialise(fresh, torch.Generator().manual_seed(seed), dataclasses.asdict(net.cfg.model))
         weights, norms = layer_gradients(fresh, inputs, labels)
         moves = [net.cfg.protocol.lr * g / max(w, TINY) for w, g in zip(weights, norms, strict=True)]
         lines.append(Series(label=f"{net.label}, fresh", x=range(1, len(norms) + 1), y=norms, style="thin"))

@@ -99,6 +99,8 @@ class ProtocolConfig:
     lr_drop_factor: float = setting(0.1, doc="factor of each drop")
     optimizer: str = setting("sgd", doc="sgd (with momentum), adamw (for transformers)")
     momentum: float = setting(0.9, doc="SGD momentum")
+    nesterov: bool = setting(False, doc="SGD: Nesterov's momentum")
+    clip_norm: float | None = setting(None, doc="longest gradient, over all parameters; a longer one is shortened")
     weight_decay: float = setting(0.0, doc="L2 penalty on all parameters; adamw: decoupled")
     warmup_depth: int | None = setting(None, doc="nets of at least this depth warm up; null: none does")
     warmup_steps: int = setting(0, doc="steps of warm-up for every net; 0: only for nets of warmup_depth")
@@ -195,6 +197,12 @@ class ProtocolConfig:
         check(all(one > 0 for one in self.std), "protocol.std", self.std, "must be above 0")
         check_choice("protocol.optimizer", self.optimizer, ("sgd", "adamw"))
         check_choice("protocol.precision", self.precision, PRECISIONS)
+        check(self.clip_norm is None or self.clip_norm > 0, "protocol.clip_norm", self.clip_norm, "must be above 0")
+        scaled = self.clip_norm is not None and self.precision == "fp16"
+        check(not scaled, "protocol.clip_norm", self.clip_norm, "not with fp16, whose gradients are scaled; take bf16")
+        check(
+            not self.nesterov or self.optimizer == "sgd", "protocol.nesterov", self.nesterov, "adamw has none; drop it"
+        )
 
 
 @dataclass(kw_only=True, slots=True)

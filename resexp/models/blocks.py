@@ -181,6 +181,11 @@ class Block(nn.Module):
         self._is_original = order == "original" and sums and transform.gate is None
 
     @property
+    def last_norm(self) -> nn.Module | None:
+        """Batch norm at the end of F, where the order has one."""
+        return self.transform.last_norm if self.transform.after else None
+
+    @property
     def fuses(self) -> bool:
         """Whether the last batch norm, the sum and the ReLU are one operation."""
         return self._is_original and self.survival == 1

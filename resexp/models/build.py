@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from resexp import catalog
 from resexp.models.conv3x3 import Conv3x3
 from resexp.models.families import FAMILIES
-from resexp.models.initialise import he_init
+from resexp.models.initialise import initialise
 from resexp.models.norm_relu import BatchNorm
+from resexp.models.remedies import apply_remedies
 
 
 def build_model(
@@ -37,9 +38,10 @@ def build_model(
         net = builder_of(family)(
             settings, image_shape=image_shape, classes=classes, activation_checkpointing=activation_checkpointing
         )
+        apply_remedies(net, settings)
     use_kernels(net, fast)
     if not next(net.parameters()).is_meta:
-        he_init(net, torch.Generator().manual_seed(seed))
+        initialise(net, torch.Generator().manual_seed(seed), settings)
     return net
 
 

@@ -6,6 +6,7 @@ connection              what the block passes on                 where it comes 
 None                    F(x)                                     plain nets, VGG
 Add                     shortcut(x) + F(x)                       He et al. 2015; with dropout He et al. 2016, Table 1
 Scaled                  a shortcut(x) + b F(x)                   He et al. 2016, Table 1, constant scaling
+SkipInit                shortcut(x) + b F(x), b learned          De & Smith 2020
 Gated, exclusive        (1 - g) shortcut(x) + g F(x)             Srivastava et al. 2015; He et al. 2016, Table 1
 Gated, shortcut only    (1 - g) shortcut(x) + F(x)               He et al. 2016, Table 1
 Concatenate             [x, F(x)]                                Huang et al. 2017
@@ -51,6 +52,17 @@ class Scaled(Connection):
 
     def forward(self, x: Tensor, fx: Tensor) -> Tensor:
         return self.skip_scale * self.shortcut(x) + self.transform_scale * fx
+
+
+class SkipInit(Connection):
+    """``shortcut(x) + b F(x)`` with one learned number b, which starts at 0 (De & Smith 2020, Sec. 3)."""
+
+    def __init__(self, shortcut: nn.Module) -> None:
+        super().__init__(shortcut)
+        self.scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, fx: Tensor) -> Tensor:
+        return self.shortcut(x) + self.scale * fx
 
 
 class Gated(Connection):

@@ -65,7 +65,10 @@ _STAGED: Settings = {
     "transform": None,
     "stride_in": "1x1",
     "reduction": None,
+    "init": "he",
+    "norm": "batch",
 }
+_PLAIN: Settings = {**_STAGED, "norm_scale": 1.0, "activation": "relu", "convolution": "usual"}
 _RESNET: Settings = {
     **_STAGED,
     "shortcut": None,
@@ -78,6 +81,7 @@ _RESNET: Settings = {
     "survival": 1.0,
     "zero_padding": "end",
     "order": "original",
+    "last_scale": 1.0,
 }
 
 
@@ -189,7 +193,7 @@ _DENSENET = Family(
     "DenseNet",
     "Huang et al. 2017",
     "densenet:build_densenet",
-    {"width": None, "growth": None, "transform": None, "compression": None, "dropout": 0.0},
+    {"width": None, "growth": None, "transform": None, "compression": None, "dropout": 0.0, "init": "he"},
     pattern=r"(?P<family>densenet)(?:(?:_(?P<kind>b|c|bc))?(?P<depth>\d+)_k(?P<growth>\d+)|(?P<depth_alone>\d+))",
     name=_densenet_name,
     example="densenet40_k12",
@@ -281,7 +285,7 @@ def _mlp(name: str, title: str, knobs: Settings) -> Family:
 
 _HIGHWAY: Settings = {"layout": None, "width": None, "stem": "auto", "gate_bias": -3.0}
 FAMILIES: Mapping[str, Family] = {
-    "plain": _staged("plain", "plain nets", "He et al. 2015, Sec. 3.3", _STAGED),
+    "plain": _staged("plain", "plain nets", "He et al. 2015, Sec. 3.3", _PLAIN),
     "resnet": _staged("resnet", "residual nets", "He et al. 2015", _RESNET),
     "preresnet": _staged("preresnet", "pre-activation residual nets", "He et al. 2016", {**_RESNET, "order": "full"}),
     "highway": _staged("highway", "highway nets", "Srivastava et al. 2015, Sec. 2.1", _HIGHWAY),

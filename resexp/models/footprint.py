@@ -11,6 +11,7 @@ from resexp.models.stages import SMALL_SIDE, VGG_CONVOLUTIONS, densenet_blocks, 
 
 BASIC_MAPS = 4  # kept for backward by a basic block: what each convolution reads, and what each batch norm reads
 GATED_MAPS = 4  # by a gate, a scaled sum or a norm after the sum: what they read and make
+OTHER_ACTIVATION_MAPS = 2  # of an activation that is not fused with batch norm: what it reads
 VGG_MAPS = 3
 INCEPTION_FLOATS = 12e6  # of one image of 224 pixels
 
@@ -75,4 +76,5 @@ def _block_maps(knobs: Knobs) -> float:
         inner = knobs["cardinality"] * knobs["group_width"] / knobs["width"] if "cardinality" in knobs else 1.0
         maps = 2 * (2 * inner + 4)
     usual = knobs.get("order", "original") == "original" and knobs.get("connection", "add") == "add"
+    maps += OTHER_ACTIVATION_MAPS * (knobs.get("activation", "relu") != "relu")
     return maps + GATED_MAPS * (not usual) + GATED_MAPS / 2 * bool(knobs["reduction"])

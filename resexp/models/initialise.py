@@ -1,29 +1,42 @@
-"""The weights at the start: one rule for all nets."""
+"""The weights at the start: He's rule, or what a net's settings name instead."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from resexp.models.blocks import Block
 from resexp.models.connections import Gated
+from resexp.models.norm_relu import BatchNorm
+
+NAIVE = 0.01  # the standard deviation that He et al. 2015b, Sec. 2.2, compare theirs with
 
 
 @torch.no_grad()
-def he_init(net: nn.Module, generator: torch.Generator) -> None:
+def initialise(net: nn.Module, generator: torch.Generator, settings: Mapping[str, Any] | None = None) -> None:
     """He et al. 2015, arXiv 1502.01852, Eq. 10: weights of variance 2 / fan-in, biases zero, norms at identity.
 
     Gates have the bias that their net names. Linear layers that no ReLU follows, those of attention, have ``gain`` 1:
     variance 1 / fan-in. Positions start as the sinusoids of Vaswani et al. 2017, Sec. 3.5, of the size of what they are
     added to: from small random ones a short training does not learn where a patch is.
+
+    :param settings: of the net: ``init``, the rule for the weights of all convolutions and linear layers;
+        ``norm_scale``, the scale of every batch norm; ``last_scale``, that of the last one of every F.
     """
+    known = settings or {}
+    rule, norm_scale, last_scale = known.get("init"), known.get("norm_scale"), known.get("last_scale")
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             if getattr(module, "gain", None) == 1:
                 nn.init.kaiming_normal_(module.weight, nonlinearity="linear", generator=generator)
             else:
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+                _fill(module, rule, generator)
             if module.bias is not None:
                 module.bias.zero_()
         elif isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
-            module.weight.fill_(1)
+            module.weight.fill_(1 if norm_scale is None else norm_scale)
             module.bias.zero_()
         position = getattr(module, "position", None)
         if isinstance(position, nn.Parameter):
@@ -31,6 +44,48 @@ def he_init(net: nn.Module, generator: torch.Generator) -> None:
     for module in net.modules():
         if isinstance(module, Gated):
             module.init()
+        elif isinstance(module, Block) and last_scale is not None and isinstance(module.last_norm, BatchNorm):
+            module.last_norm.weight.fill_(last_scale)
+
+
+def _fill(layer: nn.Conv2d | nn.Linear, rule: str | None, generator: torch.Generator) -> None:
+    weight = layer.weight
+    match rule:
+        case "he-fan-out":
+            nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu", generator=generator)
+        case "xavier":
+            nn.init.xavier_normal_(weight, generator=generator)
+        case "naive":
+            nn.init.normal_(weight, std=NAIVE, generator=generator)
+        case "orthogonal":
+            nn.init.orthogonal_(weight, gain=math.sqrt(2), generator=generator)
+        case "delta-orthogonal":
+            _delta_orthogonal(weight, generator)
+        case "looks-linear":
+            _looks_linear(layer, generator)
+        case _:
+            nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
+            if rule == "dirac" and weight.dim() == 4 and len(weight) >= weight.shape[1] > 3:
+                nn.init.dirac_(weight[: weight.shape[1]])
+
+
+def _delta_orthogonal(weight: Tensor, generator: torch.Generator) -> None:
+    """Zero but for the centre, which is orthogonal (Xiao et al. 2018, Algorithm 1); gain sqrt(2), critical for ReLU."""
+    matrix = nn.init.orthogonal_(torch.empty(weight.shape[:2]), gain=math.sqrt(2), generator=generator)
+    if weight.dim() == 2:
+        weight.copy_(matrix)
+        return
+    weight.zero_()[:, :, weight.shape[2] // 2, weight.shape[3] // 2] = matrix
+
+
+def _looks_linear(layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
+    """[W, -W] on what a CReLU makes, with W orthogonal, so that the net is linear (Balduzzi et al. 2017, Sec. 4)."""
+    weight = layer.weight
+    if not getattr(layer, "reads_crelu", weight.dim() == 2):  # the first layer reads the image
+        nn.init.orthogonal_(weight, generator=generator)
+        return
+    half = nn.init.orthogonal_(weight[:, : weight.shape[1] // 2].clone(), generator=generator)
+    weight.copy_(torch.cat((half, -half), dim=1))
 
 
 def sinusoids(tokens: int, width: int) -> torch.Tensor:

@@ -120,10 +120,28 @@ def complete_staged(full: dict[str, Any], given: dict[str, Any]) -> None:
                     "set that too, or drop it"
                 )
             full[key] = None
+    _check_remedies(full, given)
     if full.get("reduction") and "cardinality" not in full and full["reduction"] > full["width"]:
         raise UserError(
             f"model.reduction={full['reduction']}: above the first stage's {full['width']} channels; "
             f"take {full['width']} or less"
+        )
+
+
+def _check_remedies(full: dict[str, Any], given: dict[str, Any]) -> None:
+    """What takes the place of shortcuts, or acts on how they start, where it cannot be had or does nothing."""
+    crelu = full.get("activation") == "crelu"
+    if full.get("init") == "looks-linear" and not crelu:
+        raise UserError("model.init=looks-linear: needs model.activation=crelu, of which plain nets are made")
+    if crelu and (full["width"] % 2 or full["transform"] == "bottleneck" or full["reduction"]):
+        raise UserError("model.activation=crelu: takes an even model.width, and no bottlenecks or gates on channels")
+    for key in ("norm_scale", "last_scale"):
+        if given[key] not in (None, 1) and full["norm"] == "none":
+            raise UserError(f"model.{key}={given[key]}: there is no batch norm with model.norm=none; drop one of them")
+    if given["last_scale"] not in (None, 1) and full["order"] in ("full", "bn-after-addition"):
+        raise UserError(
+            f"model.last_scale={given['last_scale']}: F ends without batch norm with model.order={full['order']}; "
+            "set model.order=original, or drop it"
         )
 
 

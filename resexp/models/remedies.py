@@ -1,0 +1,118 @@
+"""What a plain net can have in place of shortcuts, against what they are said to cure.
+
+Other activations, no batch norm, convolutions that contain the identity. Each takes the place of modules of a net that
+is built already, so that the nets themselves stay as the papers have them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resexp.models.conv3x3 import Conv3x3
+from resexp.models.norm_relu import BatchNorm
+
+SLOPE = 0.25  # below zero: of leaky ReLUs, and of parametric ones at the start (He et al. 2015b, Sec. 2.1)
+
+
+class CReLU(nn.Module):
+    """``[relu(x), relu(-x)]``: keeps what ReLU cuts off (Shang et al. 2016). (N, C, H, W) -> (N, 2C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((x, -x), dim=1).relu()
+
+
+class NormThen(BatchNorm):
+    """Batch norm with another activation after it. Its method keeps the name ``relu``, by which blocks call it."""
+
+    def __init__(self, channels: int, activation: nn.Module) -> None:
+        super().__init__(channels)
+        self.activation = activation
+
+    def relu(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        x = self(x)
+        return self.activation(x if shortcut is None else x + shortcut)
+
+
+class ShiftThen(nn.Module):
+    """A bias for each channel where batch norm was, and an activation after it."""
+
+    def __init__(self, channels: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias[:, None, None]
+
+    def relu(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        x = self(x)
+        return self.activation(x if shortcut is None else x + shortcut)
+
+
+class DiracConv3x3(Conv3x3):
+    """A 3x3 convolution by ``a I + b W/|W|``, with a and b for each output channel (Zagoruyko & Komodakis 2017, Eq. 3).
+
+    a starts at 1 and b at 0.1, neither has weight decay, and |W| is the norm of an output channel's weights, as in the
+    authors' code. The paper's nets have their ReLU before the convolution and no batch norm; ours stay as they are.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__(in_channels, out_channels, stride)
+        self.identity_scale = nn.Parameter(torch.ones(out_channels))
+        self.weight_scale = nn.Parameter(torch.full((out_channels,), 0.1))
+        for scale in (self.identity_scale, self.weight_scale):
+            scale.decays = False  # type: ignore[attr-defined]  # what the optimiser asks
+
+    def folded(self) -> Tensor:
+        """The weights of the plain convolution that does the same. (out, in, 3, 3)."""
+        identity = nn.init.dirac_(torch.empty_like(self.weight))
+        normalized = F.normalize(self.weight.flatten(1)).view_as(self.weight)
+        return self.identity_scale.view(-1, 1, 1, 1) * identity + self.weight_scale.view(-1, 1, 1, 1) * normalized
+
+    def beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return F.conv2d(x, self.folded(), stride=self.stride, padding=self.padding), x
+
+
+def make_activation(name: str, channels: int) -> nn.Module:
+    """By its name. A parametric ReLU learns a slope for each channel, without weight decay (He et al. 2015b)."""
+    match name:
+        case "leaky-relu":
+            return nn.LeakyReLU(SLOPE)
+        case "prelu":
+            prelu = nn.PReLU(channels, init=SLOPE)
+            prelu.weight.decays = False  # type: ignore[attr-defined]
+            return prelu
+        case "crelu":
+            return CReLU()
+    return nn.ReLU()
+
+
+def apply_remedies(net: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Replace the modules of a net of one family by those that its settings name.
+
+    With ``crelu`` every convolution makes half of its channels, so that the next one reads as many as before.
+    """
+    activation, norm = settings.get("activation", "relu"), settings.get("norm", "batch")
+    if activation == "crelu":
+        for name, module in net.named_modules():
+            if isinstance(module, nn.Conv2d):
+                _halve(module)
+                module.reads_crelu = not name.startswith("stem")  # type: ignore[assignment]
+            elif isinstance(module, BatchNorm):
+                module.num_features //= 2
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, BatchNorm) and (activation, norm) != ("relu", "batch"):
+                channels = child.num_features
+                kind = NormThen if norm == "batch" else ShiftThen
+                setattr(parent, name, kind(channels, make_activation(activation, channels)))
+            elif isinstance(child, Conv3x3) and settings.get("convolution") == "dirac":
+                setattr(parent, name, DiracConv3x3(child.in_channels, child.out_channels, child.stride[0]))
+
+
+def _halve(conv: nn.Conv2d) -> None:
+    conv.out_channels //= 2
+    conv.weight = nn.Parameter(conv.weight[: conv.out_channels].detach().clone())

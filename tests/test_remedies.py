@@ -1,0 +1,286 @@
+"""What plain nets can have in place of shortcuts does what its paper says."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resexp import UserError, catalog, config
+from resexp.builder import build_optimizer
+from resexp.models.build import build_model
+from resexp.models.connections import SkipInit
+from resexp.models.norm_relu import BatchNorm
+from resexp.models.remedies import DiracConv3x3, NormThen
+from resexp.optim import SGD, AdamW
+
+X = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def build(name: str = "plain8", **settings: Any) -> Any:
+    return build_model(**catalog.parse_name(name), image_shape=(3, 16, 16), **settings)
+
+
+def middle(net: Any) -> Any:
+    """The second convolution of the first block: as many channels in as out, stride 1."""
+    return net.stages[0][0].transform.conv2
+
+
+# --- weights at the start ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "deviation"),
+    [
+        ("he", math.sqrt(2 / (9 * 32))),
+        ("he-fan-out", math.sqrt(2 / (9 * 64))),
+        ("xavier", math.sqrt(2 / (9 * (32 + 64)))),
+        ("naive", 0.01),
+    ],
+)
+def test_random_weights_have_the_deviation_of_their_rule(rule: str, deviation: float) -> None:
+    weight = build(init=rule).stages[2][0].transform.conv1.weight  # 32 to 64 channels
+    assert float(weight.detach().std()) == pytest.approx(deviation, rel=0.03)
+    assert abs(float(weight.detach().mean())) < deviation / 20
+
+
+def test_orthogonal_weights_have_orthogonal_rows_of_length_sqrt_2() -> None:
+    weight = middle(build(init="orthogonal")).weight.flatten(1)
+    torch.testing.assert_close(weight @ weight.T, 2 * torch.eye(16), atol=1e-5, rtol=0)
+
+
+def test_a_delta_orthogonal_convolution_doubles_the_energy_of_every_image_exactly() -> None:
+    """At the border too, where other kernels lose some to the padding. Xiao et al. 2018: dynamical isometry."""
+    net, x = build(init="delta-orthogonal"), torch.randn(4, 16, 8, 8)
+    torch.testing.assert_close(middle(net)(x).square().sum(dim=(1, 2, 3)), 2 * x.square().sum(dim=(1, 2, 3)))
+    widening = net.stages[1][0].transform.conv1
+    torch.testing.assert_close(widening(x).square().sum(), 2 * x[:, :, ::2, ::2].square().sum())
+
+
+def test_dirac_weights_pass_their_input_on() -> None:
+    net, x = build(init="dirac"), torch.randn(4, 16, 8, 8)
+    assert torch.equal(middle(net)(x), x)
+    widening = net.stages[1][0].transform.conv1
+    assert torch.equal(widening(x)[:, :16], x[:, :, ::2, ::2])
+    assert float(widening.weight[16:].detach().std()) == pytest.approx(math.sqrt(2 / (9 * 16)), rel=0.05)
+
+
+def test_a_net_that_looks_linear_is_linear_at_the_start() -> None:
+    """Balduzzi et al. 2017, Sec. 4: f(a x + b y) = a f(x) + b f(y), without batch norm, whatever the depth."""
+    net = build("plain20", init="looks-linear", activation="crelu", norm="none").double()
+    x, y = X.double(), X.flip(0).double()
+    torch.testing.assert_close(net(2 * x - 3 * y), 2 * net(x) - 3 * net(y))
+    other = build("plain20", activation="crelu", norm="none").double()
+    assert not torch.allclose(other(2 * x - 3 * y), 2 * other(x) - 3 * other(y))
+
+
+# --- modules ----------------------------------------------------------------------------------------------------------
+
+
+def by_hand(net: Any, x: Tensor, activation: Any, norm: Any) -> Tensor:
+    """A plain net, layer by layer."""
+    x = activation(norm(net.stem.bn, net.stem.conv(x)), net.stem.bn)
+    for stage in net.stages:
+        for block in stage:
+            for conv, bn in (
+                (block.transform.conv1, block.transform.bn1),
+                (block.transform.conv2, block.transform.bn2),
+            ):
+                x = activation(norm(bn, F.conv2d(x, conv.weight, stride=conv.stride, padding=1)), bn)
+    return net.head(x.mean(dim=(2, 3)))
+
+
+def batch(bn: nn.Module, x: Tensor) -> Tensor:
+    return F.batch_norm(x, None, None, bn.weight, bn.bias, training=True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "formula"),
+    [
+        ("leaky-relu", lambda x, _: torch.where(x > 0, x, 0.25 * x)),
+        ("prelu", lambda x, bn: torch.where(x > 0, x, bn.activation.weight.view(1, -1, 1, 1) * x)),
+        ("crelu", lambda x, _: torch.cat((x.clamp(min=0), (-x).clamp(min=0)), dim=1)),
+    ],
+)
+def test_an_activation_stands_after_every_batch_norm(name: str, formula: Any) -> None:
+    net = build(activation=name).double().train()
+    if name == "prelu":
+        for module in net.modules():
+            if isinstance(module, nn.PReLU):
+                nn.init.uniform_(module.weight, 0.1, 0.4)
+    torch.testing.assert_close(net(X.double()), by_hand(net, X.double(), formula, batch))
+
+
+def test_a_net_without_batch_norm_has_a_bias_in_its_place() -> None:
+    net = build(norm="none").double()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+    for module in net.modules():
+        if hasattr(module, "activation"):
+            nn.init.normal_(module.bias)
+    expected = by_hand(net, X.double(), lambda x, _: F.relu(x), lambda shift, x: x + shift.bias.view(1, -1, 1, 1))
+    torch.testing.assert_close(net(X.double()), expected)
+
+
+def test_a_concatenated_relu_makes_half_of_the_channels_and_reads_all() -> None:
+    net = build(activation="crelu")
+    assert net.stem.conv.weight.shape == (8, 3, 3, 3) and middle(net).weight.shape == (8, 16, 3, 3)
+    assert net.head.weight.shape == (10, 64)
+
+
+def test_the_dirac_parametrisation_starts_near_the_identity_and_folds_into_a_plain_convolution() -> None:
+    """Zagoruyko & Komodakis 2017, Eq. 3."""
+    net = build(convolution="dirac").double()
+    conv, x = middle(net), torch.randn(4, 16, 8, 8, dtype=torch.float64)
+    assert isinstance(conv, DiracConv3x3)
+    rows = conv.weight / conv.weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    torch.testing.assert_close(conv(x), x + 0.1 * F.conv2d(x, rows, padding=1))
+    nn.init.normal_(conv.identity_scale)
+    nn.init.normal_(conv.weight_scale)
+    plain = nn.Conv2d(16, 16, 3, padding=1, bias=False).double()
+    plain.weight.data.copy_(conv.folded())
+    torch.testing.assert_close(conv(x), plain(x))
+
+
+def test_a_smaller_scale_of_batch_norm_changes_nothing_before_the_classifier() -> None:
+    """ReLU passes a factor on and the next batch norm takes it out: in a plain net with ReLU this is a control."""
+    one, tenth = (build(norm_scale=scale).double().train() for scale in (1.0, 0.1))
+    for net in (one, tenth):
+        for module in net.modules():
+            if isinstance(module, BatchNorm):
+                module.eps = 1e-300
+    torch.testing.assert_close(tenth(X.double()), 0.1 * one(X.double()))
+    assert all(float(m.weight.detach().std()) == 0 for m in tenth.modules() if isinstance(m, BatchNorm))
+
+
+# --- residual nets ----------------------------------------------------------------------------------------------------
+
+
+def test_a_residual_net_whose_last_scales_are_zero_starts_as_its_shortcuts() -> None:
+    net = build("resnet14", last_scale=0.0).train()
+    block = net.stages[0][0]
+    x = torch.randn(4, 16, 8, 8).relu()
+    assert torch.equal(block(x), x)
+    assert float(block.transform.bn1.weight.detach().min()) == 1.0
+
+
+def test_skip_init_starts_as_its_shortcuts_and_learns_one_factor_a_block() -> None:
+    """De & Smith 2020, Sec. 3: without batch norm."""
+    net = build("resnet14", connection="skip-init", norm="none").train()
+    block = net.stages[0][0]
+    x = torch.randn(4, 16, 8, 8).relu()
+    assert torch.equal(block(x), x)
+    nn.init.constant_(block.connection.scale, 0.5)
+    torch.testing.assert_close(block(x), (x + 0.5 * block.transform(x)).relu())
+    F.cross_entropy(net(X), torch.tensor([0, 1, 2, 3])).backward()
+    factors = [m.scale for m in net.modules() if isinstance(m, SkipInit)]
+    assert len(factors) == 6 and all(float(factor.grad.abs()) > 0 for factor in factors)  # type: ignore[union-attr]
+
+
+# --- the update -------------------------------------------------------------------------------------------------------
+
+
+def two_parameters() -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(5, generator=generator)) for _ in range(2)]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_nesterov_is_torchs(fused: bool) -> None:
+    ours, theirs = two_parameters(), two_parameters()
+    optimizer = SGD(ours, momentum=0.9, weight_decay=0.01, nesterov=True, fused=fused)
+    reference = torch.optim.SGD(theirs, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True)
+    optimizer.lr = 0.1
+    for _ in range(5):
+        for parameters, one in ((ours, optimizer), (theirs, reference)):
+            one.zero_grad()  # type: ignore[attr-defined]
+            sum((p**3).sum() for p in parameters).backward()  # type: ignore[union-attr]
+            one.step()  # type: ignore[attr-defined]
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_longer_gradient_is_shortened_and_a_shorter_one_left(fused: bool) -> None:
+    for clip, factor in ((2.5, 0.5), (10.0, 1.0)):
+        weights = two_parameters()
+        before = [w.detach().clone() for w in weights]
+        optimizer = SGD(weights, momentum=0.0, weight_decay=0.0, clip_norm=clip, fused=fused)
+        optimizer.lr = 0.1
+        for weight in weights:
+            weight.grad = torch.tensor([3.0, 0, 0, 0, 0]) if weight is weights[0] else torch.tensor([0, 0, 4.0, 0, 0])
+        optimizer.step()  # the two together have the norm 5
+        for weight, old in zip(weights, before, strict=True):
+            assert weight.grad is not None
+            torch.testing.assert_close(weight.detach(), old - 0.1 * factor * weight.grad)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("kind", [SGD, AdamW])
+def test_parameters_that_do_not_decay_are_left_alone(kind: Any, fused: bool) -> None:
+    weights = two_parameters()
+    weights[1].decays = False  # type: ignore[attr-defined]
+    before = [w.detach().clone() for w in weights]
+    optimizer = kind(weights, weight_decay=0.1, fused=fused, **({"momentum": 0.9} if kind is SGD else {}))
+    optimizer.lr = 0.1
+    optimizer.step()  # without gradients
+    torch.testing.assert_close(weights[0].detach(), 0.99 * before[0])
+    assert torch.equal(weights[1].detach(), before[1])
+
+
+def test_without_momentum_a_step_is_the_gradient_alone() -> None:
+    """torch's fused operation refuses velocities then."""
+    weights = two_parameters()
+    before = weights[0].detach().clone()
+    optimizer = SGD(weights, momentum=0.0, weight_decay=0.0, fused=True)
+    optimizer.lr = 0.1
+    for _ in range(2):
+        for weight in weights:
+            weight.grad = torch.ones(5)
+        optimizer.step()
+    torch.testing.assert_close(weights[0].detach(), before - 0.2)
+
+
+def test_slopes_and_the_scales_of_dirac_convolutions_have_no_decay() -> None:
+    """He et al. 2015b, Sec. 2.1; Zagoruyko & Komodakis 2017, the authors' code."""
+    cfg = config.load(["model=plain8", "model.activation=prelu", "model.convolution=dirac", "protocol=he2015-cifar"])
+    net = build(activation="prelu", convolution="dirac")
+    names = [name for name, _ in net.named_parameters()]
+    free = [name for name, decay in zip(names, build_optimizer(cfg, net).decays, strict=True) if decay == 0]
+    assert len(free) == 7 + 2 * 6
+    assert all(name.endswith(("activation.weight", "identity_scale", "weight_scale")) for name in free)
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model=plain8", "model.init=looks-linear"], "model.init=looks-linear: needs model.activation=crelu"),
+        (["model=resnet8", "model.activation=prelu"], "model.activation=prelu: resnet nets have no such knob"),
+        (["model=plain8", "model.width=5", "model.activation=crelu"], "takes an even model.width"),
+        (["model=plain8", "model.norm=none", "model.norm_scale=0.5"], "model.norm_scale=0.5: there is no batch norm"),
+        (["model=resnet8", "model.norm=none", "model.last_scale=0"], "model.last_scale=0.0: there is no batch norm"),
+        (
+            ["model=preresnet8", "model.last_scale=0"],
+            "model.last_scale=0.0: F ends without batch norm with model.order=full",
+        ),
+        (["model=plain8", "protocol.clip_norm=0"], "protocol.clip_norm=0.0: must be above 0"),
+        (["model=plain8", "protocol.clip_norm=1", "protocol.precision=fp16"], "not with fp16"),
+        (["model=plain8", "protocol.nesterov=true", "protocol.optimizer=adamw"], "adamw has none; drop it"),
+    ],
+)
+def test_what_cannot_be_had_or_does_nothing_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        config.load(words)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("depth", [20, 56])
+def test_a_named_activation_is_after_batch_norm_alone_and_the_shape_of_all_else_stays(depth: int) -> None:
+    usual, leaky = build(f"plain{depth}"), build(f"plain{depth}", activation="leaky-relu")
+    assert usual.state_dict().keys() == leaky.state_dict().keys()
+    assert all(torch.equal(a, b) for a, b in zip(usual.state_dict().values(), leaky.state_dict().values(), strict=True))
+    assert sum(isinstance(m, NormThen) for m in leaky.modules()) == depth - 1
