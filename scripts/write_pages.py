@@ -32,6 +32,8 @@ from resexp.studies.find import REFERENCE, StudyRuns, find_study
 from resexp.studies.groups import Group, describe_runs, group_runs
 from resexp.studies.popular import COLUMNS as ANSWER_COLUMNS
 from resexp.studies.popular import Answer, answer_all, answer_rows
+from resexp.studies.remedies import COLUMNS as REMEDY_COLUMNS
+from resexp.studies.remedies import find_remedies, remedy_rows
 from resexp.studies.tables import TABLE_COLUMNS, other_rows, table_rows
 from resexp.studies.verdicts import VERDICT_COLUMNS, in_words, verdict_rows
 from resexp.weights import SAFETENSORS
@@ -102,6 +104,12 @@ def errors(name: str) -> str:
 
 def verdicts(name: str) -> str:
     return table(VERDICT_COLUMNS, verdict_rows(study_verdicts(name), study_runs(name).study))
+
+
+def remedies(name: str) -> str:
+    """What each remedy of a study closes of the gap between plain and residual nets."""
+    found = study_runs(name)
+    return table(REMEDY_COLUMNS, remedy_rows(find_remedies(found.groups, found.study.explanations)))
 
 
 def papers() -> str:
@@ -230,6 +238,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "families": families,
     "faults": faults,
     "papers": papers,
+    "remedies": remedies,
     "studies": studies,
     "verdicts": verdicts,
 }
@@ -297,6 +306,8 @@ def _study(name: str) -> list[str]:
     if study.others:
         nets = study.others[0].nets
         parts += ["Published, test error by length:", table(("source", "length", *nets), other_rows(study))]
+    if study.explanations:
+        parts.append(remedies(name))
     if study.claims:
         parts.append(verdicts(name))
     return [*parts, *([study.note] if study.note else [])]

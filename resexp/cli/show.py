@@ -16,6 +16,8 @@ def draw(groups: "list[Group]", path: Path, *, title: str, note: str, study: "St
     """The figure as PNG and SVG, and the table as Markdown beside it and on stdout."""
     from resexp.console import markdown_table, print_table
     from resexp.figures.study import draw_gaps, draw_study
+    from resexp.studies.remedies import COLUMNS as REMEDY_COLUMNS
+    from resexp.studies.remedies import find_remedies, remedy_rows
     from resexp.studies.tables import TABLE_COLUMNS, other_rows, table_rows
 
     rows = table_rows(groups, study)
@@ -29,6 +31,9 @@ def draw(groups: "list[Group]", path: Path, *, title: str, note: str, study: "St
     except OSError as error:
         raise UserError(f"cannot write into {path.parent}: {error.strerror}; set another output folder") from None
     print_table(TABLE_COLUMNS, rows, title)
+    if study and study.explanations:
+        remedies = find_remedies(groups, study.explanations)
+        print_table(REMEDY_COLUMNS, remedy_rows(remedies), f"{title}: what each remedy closes of the gap")
     if study and study.others:
         print_table(
             ("source", "length", *study.others[0].nets), other_rows(study), "Published, test error %, by length"

@@ -70,6 +70,8 @@ class Study:
     ``reference`` is the folder of its reference runs; empty: that of its name. ``folder`` is the ``--config-dir`` of
     its file. ``note`` is a caution that is printed after the verdicts. ``gaps`` are pairs of nets whose difference is
     drawn over the steps; ``others`` are published runs of other lengths, with their test errors by net, for a table.
+    ``explanations`` say against what each remedy of a plain net is one, by its settings: then a table says how much of
+    the gap between plain and residual nets each closes.
     """
 
     name: str
@@ -83,12 +85,13 @@ class Study:
     source: str = ""
     reference: str = ""
     note: str = ""
+    explanations: dict[str, str] = field(default_factory=dict)
     gaps: list[Gap] = field(default_factory=list)
     others: list[Other] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        check_choice("figure", self.figure, ("curves", "curves-depth", "depth", "parameters", "table"))
+        check_choice("figure", self.figure, ("curves", "curves-depth", "depth", "parameters", "remedies", "table"))
 
     @property
     def datasets(self) -> set[str]:

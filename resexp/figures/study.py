@@ -6,6 +6,7 @@ from pathlib import Path
 
 from resexp.figures.curves import draw_curves, draw_curves_depth
 from resexp.figures.gap import draw_gaps
+from resexp.figures.remedies import draw_remedies
 from resexp.figures.summary import draw_depth, draw_parameters, draw_table
 from resexp.studies.groups import Group
 
@@ -16,6 +17,7 @@ KINDS = {
     "curves-depth": draw_curves_depth,
     "depth": draw_depth,
     "parameters": draw_parameters,
+    "remedies": draw_remedies,
     "table": draw_table,
 }
 

@@ -1,0 +1,124 @@
+"""Remedies for the degradation of plain nets: what each leaves of the gap between plain and residual nets."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from resexp.studies.groups import Group, final_error
+from resexp.studies.stats import Difference, share
+
+METRIC = "train_error"
+RATE = "protocol.lr"
+COLUMNS = ("remedy", "against", "rate", "layers", "training error %", "share of the gap", "more than half?")
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """Nets alike in all but depth, rate and seed.
+
+    :param words: what they have that the study's usual nets have not; none: the bounds of the gap.
+    :param why: what it is a remedy against, as the study's file says.
+    :param nets: by depth, at the rate with the lowest mean training error of the deepest nets.
+    :param others: the deepest nets at other rates.
+    """
+
+    family: str
+    words: frozenset[str]
+    why: str
+    nets: Mapping[int, Group]
+    others: Sequence[Group]
+
+    @property
+    def name(self) -> str:
+        words = [word.removeprefix("protocol.") for word in sorted(self.words)]
+        return " ".join([*([] if self.family == "plain" and words else [self.family]), *words])
+
+    @property
+    def deepest(self) -> Group:
+        return self.nets[max(self.nets)]
+
+    @property
+    def rate(self) -> str:
+        return _value(self.deepest, RATE)
+
+
+def find_remedies(groups: Sequence[Group], explanations: Mapping[str, str]) -> list[Remedy]:
+    """The remedies among a study's nets, the one that leaves the lowest training error first.
+
+    A remedy is a setting that is not that of the family's paper, nor that of most of its nets here.
+
+    :param explanations: by the words of a remedy, ``"init=dirac"``.
+    """
+    ended = [group for group in groups if _errors(group)]
+    alike: dict[tuple[str, frozenset[str]], list[Group]] = defaultdict(list)
+    for family in {group.family for group in ended}:
+        members = [group for group in ended if group.family == family]
+        counts = Counter(word for group in members for word in group.words)
+        shared = {word for word, count in counts.items() if 2 * count > len(members)}
+        for group in members:
+            own = group.words - shared - group.usual
+            alike[family, frozenset(word for word in own if not word.startswith(f"{RATE}="))].append(group)
+    whys = {frozenset(words.split()): why for words, why in explanations.items()}
+    found = [_remedy(*key, members, whys.get(key[1], "")) for key, members in alike.items()]
+    return sorted(found, key=lambda remedy: remedy.deepest.mean(METRIC))
+
+
+def _remedy(family: str, words: frozenset[str], groups: Sequence[Group], why: str) -> Remedy:
+    depth = max(group.depth for group in groups)
+    deepest = [group for group in groups if group.depth == depth]
+    best = min(deepest, key=lambda group: group.mean(METRIC))
+    rate = _value(best, RATE)
+    nets = {group.depth: group for group in groups if _value(group, RATE) == rate}
+    return Remedy(family, words, why, nets, [group for group in deepest if group is not best])
+
+
+def shares(remedies: Sequence[Remedy]) -> dict[str, Difference]:
+    """By a remedy's name, the share of the gap between the deepest plain and residual nets that it closes, as 0 to 1.
+
+    Only of plain nets, and only while both bounds have runs of that depth.
+    """
+    bounds = {remedy.family: remedy for remedy in remedies if not remedy.words}
+    if not {"plain", "resnet"} <= bounds.keys():
+        return {}
+    depth = max(bounds["plain"].nets)
+    sides = [_errors(bounds[family].nets[depth]) for family in ("plain", "resnet") if depth in bounds[family].nets]
+    if len(sides) < 2:
+        return {}
+    return {
+        remedy.name: share(sides[0], _errors(remedy.nets[depth]), sides[1])
+        for remedy in remedies
+        if remedy.family == "plain" and remedy.words and depth in remedy.nets
+    }
+
+
+def remedy_rows(remedies: Sequence[Remedy]) -> list[list[str]]:
+    """A row for each, as ``COLUMNS`` say."""
+    closed = shares(remedies)
+    rows = []
+    for remedy in remedies:
+        row = [
+            remedy.name,
+            remedy.why or "-",
+            remedy.rate,
+            str(remedy.deepest.depth),
+            str(remedy.deepest.error(METRIC)),
+        ]
+        found = closed.get(remedy.name)
+        rows.append([*row, *(_share_cells(found) if found else ("-", "-"))])
+    return rows
+
+
+def _share_cells(found: Difference) -> tuple[str, str]:
+    percent = f"{100 * found.mean:.0f} %"
+    if not found.has_interval:
+        return percent, f"{'yes' if found.mean > 0.5 else 'no'} (one seed)"
+    verdict = "yes" if found.low > 0.5 else "no" if found.high < 0.5 else "undecided"
+    return f"{percent} ({100 * found.low:.0f} to {100 * found.high:.0f})", verdict
+
+
+def _value(group: Group, key: str) -> str:
+    return next((word.partition("=")[2] for word in group.words if word.startswith(f"{key}=")), "-")
+
+
+def _errors(group: Group) -> list[float]:
+    return [value for run in group.runs if (value := final_error(run, METRIC)) is not None]
