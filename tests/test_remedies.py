@@ -12,14 +12,17 @@ from helpers import write_run
 from torch import Tensor, nn
 
 from resexp import UserError, catalog, config
+from resexp.analysis.remedies import likeness, measure_start
+from resexp.analysis.subject import read_subject
 from resexp.builder import build_optimizer
+from resexp.cli import main
 from resexp.figures.remedies import draw_remedies
 from resexp.models.build import build_model
 from resexp.models.connections import SkipInit
 from resexp.models.norm_relu import BatchNorm
 from resexp.models.remedies import DiracConv3x3, NormThen
 from resexp.optim import SGD, AdamW
-from resexp.run.reader import find_runs
+from resexp.run.reader import find_runs, read_run
 from resexp.studies.groups import group_runs
 from resexp.studies.remedies import find_remedies, remedy_rows
 from resexp.studies.stats import Difference, share, summarize
@@ -292,6 +295,37 @@ def test_a_named_activation_is_after_batch_norm_alone_and_the_shape_of_all_else_
     assert usual.state_dict().keys() == leaky.state_dict().keys()
     assert all(torch.equal(a, b) for a, b in zip(usual.state_dict().values(), leaky.state_dict().values(), strict=True))
     assert sum(isinstance(m, NormThen) for m in leaky.modules()) == depth - 1
+
+
+# --- what they do to the mechanisms -----------------------------------------------------------------------------------
+
+
+def test_gradients_are_alike_in_a_linear_net_and_have_little_in_common_in_a_deep_one() -> None:
+    images = torch.randn(16, 3, 16, 16)
+    linear = build("plain56", init="looks-linear", activation="crelu", norm="none")
+    assert likeness(linear, images) == pytest.approx(1, abs=1e-4)
+    assert likeness(build("plain56"), images) < 0.2
+
+
+def test_the_start_of_a_run_is_measured_with_its_own_rate_and_clipping(tmp_path: Path) -> None:
+    """A clipped update is as long as the rate times the bound, over all parameters."""
+    short = ["protocol.steps=2", "protocol.lr_drops=[]", "model.width=8", f"output_dir={tmp_path}", "tensorboard=false"]
+    starts = {}
+    for name, words in {
+        "usual": [],
+        "slow": ["protocol.lr=0.01"],
+        "warm-up": ["protocol.warmup_steps=1", "protocol.warmup_lr=0.001"],
+        "clipped": ["protocol.clip_norm=0.01"],
+    }.items():
+        cfg = config.load(["model=plain20", *words, *short])
+        assert main(["train", "model=plain20", *words, *short]) == 0
+        starts[name] = measure_start(read_subject(read_run(cfg.run_dir)), 64)
+    usual = starts["usual"]
+    assert usual.growth > 2 and 0 < usual.likeness < 1 and usual.dead < 0.1
+    assert starts["slow"].update == pytest.approx(0.1 * usual.update)
+    assert starts["warm-up"].update == pytest.approx(0.01 * usual.update)
+    assert starts["clipped"].update < 0.1 * 0.01  # the first layer's weights are longer than 1
+    assert {start.growth for start in starts.values()} == {usual.growth}
 
 
 # --- what they close of the gap ---------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ ANALYSES = {  # the file, and what it measures; its ``analyze`` takes ``nets``, 
     "convergence": "steps to a given training loss at equal depth (He et al. 2015, Sec. 4.1)",
     "ensemble": "nets with stochastic depth or dropout under lesions, and the members that lesions leave, averaged",
     "sparsity": "zeros after each ReLU, and channels that no image activates, in trained nets",
+    "remedies": "what nets with and without remedies start with: growth and likeness of gradients, first update",
     "recurrent": "gates as a highway in time: an RNN and a GRU that must remember over 50, 100, 200 steps",
 }
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from resexp import UserError
 from resexp.analysis.subject import BATCH, Trained, about, judged, of_one_depth
 from resexp.models.norm_relu import BatchNorm
+from resexp.models.remedies import ShiftThen
 from resexp.studies.finding import Finding, Panel, Row, Series
 
 SOURCE = "popular articles on ReLU and shortcuts"
@@ -70,12 +71,12 @@ def analyze(nets: Sequence[Trained], *, images: int = 1000) -> Finding:
 
 @torch.inference_mode()
 def count_zeros(net: nn.Module, inputs: Tensor, label: str = "the net") -> list[tuple[float, float]]:
-    """For each ReLU after a batch norm: the share of zeros, and the share of channels that are zero for all inputs.
+    """For each ReLU after batch norm or a bias: the share of zeros, and of channels that are zero for all inputs.
 
     Raises UserError for a net without any.
     """
     copied = copy.deepcopy(net)
-    norms = [module for module in copied.modules() if isinstance(module, BatchNorm)]
+    norms = [module for module in copied.modules() if isinstance(module, BatchNorm | ShiftThen)]
     zeros: dict[int, int] = {}
     values: dict[int, int] = {}
     active: dict[int, Tensor] = {}

@@ -62,6 +62,11 @@ class Trained:
         return self.train_error <= LEARNED * self.chance
 
     @property
+    def full_label(self) -> str:
+        """The label, with the settings that are not its protocol's."""
+        return " ".join([self.label, *_changed(self.cfg.protocol)])
+
+    @property
     def origin(self) -> str:
         """What it was trained on, and how."""
         d, p = self.cfg.dataset, self.cfg.protocol

@@ -1,0 +1,142 @@
+"""Whether a remedy works by the reason given: each mechanism, measured in nets with and without remedies.
+
+For every net as it starts: how much larger the first layers' gradient is than the last ones' (Yang et al. 2019), how
+long the first update of the first layer is, how much the gradients at different images resemble each other (Balduzzi et
+al. 2017), and how many channels no image activates. If an explanation is right, nets that train better are those in
+which its mechanism is milder, whatever the remedy was meant for.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from resexp.analysis.gradients import ENDS, TINY, layer_gradients
+from resexp.analysis.sparsity import count_zeros
+from resexp.analysis.subject import Trained
+from resexp.builder import build_net, build_schedule
+from resexp.console import message
+from resexp.models.build import use_kernels
+from resexp.studies.finding import Finding, Panel, Row, Series
+
+STRONG = 0.6  # of a rank correlation, at least, to be called one
+LEAST_NETS = 5  # with fewer there is no correlation worth the name
+
+
+class Start(NamedTuple):
+    """A net before its first step."""
+
+    growth: float  # of the gradient's norm, first layers over last
+    update: float  # of layer 1, in the length of its weights
+    likeness: float  # mean cosine of the gradients at two images, in size
+    dead: float  # share of channels
+
+
+MECHANISMS = {
+    "growth": f"gradient of the first {ENDS} layers over that of the last {ENDS}",
+    "update": "first update of layer 1, in the length of its weights",
+    "likeness": "cosine of the gradients at two images, in size",
+    "dead": "share of channels that no image activates",
+}
+EXPECTED = {  # the sign of the rank correlation with the training error, and who says so
+    "growth": (1, "above {}: the more it grows, the worse", "Yang et al. 2019"),
+    "update": (1, "above {}: the longer it is, the worse", "Yang et al. 2019"),
+    "likeness": (-1, "below -{}: the more alike, the better", "Balduzzi et al. 2017"),
+    "dead": (1, "above {}: the more, the worse", "popular articles on ReLU and shortcuts"),
+}
+
+
+def analyze(nets: Sequence[Trained], *, images: int = 256) -> Finding:
+    """Four mechanisms of each net at its start, beside its training error at the end.
+
+    :param images: training images of a gradient; 64 of them are compared with each other.
+    """
+    starts, errors = [], []
+    for net in nets:
+        starts.append(measure_start(net, images))
+        errors.append(net.train_error)
+        message(f"remedies: {net.full_label}")
+    rows = [
+        Row(
+            id=f"start-{net.full_label}",
+            what=f"{net.full_label}: gradient's growth; first update; likeness; dead channels",
+            measured=f"{start.growth:.3g}; {start.update:.3g}; {start.likeness:.2f}; {100 * start.dead:.1f} %, "
+            f"and {error:.1f} % training error",
+        )
+        for net, start, error in sorted(zip(nets, starts, errors, strict=True), key=lambda one: one[2])
+    ]
+    return Finding(
+        analysis="remedies",
+        title="What nets with and without remedies start with, and what becomes of them",
+        about=f"{len(nets)} nets, a dot each, seeds {', '.join(sorted({str(net.cfg.seed) for net in nets}))}; as they "
+        f"start, training mode, {images} training images; training error in evaluation mode, without augmentation.",
+        panels=[
+            Panel(
+                title=MECHANISMS[key],
+                x="",
+                y="training error (%)",
+                series=[Series(label="", x=[getattr(start, key) for start in starts], y=errors, style="dots")],
+                log_x=key in ("growth", "update"),
+            )
+            for key in MECHANISMS
+        ],
+        rows=[*(_correlation_row(key, starts, errors) for key in MECHANISMS), *rows],
+    )
+
+
+def _correlation_row(key: str, starts: Sequence[Start], errors: Sequence[float]) -> Row:
+    """Over the nets: does the mechanism go with the training error?"""
+    sign, expected, source = EXPECTED[key]
+    values = [getattr(start, key) for start in starts]
+    known = len(values) >= LEAST_NETS and len(set(values)) > 1 and len(set(errors)) > 1
+    rank = float(spearmanr(values, errors).statistic) if known else math.nan
+    return Row(
+        id=f"goes-with-{key}",
+        what=f"rank correlation with the training error: {MECHANISMS[key]}",
+        measured=f"{rank:.2f}" if known else "-",
+        expected=expected.format(STRONG),
+        source=source,
+        agrees=bool(sign * rank > STRONG) if known else None,
+    )
+
+
+def measure_start(net: Trained, count: int) -> Start:
+    """The mechanisms of a net with the weights that its run began with."""
+    inputs, labels = net.images("train", count)
+    fresh = build_net(net.cfg, net.data).to(inputs.device)
+    use_kernels(fresh, fast=False)
+    weights, norms = layer_gradients(copy.deepcopy(fresh), inputs, labels)
+    whole = math.sqrt(math.fsum(norm**2 for norm in norms))
+    clip = net.cfg.protocol.clip_norm
+    rate = build_schedule(net.cfg).lr(0) * (1.0 if clip is None else min(1.0, clip / max(whole, TINY)))
+    return Start(
+        growth=sum(norms[:ENDS]) / max(sum(norms[-ENDS:]), TINY),
+        update=rate * norms[0] / max(weights[0], TINY),
+        likeness=likeness(fresh, inputs[:64]),
+        dead=_dead(fresh, inputs),
+    )
+
+
+def likeness(net: nn.Module, inputs: Tensor) -> float:
+    """The mean cosine, in size, between the gradients of a random sum of the logits at each two of the inputs.
+
+    1 in a linear net; about 1 / sqrt(numbers of an input) where the gradients have nothing in common.
+    """
+    x = inputs.detach().clone().requires_grad_()
+    logits = net.train()(x)
+    weights = torch.randn(logits.shape[1], generator=torch.Generator().manual_seed(0)).to(logits)
+    (gradients,) = torch.autograd.grad((logits @ weights).sum(), x)
+    unit = F.normalize(gradients.flatten(1), dim=1)
+    cosines = (unit @ unit.T).abs()
+    count = len(inputs)
+    return float((cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1)))
+
+
+def _dead(net: nn.Module, inputs: Tensor) -> float:
+    shares = [dead for _, dead in count_zeros(net, inputs)]
+    return sum(shares) / len(shares)
