@@ -129,6 +129,7 @@ def build_schedule(cfg: Config) -> Schedule:
         base_lr=p.lr,
         drops=p.lr_drops,
         drop_factor=p.lr_drop_factor,
+        fade=p.fade,
         warmup=p.warmup_depth is not None and cfg.model.depth >= p.warmup_depth,
         warmup_steps=p.warmup_steps,
         warmup_lr=p.warmup_lr,

@@ -20,7 +20,17 @@ LAYOUTS = ("auto", "cifar", "imagenet")
 CHOICES = {  # the values of the knobs that are words
     "transform": ("basic", "bottleneck", "single"),
     "order": ("original", "bn-after-addition", "relu-before-addition", "relu-only", "full"),
-    "connection": ("add", "none", "scaled", "exclusive-gate", "shortcut-gate", "dropout", "concatenate", "skip-init"),
+    "connection": (
+        "add",
+        "none",
+        "scaled",
+        "exclusive-gate",
+        "shortcut-gate",
+        "dropout",
+        "concatenate",
+        "skip-init",
+        "fading",
+    ),
     "stride_in": ("1x1", "3x3"),
     "init": ("he", "he-fan-out", "xavier", "naive", "orthogonal", "delta-orthogonal", "dirac", "looks-linear"),
     "activation": ("relu", "leaky-relu", "prelu", "crelu"),

@@ -20,6 +20,7 @@ class Schedule:
     """Step drops, and a warm-up: of very deep nets until they learn, or of all nets for a number of steps.
 
     :param drops: steps at which the rate is multiplied by ``drop_factor``, counted from step 0, warm-up included.
+    :param fade: two steps; shortcuts that fade are whole until the first, and gone from the second on.
     :param warmup_steps: steps at ``warmup_lr`` at the start (He et al. 2016, Sec. 3.1 and Appendix).
     :param warmup: whether this net warms up by its error (He et al. 2015, Sec. 4.2): at ``warmup_lr`` until the mean
         error of the last ``warmup_window`` batches is below ``warmup_error`` (percent), or ``warmup_limit`` steps are
@@ -32,6 +33,7 @@ class Schedule:
     base_lr: float
     drops: Sequence[int] = ()
     drop_factor: float = 0.1
+    fade: Sequence[int] = ()
     warmup: bool = False
     warmup_steps: int = 0
     warmup_lr: float = 0.01
@@ -55,6 +57,13 @@ class Schedule:
         drops = sum(step >= drop for drop in self.drops) + self.plateau.drops
         rate = self.base_lr * self.drop_factor**drops
         return min(rate, self.warmup_lr) if self.warming_up or step < self.warmup_steps else rate
+
+    def shortcut(self, step: int) -> float:
+        """The strength of shortcuts that fade, in the update from ``step`` to ``step + 1``: in a line from 1 to 0."""
+        if not self.fade:
+            return 1.0
+        first, last = self.fade
+        return min(1.0, max(0.0, (last - step) / (last - first)))
 
     def observe(self, step: int, error: float) -> None:
         """Tell the error (percent) of the batch whose update led to ``step``; needed only while ``warming_up``."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from resexp.data.batches import Batches
 from resexp.meter import Counts, Stopwatch
+from resexp.models.connections import Fading
 from resexp.optim import Optimizer
 from resexp.parallel import World
 from resexp.schedule import Schedule
@@ -69,6 +70,14 @@ class State:
     world: World
     step: int = 0
     results: dict[str, float] = field(default_factory=dict)
+
+    def follow_schedule(self) -> None:
+        """Give the next update its learning rate, and shortcuts that fade their strength."""
+        self.optimizer.lr = self.schedule.lr(self.step)
+        if self.schedule.fade:
+            for module in self.net.modules():
+                if isinstance(module, Fading):
+                    module.strength.fill_(self.schedule.shortcut(self.step))
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the whole run, on rank 0; every rank takes part in collecting it."""

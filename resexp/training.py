@@ -38,7 +38,7 @@ def train(cfg: Config, run: RunFolder, stop: Stop) -> dict[str, Any]:
     state.watch.start()
     try:
         while state.step < p.steps:
-            state.optimizer.lr = state.schedule.lr(state.step)
+            state.follow_schedule()
             step(*next(state.batches))
             state.step += 1
             state.watch.images += p.batch_size

@@ -18,11 +18,13 @@ from resexp.builder import build_optimizer
 from resexp.cli import main
 from resexp.figures.remedies import draw_remedies
 from resexp.models.build import build_model
-from resexp.models.connections import SkipInit
+from resexp.models.connections import Fading, SkipInit
+from resexp.models.fold import fold
 from resexp.models.norm_relu import BatchNorm
 from resexp.models.remedies import DiracConv3x3, NormThen
 from resexp.optim import SGD, AdamW
 from resexp.run.reader import find_runs, read_run
+from resexp.schedule import Schedule
 from resexp.studies.groups import group_runs
 from resexp.studies.remedies import find_remedies, remedy_rows
 from resexp.studies.stats import Difference, share, summarize
@@ -189,6 +191,51 @@ def test_skip_init_starts_as_its_shortcuts_and_learns_one_factor_a_block() -> No
     assert len(factors) == 6 and all(float(factor.grad.abs()) > 0 for factor in factors)  # type: ignore[union-attr]
 
 
+def test_shortcuts_fade_by_the_schedule_until_the_net_is_a_plain_one() -> None:
+    schedule = Schedule(base_lr=0.1, fade=[10, 20])
+    assert [schedule.shortcut(step) for step in (0, 10, 15, 20, 99)] == [1, 1, 0.5, 0, 0]
+    fading, whole, plain = build("resnet8", connection="fading"), build("resnet8", shortcut="A"), build("plain8")
+    rest = {name: tensor for name, tensor in fading.state_dict().items() if not name.endswith("strength")}
+    for net in (whole, plain):
+        net.load_state_dict(rest)
+    torch.testing.assert_close(fading(X), whole(X))
+    for module in fading.modules():
+        if isinstance(module, Fading):
+            module.strength.zero_()
+    torch.testing.assert_close(fading(X), plain(X))
+
+
+def test_a_run_ends_without_the_shortcuts_that_faded(tmp_path: Path) -> None:
+    words = ["model=resnet8", "model.connection=fading", "model.width=4", "protocol.steps=8", "protocol.fade=[2,6]"]
+    words += ["protocol.lr_drops=[]", "tensorboard=false", f"output_dir={tmp_path}"]
+    cfg = config.load(words)
+    assert main(["train", *words]) == 0
+    strengths = [m.strength for m in read_subject(read_run(cfg.run_dir)).net.modules() if isinstance(m, Fading)]
+    assert len(strengths) == 3 and all(float(one) == 0 for one in strengths)
+
+
+@pytest.mark.parametrize("option", ["A", "B", "C"])
+def test_a_residual_net_of_single_convolutions_folds_into_a_plain_one(option: str) -> None:
+    residual = build("resnet8", transform="single", shortcut=option).double()
+    residual.train()
+    for _ in range(3):
+        residual(torch.randn(16, 3, 16, 16, dtype=torch.float64))  # moves the running statistics
+    for module in residual.modules():
+        if isinstance(module, BatchNorm):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+    plain = build("plain8", transform="single", norm="none").double()
+    plain.load_state_dict(fold(residual))
+    torch.testing.assert_close(plain(X.double()), residual(X.double()))
+
+
+def test_only_what_a_kernel_can_do_is_folded() -> None:
+    with pytest.raises(ValueError, match="only blocks of one convolution and an added shortcut"):
+        fold(build("resnet8"))
+    with pytest.raises(ValueError, match="only blocks of one convolution"):
+        fold(build("plain8", transform="single"))
+
+
 # --- the update -------------------------------------------------------------------------------------------------------
 
 
@@ -278,6 +325,9 @@ def test_slopes_and_the_scales_of_dirac_convolutions_have_no_decay() -> None:
             ["model=preresnet8", "model.last_scale=0"],
             "model.last_scale=0.0: F ends without batch norm with model.order=full",
         ),
+        (["model=resnet8", "model.connection=fading"], "protocol.fade=[]: goes with model.connection=fading"),
+        (["model=resnet8", "protocol.fade=[0,9]"], "protocol.fade=[0, 9]: goes with model.connection=fading"),
+        (["model=resnet8", "model.connection=fading", "protocol.fade=[9,9]"], "must be two growing steps up to 1280"),
         (["model=plain8", "protocol.clip_norm=0"], "protocol.clip_norm=0.0: must be above 0"),
         (["model=plain8", "protocol.clip_norm=1", "protocol.precision=fp16"], "not with fp16"),
         (["model=plain8", "protocol.nesterov=true", "protocol.optimizer=adamw"], "adamw has none; drop it"),

@@ -97,6 +97,9 @@ class ProtocolConfig:
     lr: float = setting(doc="learning rate")
     lr_drops: list[int] = setting([], doc="steps at which the rate is multiplied by lr_drop_factor, from step 0")
     lr_drop_factor: float = setting(0.1, doc="factor of each drop")
+    fade: list[int] = setting(
+        [], doc="model.connection=fading: steps between which the shortcuts go from whole to gone, as in [0,640]"
+    )
     optimizer: str = setting("sgd", doc="sgd (with momentum), adamw (for transformers)")
     momentum: float = setting(0.9, doc="SGD momentum")
     nesterov: bool = setting(False, doc="SGD: Nesterov's momentum")
@@ -168,6 +171,8 @@ class ProtocolConfig:
         check(whole, "protocol.val_size", self.val_size, "must be a number of images, or a share below 1")
         ordered = all(0 < a < b for a, b in zip([0.5, *self.lr_drops], self.lr_drops, strict=False))
         check(ordered, "protocol.lr_drops", self.lr_drops, "must be growing steps of at least 1")
+        falls = not self.fade or (len(self.fade) == 2 and 0 <= self.fade[0] < self.fade[1] <= self.steps)
+        check(falls, "protocol.fade", self.fade, f"must be two growing steps up to {self.steps}, as in [0,640], or []")
         at_least(1, "plateau_patience")
         at_least(0, "plateau_points", "plateau_drops", "colour")
         check(
@@ -242,6 +247,10 @@ class Config:
         )
         check(known, "device", self.device, "choose from auto, cpu, cuda, cuda:1, mps")
         self._name_start()
+        fades = self.model.connection == "fading"
+        check(
+            fades == bool(self.protocol.fade), "protocol.fade", self.protocol.fade, "goes with model.connection=fading"
+        )
         for key in ("threads", "workers"):
             value = getattr(self, key)
             check(value is None or value >= 1, key, value, "must be at least 1, or null")

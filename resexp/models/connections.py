@@ -7,6 +7,7 @@ None                    F(x)                                     plain nets, VGG
 Add                     shortcut(x) + F(x)                       He et al. 2015; with dropout He et al. 2016, Table 1
 Scaled                  a shortcut(x) + b F(x)                   He et al. 2016, Table 1, constant scaling
 SkipInit                shortcut(x) + b F(x), b learned          De & Smith 2020
+Fading                  a shortcut(x) + F(x), a from 1 to 0      Monti et al. 2018: shortcuts for the training alone
 Gated, exclusive        (1 - g) shortcut(x) + g F(x)             Srivastava et al. 2015; He et al. 2016, Table 1
 Gated, shortcut only    (1 - g) shortcut(x) + F(x)               He et al. 2016, Table 1
 Concatenate             [x, F(x)]                                Huang et al. 2017
@@ -63,6 +64,22 @@ class SkipInit(Connection):
 
     def forward(self, x: Tensor, fx: Tensor) -> Tensor:
         return self.shortcut(x) + self.scale * fx
+
+
+class Fading(Connection):
+    """``strength * shortcut(x) + F(x)``; the training takes the strength from 1 to 0: the block ends as a plain one.
+
+    Monti et al. 2018 phase shortcuts out by a constraint that tightens; here the strength falls with the step.
+    """
+
+    strength: Tensor
+
+    def __init__(self, shortcut: nn.Module) -> None:
+        super().__init__(shortcut)
+        self.register_buffer("strength", torch.ones(()))
+
+    def forward(self, x: Tensor, fx: Tensor) -> Tensor:
+        return self.strength * self.shortcut(x) + fx
 
 
 class Gated(Connection):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from resexp.models.blocks import ORDERS, Block, NormReLU, Paths, Transform, conv
-from resexp.models.connections import Add, Connection, Gated, Mix, Scaled, SkipInit
+from resexp.models.connections import Add, Connection, Fading, Gated, Mix, Scaled, SkipInit
 from resexp.models.norm_relu import BatchNorm
 from resexp.models.shortcuts import make_shortcut
 from resexp.models.stages import SMALL_SIDE, stages
@@ -246,6 +246,8 @@ def make_connection(knobs: dict[str, Any], in_channels: int, out: int, stride: i
             return Add(shortcut, dropout=knobs["skip_dropout"])
         case "scaled":
             return Scaled(shortcut, knobs["skip_scale"], knobs["transform_scale"])
+        case "fading":
+            return Fading(shortcut)
         case "skip-init":
             return SkipInit(shortcut)
         case "concatenate":
