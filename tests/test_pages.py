@@ -77,3 +77,11 @@ def test_the_container_is_installed_as_ci_installs() -> None:
     line = "--no-index --find-links"
     (ours,) = (row for row in (ROOT / "Containerfile").read_text().splitlines() if line in row)
     assert ours.endswith(f"{line} /dist resexp") and f"{line} dist resexp" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
+def test_whatever_begins_with_a_name_of_its_interpreter_can_be_run() -> None:
+    listed = subprocess.run(["git", "ls-files", "-s"], cwd=ROOT, capture_output=True, text=True, check=True)
+    modes = {name: words.split()[0] for words, _, name in (line.partition("\t") for line in listed.stdout.splitlines())}
+    scripts = [name for name in modes if (ROOT / name).is_file() and (ROOT / name).read_bytes().startswith(b"#!")]
+    assert ".ci/run" in scripts and [name for name in scripts if modes[name] != "100755"] == []

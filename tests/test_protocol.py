@@ -127,7 +127,9 @@ def in_float64(cfg: config.Config, state: State) -> State:
     twin.optimizer.load_state_dict(state.optimizer.state_dict())
     twin.optimizer.lr = state.optimizer.lr
     twin.batches, twin.counts = copy.copy(state.batches), copy.deepcopy(state.counts)
-    twin.batches.normalization = Normalization(state.batches.normalization.mean.double())
+    usual = state.batches.normalization
+    assert usual.mean is not None
+    twin.batches.normalization = Normalization(usual.mean.double(), None if usual.std is None else usual.std.double())
     return twin
 
 
@@ -199,3 +201,75 @@ def test_the_rates_of_all_64000_steps_are_those_of_the_second_reading(depth: int
         if schedule.warming_up:
             schedule.observe(step + 1, 80.0 if step < 399 else 70.0)
     assert cfg.protocol.steps == 64_000
+
+
+# Of other papers: what is not he2015-cifar's, read a second time
+
+
+@dataclass
+class Other:
+    """A protocol of another paper: its numbers, and the epochs after which the rate is divided by 10."""
+
+    batch_size: int
+    weight_decay: float
+    images: int
+    epochs: int
+    drops: Sequence[float]
+    norm_group: int | None = None
+
+
+OTHERS = {
+    "huang2017-cifar": Other(64, 0.0001, 50_000, 300, (150, 225)),
+    "xie2017-cifar": Other(128, 0.0005, 50_000, 300, (149, 224), norm_group=16),
+    "huang2016-cifar": Other(128, 0.0001, 45_000, 500, (250, 375)),
+    "li2018-cifar": Other(128, 0.0005, 50_000, 300, (150, 225, 275)),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_rates_of_other_papers_are_those_of_a_second_reading(name: str) -> None:
+    """By epochs of the number of batches that a loader has, rounded up or down."""
+    other, cfg = OTHERS[name], config.load(["dataset=cifar10", f"protocol={name}"])
+    schedule, epoch = build_schedule(cfg), other.images / other.batch_size
+    assert cfg.protocol.steps == pytest.approx(other.epochs * epoch, rel=0.002)
+    for step in range(0, cfg.protocol.steps, 101):
+        passed = [step / epoch / drop for drop in other.drops]
+        if all(abs(one - 1) > 0.005 for one in passed):
+            assert schedule.lr(step) == pytest.approx(0.1 * 0.1 ** sum(one > 1 for one in passed), rel=1e-9), step
+    assert cfg.protocol.norm_group == other.norm_group and cfg.protocol.val_size == 50_000 - other.images
+
+
+@pytest.mark.images
+@pytest.mark.parametrize("name", OTHERS)
+def test_two_updates_of_other_papers_are_those_of_a_second_reading(images: Path, name: str) -> None:
+    """The channels' statistics, and Nesterov's momentum; forward and backward are those that the test above reads.
+
+    With u = w - rate momentum v, the weights as the authors' framework keeps them: u' = u - rate (g + momentum v').
+    """
+    other = OTHERS[name]
+    words = ["model=plain8", "dataset=cifar10", f"dataset.root={images}", f"protocol={name}", "device=cpu"]
+    cfg = config.load([*words, "protocol.norm_group=null"])
+    state = build_state(cfg, load_data(cfg), torch.device("cpu"))
+    state = in_float64(cfg, state)
+    pixels = load_data(cfg).train.images.numpy().astype(np.float64) / 255
+    mean, std = pixels.mean(axis=(0, 2, 3)), pixels.std(axis=(0, 2, 3))
+    found = state.batches.normalization
+    assert found.mean is not None and found.std is not None
+    np.testing.assert_allclose(found.mean[:, 0, 0].numpy(), mean, rtol=1e-5)
+    np.testing.assert_allclose(found.std[:, 0, 0].numpy(), std, rtol=1e-4)
+    weights = [weight.detach().clone() for weight in state.net.parameters()]
+    velocities = [torch.zeros_like(weight) for weight in weights]
+    for _ in range(2):
+        state.follow_schedule()
+        drawn = next(state.batches)
+        assert len(drawn[1]) == other.batch_size
+        train_step(state, *drawn)
+        gradients = [weight.grad for weight in state.net.parameters()]
+        for index, gradient in enumerate(gradients):
+            assert gradient is not None
+            full = gradient + other.weight_decay * weights[index]
+            velocities[index] = 0.9 * velocities[index] + full
+            weights[index] = weights[index] - 0.1 * (full + 0.9 * velocities[index])
+        state.step += 1
+        for ours, theirs in zip(state.net.parameters(), weights, strict=True):
+            torch.testing.assert_close(ours.detach(), theirs, rtol=1e-12, atol=1e-14)
