@@ -34,8 +34,9 @@ def main() -> int:
     except (UserError, ValueError, OSError) as error:
         print(f"fold_shortcuts: error: {error}", file=sys.stderr)
         return 2
-    net = f"model=plain{cfg.model.depth} model.transform=single model.norm=none model.width={cfg.model.width}"
-    print(f"{args.to}: resexp eval weights={args.to} {net} dataset={cfg.dataset.name} protocol={cfg.protocol.name}")
+    print(
+        f"{args.to}: for model=plain{cfg.model.depth} model.transform=single model.norm=none, width {cfg.model.width}"
+    )
     return 0
 
 

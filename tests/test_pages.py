@@ -73,12 +73,6 @@ def test_evidence_is_kept_in_few_small_files() -> None:
     assert [f for f in files if f.stat().st_size > (2e6 if f.suffix == ".safetensors" else 1e6)] == []
 
 
-def test_the_container_is_installed_as_ci_installs() -> None:
-    line = "--no-index --find-links"
-    (ours,) = (row for row in (ROOT / "Containerfile").read_text().splitlines() if line in row)
-    assert ours.endswith(f"{line} /dist resexp") and f"{line} dist resexp" in (ROOT / ".ci" / "run").read_text()
-
-
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
 def test_whatever_begins_with_a_name_of_its_interpreter_can_be_run() -> None:
     listed = subprocess.run(["git", "ls-files", "-s"], cwd=ROOT, capture_output=True, text=True, check=True)

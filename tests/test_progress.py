@@ -14,10 +14,17 @@ SHOWN = {"loss": 1.5, "train_error": 50.0, "test_error": None, "rate": 1234.0}
 
 
 def test_a_curve_falls_as_its_errors_do_and_leaves_room_for_what_is_to_come() -> None:
-    assert draw_curve({}, 100) == "·" * 20
-    assert draw_curve({25: 80.0, 50: 40.0, 100: 0.0}, 100) == "██████▅▅▅▅▅▁▁▁▁▁▁▁▁▁"
-    assert draw_curve({500: 80.0, 501: 10.0}, 1000) == "█" * 10 + "▂" + "·" * 9  # of one place the last error counts
-    assert draw_curve({1: 0.0}, 1) == "▁" * 20
+    assert draw_curve({}) == "·" * 20
+    assert draw_curve({0: 80.0, 5: 80.0, 10: 40.0, 19: 0.0}) == "██████▅▅▅▅▅▁▁▁▁▁▁▁▁▁"
+    assert draw_curve({18: 5.0, 19: 4.0}) == "·" * 18 + "█▇"  # a run that resumed: what was before is not known
+    assert draw_curve({0: 0.0}) == "▁" + "·" * 19
+
+
+def test_however_often_it_is_shown_the_curve_keeps_one_error_a_place() -> None:
+    line = ProgressLine(step=0, steps=1000)
+    for step in range(1, 1001):
+        line.show(step, loss=1.0, train_error=step / 10, test_error=None, rate=1.0)
+    assert len(line.errors) == 20 and line.errors[19] == 100.0
 
 
 def lines(monkeypatch: pytest.MonkeyPatch, **console: object) -> str:
@@ -32,7 +39,7 @@ def lines(monkeypatch: pytest.MonkeyPatch, **console: object) -> str:
 
 def test_a_narrow_terminal_keeps_the_curve_and_the_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     narrow = lines(monkeypatch, force_terminal=True, width=80)
-    assert "███████████·········  step 50/100  train 50.00%  test -" in narrow and "images/s" not in narrow
+    assert "··········█·········  step 50/100  train 50.00%  test -" in narrow and "images/s" not in narrow
     assert "loss 1.500  train 50.00%  test -  1,234 images/s" in lines(monkeypatch, force_terminal=True, width=120)
 
 
@@ -55,4 +62,4 @@ def test_a_notebook_shows_one_line_that_changes(monkeypatch: pytest.MonkeyPatch)
     line.show(50, **SHOWN)  # type: ignore[arg-type]
     line.show(100, **SHOWN)  # type: ignore[arg-type]
     assert [how for how, _ in shown] == ["display", "update"]
-    assert shown[1][1].startswith("████████████████████  step 100/100  loss 1.500")
+    assert shown[1][1].startswith("··········██████████  step 100/100  loss 1.500")

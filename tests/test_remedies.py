@@ -12,10 +12,11 @@ from helpers import write_run
 from torch import Tensor, nn
 
 from resexp import UserError, catalog, config
-from resexp.analysis.remedies import likeness, measure_start
-from resexp.analysis.subject import read_subject
-from resexp.builder import build_optimizer
+from resexp.analysis.remedies import Start, correlation_row, likeness, measure_start
+from resexp.analysis.subject import Trained, read_subject
+from resexp.builder import build_net, build_optimizer
 from resexp.cli import main
+from resexp.config.studies import load_study
 from resexp.figures.remedies import draw_remedies
 from resexp.models.build import build_model
 from resexp.models.connections import Fading, SkipInit
@@ -26,7 +27,7 @@ from resexp.optim import SGD, AdamW
 from resexp.run.reader import find_runs, read_run
 from resexp.schedule import Schedule
 from resexp.studies.groups import group_runs
-from resexp.studies.remedies import find_remedies, remedy_rows
+from resexp.studies.remedies import find_remedies, remedy_rows, shares
 from resexp.studies.stats import Difference, share, summarize
 
 X = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -57,6 +58,11 @@ def test_random_weights_have_the_deviation_of_their_rule(rule: str, deviation: f
     weight = build(init=rule).stages[2][0].transform.conv1.weight  # 32 to 64 channels
     assert float(weight.detach().std()) == pytest.approx(deviation, rel=0.03)
     assert abs(float(weight.detach().mean())) < deviation / 20
+
+
+def test_by_fan_out_the_classifier_stays_as_torch_fills_it() -> None:
+    weight = build(init="he-fan-out").head.weight.detach()
+    assert float(weight.abs().max()) <= 1 / 8 and float(weight.std()) == pytest.approx(1 / 8 / math.sqrt(3), rel=0.1)
 
 
 def test_orthogonal_weights_have_orthogonal_rows_of_length_sqrt_2() -> None:
@@ -230,10 +236,12 @@ def test_a_residual_net_of_single_convolutions_folds_into_a_plain_one(option: st
 
 
 def test_only_what_a_kernel_can_do_is_folded() -> None:
-    with pytest.raises(ValueError, match="only blocks of one convolution and an added shortcut"):
+    with pytest.raises(ValueError, match="only blocks of one convolution, batch norm and an added shortcut"):
         fold(build("resnet8"))
     with pytest.raises(ValueError, match="only blocks of one convolution"):
         fold(build("plain8", transform="single"))
+    with pytest.raises(ValueError, match="batch norm"):
+        fold(build("resnet8", transform="single", norm="none"))
 
 
 # --- the update -------------------------------------------------------------------------------------------------------
@@ -327,10 +335,22 @@ def test_slopes_and_the_scales_of_dirac_convolutions_have_no_decay() -> None:
         ),
         (["model=resnet8", "model.connection=fading"], "protocol.fade=[]: goes with model.connection=fading"),
         (["model=resnet8", "protocol.fade=[0,9]"], "protocol.fade=[0, 9]: goes with model.connection=fading"),
-        (["model=resnet8", "model.connection=fading", "protocol.fade=[9,9]"], "must be two growing steps up to 1280"),
+        (["model=resnet8", "model.connection=fading", "protocol.fade=[9,9]"], "must be two growing steps below 1280"),
+        (
+            ["model=resnet8", "model.connection=fading", "protocol.fade=[0,1280]"],
+            "must be two growing steps below 1280",
+        ),
+        (
+            ["model=plain8", "model.activation=crelu", "model.init=dirac"],
+            "needs convolutions that make as many channels",
+        ),
+        (["model=plain8", "model.convolution=dirac", "model.init=naive"], "takes only the directions of weights"),
+        (["model=plain8", "model.convolution=dirac", "model.activation=crelu"], "half of the identity is cut off"),
+        (["model=densenet40_k12", "model.init=looks-linear"], "dense nets have no use for it"),
+        (["model=plain8", "protocol.nesterov=true", "protocol.momentum=0"], "needs sgd with momentum"),
         (["model=plain8", "protocol.clip_norm=0"], "protocol.clip_norm=0.0: must be above 0"),
         (["model=plain8", "protocol.clip_norm=1", "protocol.precision=fp16"], "not with fp16"),
-        (["model=plain8", "protocol.nesterov=true", "protocol.optimizer=adamw"], "adamw has none; drop it"),
+        (["model=plain8", "protocol.nesterov=true", "protocol.optimizer=adamw"], "needs sgd with momentum; drop it"),
     ],
 )
 def test_what_cannot_be_had_or_does_nothing_is_refused(words: list[str], message: str) -> None:
@@ -357,25 +377,48 @@ def test_gradients_are_alike_in_a_linear_net_and_have_little_in_common_in_a_deep
     assert likeness(build("plain56"), images) < 0.2
 
 
-def test_the_start_of_a_run_is_measured_with_its_own_rate_and_clipping(tmp_path: Path) -> None:
-    """A clipped update is as long as the rate times the bound, over all parameters."""
+def started(tmp_path: Path, *words: str) -> Trained:
     short = ["protocol.steps=2", "protocol.lr_drops=[]", "model.width=8", f"output_dir={tmp_path}", "tensorboard=false"]
-    starts = {}
-    for name, words in {
-        "usual": [],
-        "slow": ["protocol.lr=0.01"],
-        "warm-up": ["protocol.warmup_steps=1", "protocol.warmup_lr=0.001"],
-        "clipped": ["protocol.clip_norm=0.01"],
-    }.items():
-        cfg = config.load(["model=plain20", *words, *short])
-        assert main(["train", "model=plain20", *words, *short]) == 0
-        starts[name] = measure_start(read_subject(read_run(cfg.run_dir)), 64)
-    usual = starts["usual"]
+    cfg = config.load([*words, *short])
+    assert main(["train", *words, *short]) == 0
+    return read_subject(read_run(cfg.run_dir))
+
+
+def test_the_start_of_a_run_is_measured_by_its_own_first_step(tmp_path: Path) -> None:
+    usual = measure_start(started(tmp_path, "model=plain20"), 64)
     assert usual.growth > 2 and 0 < usual.likeness < 1 and usual.dead < 0.1
-    assert starts["slow"].update == pytest.approx(0.1 * usual.update)
-    assert starts["warm-up"].update == pytest.approx(0.01 * usual.update)
-    assert starts["clipped"].update < 0.1 * 0.01  # the first layer's weights are longer than 1
-    assert {start.growth for start in starts.values()} == {usual.growth}
+    for words, factor in (
+        (["protocol.lr=0.01"], 0.1),
+        (["protocol.warmup_steps=1", "protocol.warmup_lr=0.001"], 0.01),
+        (["protocol.nesterov=true"], 1.9),
+    ):
+        other = measure_start(started(tmp_path, "model=plain20", *words), 64)
+        assert other.update == pytest.approx(factor * usual.update, rel=1e-4) and other.growth == usual.growth
+
+
+def test_a_clipped_first_step_is_as_long_as_the_bound_allows(tmp_path: Path) -> None:
+    clipped = started(tmp_path, "model=plain20", "protocol.clip_norm=0.5", "protocol.weight_decay=0")
+    inputs, labels = clipped.images("train", 64)
+    net = build_net(clipped.cfg, clipped.data).train()
+    F.cross_entropy(net(inputs), labels).backward()
+    norms = [float(p.grad.norm()) for p in net.parameters() if p.grad is not None]
+    whole = math.sqrt(sum(norm**2 for norm in norms))
+    expected = 0.1 * norms[0] * 0.5 / whole / float(net.stem.conv.weight.detach().norm())  # type: ignore[union-attr, operator, arg-type]
+    assert whole > 0.5 and measure_start(clipped, 64).update == pytest.approx(expected, rel=1e-3)
+
+
+def test_where_f_starts_at_zero_its_gradient_has_no_growth(tmp_path: Path) -> None:
+    start = measure_start(started(tmp_path, "model=resnet8", "model.last_scale=0"), 64)
+    assert math.isnan(start.growth) and start.update > 0
+
+
+def test_a_mechanism_goes_with_the_error_or_does_not() -> None:
+    starts = [Start(growth=10.0**n, update=1.0, likeness=0.1 * n, dead=math.nan) for n in range(6)]
+    errors = [1.0, 2.0, 3.0, 5.0, 4.0, 6.0]
+    rows = {key: correlation_row(key, starts, errors) for key in Start._fields}
+    assert rows["growth"].measured == "0.94" and rows["growth"].agrees is True
+    assert rows["likeness"].measured == "0.94" and rows["likeness"].agrees is False
+    assert rows["update"].agrees is None and rows["dead"].agrees is None  # all alike; none known
 
 
 # --- what they close of the gap ---------------------------------------------------------------------------------------
@@ -391,9 +434,23 @@ def test_a_share_is_that_of_the_way_and_its_interval_that_of_welch() -> None:
     assert not share([70.0], [40.0], [10.0]).has_interval
 
 
-def test_where_the_gap_itself_is_unsure_the_share_has_no_end() -> None:
-    found = share([12.0, 8.0, 11.0], [9.0, 10.0, 11.0], [7.0, 10.0, 12.0])
+@pytest.mark.parametrize(
+    "sides",
+    [
+        ([12.0, 8.0, 11.0], [9.0, 10.0, 11.0], [7.0, 10.0, 12.0]),
+        ([10.0, 12.0, 11.0], [5.0, 5.1, 4.9], [8.0, 12.0, 10.0]),
+        ([10.0, 12.0, 11.0], [2.0, 2.1, 1.9], [9.5, 12.0, 10.6]),
+    ],
+)
+def test_where_the_gap_itself_is_unsure_the_share_has_no_end(sides: tuple[list[float], ...]) -> None:
+    found = share(*sides)
     assert found.high == math.inf and found.low == -math.inf
+
+
+@pytest.mark.parametrize("sides", [([90.0] * 2, [0.078125] * 2, [0.0] * 2), ([76.0] * 3, [68.22] * 3, [37.85] * 3)])
+def test_without_any_spread_the_share_is_exact(sides: tuple[list[float], ...]) -> None:
+    found = share(*sides)
+    assert found.low == found.mean == found.high
 
 
 def test_the_interval_holds_the_true_share_in_19_of_20_cases() -> None:
@@ -403,6 +460,16 @@ def test_the_interval_holds_the_true_share_in_19_of_20_cases() -> None:
         found = share(draws.normal(70, 4, 3), draws.normal(25, 8, 3), draws.normal(1, 0.5, 3))
         hits += found.low <= 45 / 69 <= found.high
     assert 0.92 <= hits / 400 <= 0.99
+
+
+def test_every_remedy_of_the_study_has_its_explanation(tmp_path: Path) -> None:
+    study, jobs = load_study("remedies-rates")
+    for number, (words, _) in enumerate(jobs):
+        write_run(tmp_path, list(words), train_error=float(number))
+    found = find_remedies(group_runs(find_runs(tmp_path)), study.explanations)
+    assert len(found) == 20 and all(len(remedy.others) == 2 for remedy in found)
+    assert sorted(remedy.name for remedy in found if not remedy.why) == ["plain", "resnet"]
+    assert "width=16" in {remedy.name for remedy in found}
 
 
 def runs_of(folder: Path, words: list[str], errors: dict[int, float]) -> None:
@@ -425,5 +492,7 @@ def test_each_remedy_is_judged_at_its_best_rate_by_the_share_it_closes(tmp_path:
     assert rows["init=dirac"][5].startswith("86 % (") and rows["init=dirac"][6] == "yes"
     assert rows["clip_norm=1.0"][6] == "no"
     assert rows["plain"][5:] == rows["resnet"][5:] == ["-", "-"]
+    even = [group for group in groups if group.depth == 20]
+    assert shares(find_remedies([g for g in even if g.family == "plain"], {})) == {}
     written = draw_remedies(groups, tmp_path / "figure", title="Remedies")
     assert [path.suffix for path in written] == [".png", ".svg"] and written[0].stat().st_size > 20_000

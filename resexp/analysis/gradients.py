@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resexp.analysis.subject import Trained, about, judged
+from resexp.builder import build_net, place_net
 from resexp.console import message
-from resexp.models.initialise import initialise
 from resexp.models.norm_relu import BatchNorm
 from resexp.studies.finding import Finding, Panel, Row, Series
 
@@ -119,8 +119,7 @@ def _nets(nets: Sequence[Trained], images: int, seed: int) -> tuple[Panel, list[
     rows, lines = [], []
     for net in nets:
         inputs, labels = net.images("train", images)
-        fresh = copy.deepcopy(net.net)
-        initialise(fresh, torch.Generator().manual_seed(seed), dataclasses.asdict(net.cfg.model))
+        fresh = place_net(build_net(dataclasses.replace(net.cfg, seed=seed), net.data), inputs.device)
         weights, norms = layer_gradients(fresh, inputs, labels)
         moves = [net.cfg.protocol.lr * g / max(w, TINY) for w, g in zip(weights, norms, strict=True)]
         lines.append(Series(label=f"{net.label}, fresh", x=range(1, len(norms) + 1), y=norms, style="thin"))

@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from resexp.analysis.gradients import ENDS, TINY, layer_gradients
+from resexp.analysis.gradients import ENDS, layer_gradients
 from resexp.analysis.sparsity import count_zeros
 from resexp.analysis.subject import Trained
-from resexp.builder import build_net, build_schedule
+from resexp.builder import build_net, build_optimizer, build_schedule, place_net
+from resexp.config import Config
 from resexp.console import message
 from resexp.models.build import use_kernels
 from resexp.studies.finding import Finding, Panel, Row, Series
@@ -31,7 +32,7 @@ LEAST_NETS = 5  # with fewer there is no correlation worth the name
 class Start(NamedTuple):
     """A net before its first step."""
 
-    growth: float  # of the gradient's norm, first layers over last
+    growth: float  # of the gradient's norm, first layers over last; NaN where F starts at zero and has none
     update: float  # of layer 1, in the length of its weights
     likeness: float  # mean cosine of the gradients at two images, in size
     dead: float  # share of channels
@@ -85,16 +86,17 @@ def analyze(nets: Sequence[Trained], *, images: int = 256) -> Finding:
             )
             for key in MECHANISMS
         ],
-        rows=[*(_correlation_row(key, starts, errors) for key in MECHANISMS), *rows],
+        rows=[*(correlation_row(key, starts, errors) for key in MECHANISMS), *rows],
     )
 
 
-def _correlation_row(key: str, starts: Sequence[Start], errors: Sequence[float]) -> Row:
+def correlation_row(key: str, starts: Sequence[Start], errors: Sequence[float]) -> Row:
     """Over the nets: does the mechanism go with the training error?"""
     sign, expected, source = EXPECTED[key]
-    values = [getattr(start, key) for start in starts]
-    known = len(values) >= LEAST_NETS and len(set(values)) > 1 and len(set(errors)) > 1
-    rank = float(spearmanr(values, errors).statistic) if known else math.nan
+    pairs = [(value, e) for s, e in zip(starts, errors, strict=True) if not math.isnan(value := getattr(s, key))]
+    values, ends = zip(*pairs, strict=True) if pairs else ((), ())
+    known = len(values) >= LEAST_NETS and len(set(values)) > 1 and len(set(ends)) > 1
+    rank = float(spearmanr(values, ends).statistic) if known else math.nan
     return Row(
         id=f"goes-with-{key}",
         what=f"rank correlation with the training error: {MECHANISMS[key]}",
@@ -106,20 +108,29 @@ def _correlation_row(key: str, starts: Sequence[Start], errors: Sequence[float])
 
 
 def measure_start(net: Trained, count: int) -> Start:
-    """The mechanisms of a net with the weights that its run began with."""
+    """The mechanisms of a net with fresh weights of its run's seed, and its first update by its run's protocol."""
     inputs, labels = net.images("train", count)
-    fresh = build_net(net.cfg, net.data).to(inputs.device)
+    fresh = place_net(build_net(net.cfg, net.data), inputs.device)
     use_kernels(fresh, fast=False)
-    weights, norms = layer_gradients(copy.deepcopy(fresh), inputs, labels)
-    whole = math.sqrt(math.fsum(norm**2 for norm in norms))
-    clip = net.cfg.protocol.clip_norm
-    rate = build_schedule(net.cfg).lr(0) * (1.0 if clip is None else min(1.0, clip / max(whole, TINY)))
+    _, norms = layer_gradients(copy.deepcopy(fresh), inputs, labels)
+    last = sum(norms[-ENDS:])
     return Start(
-        growth=sum(norms[:ENDS]) / max(sum(norms[-ENDS:]), TINY),
-        update=rate * norms[0] / max(weights[0], TINY),
-        likeness=likeness(fresh, inputs[:64]),
-        dead=_dead(fresh, inputs),
+        growth=sum(norms[:ENDS]) / last if last else math.nan,
+        update=first_update(copy.deepcopy(fresh), net.cfg, inputs, labels),
+        likeness=likeness(copy.deepcopy(fresh), inputs[:64]),
+        dead=_dead(fresh.train(), inputs),
     )
+
+
+def first_update(net: nn.Module, cfg: Config, inputs: Tensor, labels: Tensor) -> float:
+    """How far the first step on these images moves the first convolution, in the length of its weights."""
+    optimizer = build_optimizer(cfg, net)
+    optimizer.lr = build_schedule(cfg).lr(0)
+    F.cross_entropy(net.train()(inputs), labels).backward()
+    weight = next(module.weight for module in net.modules() if isinstance(module, nn.Conv2d))
+    before = weight.detach().clone()
+    optimizer.step()
+    return float((weight.detach() - before).norm() / before.norm())
 
 
 def likeness(net: nn.Module, inputs: Tensor) -> float:

@@ -92,7 +92,7 @@ def to_yaml(settings: Any) -> str:
 def flatten(settings: Any) -> dict[str, Any]:
     """Nested settings, or dicts of them, as one level: ``{"seed": 0, "model.width": 16, ...}``.
 
-    A setting that is itself a dict stays whole: ``{"launcher.options": {"mem": "8G"}}``.
+    A setting that is itself a dict, as launcher.options is, stays whole in nested settings.
     """
     named = (
         settings

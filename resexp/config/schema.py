@@ -104,7 +104,9 @@ class ProtocolConfig:
     momentum: float = setting(0.9, doc="SGD momentum")
     nesterov: bool = setting(False, doc="SGD: Nesterov's momentum")
     clip_norm: float | None = setting(None, doc="longest gradient, over all parameters; a longer one is shortened")
-    weight_decay: float = setting(0.0, doc="L2 penalty on all parameters; adamw: decoupled")
+    weight_decay: float = setting(
+        0.0, doc="L2 penalty on all parameters but learned slopes and Dirac scales; adamw: decoupled"
+    )
     warmup_depth: int | None = setting(None, doc="nets of at least this depth warm up; null: none does")
     warmup_steps: int = setting(0, doc="steps of warm-up for every net; 0: only for nets of warmup_depth")
     warmup_lr: float = setting(0.01, doc="learning rate of the warm-up")
@@ -171,8 +173,8 @@ class ProtocolConfig:
         check(whole, "protocol.val_size", self.val_size, "must be a number of images, or a share below 1")
         ordered = all(0 < a < b for a, b in zip([0.5, *self.lr_drops], self.lr_drops, strict=False))
         check(ordered, "protocol.lr_drops", self.lr_drops, "must be growing steps of at least 1")
-        falls = not self.fade or (len(self.fade) == 2 and 0 <= self.fade[0] < self.fade[1] <= self.steps)
-        check(falls, "protocol.fade", self.fade, f"must be two growing steps up to {self.steps}, as in [0,640], or []")
+        falls = not self.fade or (len(self.fade) == 2 and 0 <= self.fade[0] < self.fade[1] < self.steps)
+        check(falls, "protocol.fade", self.fade, f"must be two growing steps below {self.steps}, as in [0,640], or []")
         at_least(1, "plateau_patience")
         at_least(0, "plateau_points", "plateau_drops", "colour")
         check(
@@ -205,9 +207,8 @@ class ProtocolConfig:
         check(self.clip_norm is None or self.clip_norm > 0, "protocol.clip_norm", self.clip_norm, "must be above 0")
         scaled = self.clip_norm is not None and self.precision == "fp16"
         check(not scaled, "protocol.clip_norm", self.clip_norm, "not with fp16, whose gradients are scaled; take bf16")
-        check(
-            not self.nesterov or self.optimizer == "sgd", "protocol.nesterov", self.nesterov, "adamw has none; drop it"
-        )
+        moves = self.optimizer == "sgd" and self.momentum > 0
+        check(not self.nesterov or moves, "protocol.nesterov", self.nesterov, "needs sgd with momentum; drop it")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -172,6 +172,8 @@ def _usual_growth(depth: int) -> int:
 
 
 def _complete_densenet(full: Settings, given: Settings) -> None:
+    if full["init"] in ("dirac", "looks-linear"):
+        raise UserError(f"model.init={full['init']}: dense nets have no use for it; drop it")
     large = is_large_densenet(full["depth"])
     full["growth"] = full["growth"] or _usual_growth(full["depth"])
     full["transform"] = full["transform"] or ("bottleneck" if large else "basic")

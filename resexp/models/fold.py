@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from resexp.models.blocks import Block
 from resexp.models.connections import Add
+from resexp.models.norm_relu import BatchNorm
 
 
 @torch.no_grad()
@@ -28,10 +29,11 @@ def fold(net: nn.Module) -> dict[str, Tensor]:
     for name, block in net.named_modules():
         if not isinstance(block, Block):
             continue
-        if not block.fuses or block.transform.count != 1 or not isinstance(block.connection, Add):
-            raise ValueError(f"{name}: only blocks of one convolution and an added shortcut are folded")
+        single = block.fuses and block.transform.count == 1 and isinstance(block.last_norm, BatchNorm)
+        if not (single and isinstance(block.connection, Add)):
+            raise ValueError(f"{name}: only blocks of one convolution, batch norm and an added shortcut are folded")
         conv: Any = block.transform.conv1
-        weight, bias = _with_norm(conv.weight, block.transform.last_norm)
+        weight, bias = _with_norm(conv.weight, block.last_norm)
         kernel, shift = _kernel_of(block.connection.shortcut, conv.in_channels, weight.dtype)
         weight[:, :, 1, 1] += kernel
         state |= {f"{name}.transform.conv1.weight": weight, f"{name}.transform.bn1.bias": bias + shift}
@@ -40,6 +42,9 @@ def fold(net: nn.Module) -> dict[str, Tensor]:
 
 def _with_norm(weight: Tensor, norm: Any) -> tuple[Tensor, Tensor]:
     """A convolution without bias and the batch norm after it, as a convolution with a bias."""
+    if not isinstance(norm, BatchNorm):
+        raise ValueError("there is no batch norm to fold")
+    assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     return weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
 

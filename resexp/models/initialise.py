@@ -51,6 +51,8 @@ def initialise(net: nn.Module, generator: torch.Generator, settings: Mapping[str
 def _fill(layer: nn.Conv2d | nn.Linear, rule: str | None, generator: torch.Generator) -> None:
     weight = layer.weight
     match rule:
+        case "he-fan-out" if weight.dim() == 2:  # the authors' frameworks leave the classifier as torch fills it
+            nn.init.uniform_(weight, -(bound := weight.shape[1] ** -0.5), bound, generator=generator)
         case "he-fan-out":
             nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu", generator=generator)
         case "xavier":
@@ -79,7 +81,7 @@ def _delta_orthogonal(weight: Tensor, generator: torch.Generator) -> None:
 
 
 def _looks_linear(layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
-    """[W, -W] on what a CReLU makes, with W orthogonal, so that the net is linear (Balduzzi et al. 2017, Sec. 4)."""
+    """[W, -W] on what a CReLU makes, W orthogonal (Balduzzi et al. 2017, Sec. 4): linear, but for batch norm."""
     weight = layer.weight
     if not getattr(layer, "reads_crelu", weight.dim() == 2):  # the first layer reads the image
         nn.init.orthogonal_(weight, generator=generator)

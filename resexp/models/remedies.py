@@ -56,7 +56,8 @@ class DiracConv3x3(Conv3x3):
     """A 3x3 convolution by ``a I + b W/|W|``, with a and b for each output channel (Zagoruyko & Komodakis 2017, Eq. 3).
 
     a starts at 1 and b at 0.1, neither has weight decay, and |W| is the norm of an output channel's weights, as in the
-    authors' code. The paper's nets have their ReLU before the convolution and no batch norm; ours stay as they are.
+    authors' code. Their nets have the ReLU before the convolution; ours have it where all plain nets have it. Where
+    channels double, half of the outputs have no identity.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:

@@ -130,11 +130,19 @@ def complete_staged(full: dict[str, Any], given: dict[str, Any]) -> None:
 
 def _check_remedies(full: dict[str, Any], given: dict[str, Any]) -> None:
     """What takes the place of shortcuts, or acts on how they start, where it cannot be had or does nothing."""
-    crelu = full.get("activation") == "crelu"
-    if full.get("init") == "looks-linear" and not crelu:
+    init, crelu = full.get("init", "he"), full.get("activation") == "crelu"
+    if init == "looks-linear" and not crelu:
         raise UserError("model.init=looks-linear: needs model.activation=crelu, of which plain nets are made")
+    if init == "dirac" and (crelu or "cardinality" in full):
+        raise UserError("model.init=dirac: needs convolutions that make as many channels as they read; drop it")
+    if init != "he" and full.get("convolution") == "dirac":
+        raise UserError(f"model.init={init}: model.convolution=dirac takes only the directions of weights; drop one")
     if crelu and (full["width"] % 2 or full["transform"] == "bottleneck" or full["reduction"]):
         raise UserError("model.activation=crelu: takes an even model.width, and no bottlenecks or gates on channels")
+    if crelu and full["convolution"] == "dirac":
+        raise UserError(
+            "model.convolution=dirac: with model.activation=crelu half of the identity is cut off; drop one"
+        )
     for key in ("norm_scale", "last_scale"):
         if given[key] not in (None, 1) and full["norm"] == "none":
             raise UserError(f"model.{key}={given[key]}: there is no batch norm with model.norm=none; drop one of them")

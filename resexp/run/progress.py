@@ -30,7 +30,7 @@ class ProgressLine:
         self.console = Console(stderr=True, force_jupyter=False)
         self.first, self.steps = step, steps
         self.started = self.shown = time.monotonic()
-        self.errors: dict[int, float] = {}
+        self.errors: dict[int, float] = {}  # the last one at each place of the curve
         self.live: Progress | None = None
         self.cell: Any = None  # the notebook's, once there is something to show
         if self.console.is_terminal and not self.in_notebook:
@@ -51,7 +51,7 @@ class ProgressLine:
     def show(self, step: int, *, loss: float, train_error: float, test_error: float | None, rate: float) -> None:
         """:param rate: images/s."""
         self.shown = time.monotonic()
-        self.errors[step] = train_error
+        self.errors[min(WIDTH - 1, step * WIDTH // self.steps)] = train_error
         test = f"{test_error:.2f}%" if test_error is not None else "-"
         errors = f"train {train_error:.2f}%  test {test}"
         text = f"loss {loss:.3f}  {errors}  {rate:,.0f} images/s"
@@ -67,7 +67,7 @@ class ProgressLine:
             self.note(line)
 
     def _curve(self) -> str:
-        return "" if self.console.options.ascii_only else draw_curve(self.errors, self.steps)
+        return "" if self.console.options.ascii_only else draw_curve(self.errors)
 
     def _show_in_notebook(self, line: str) -> None:
         from IPython.display import display
@@ -88,20 +88,17 @@ class ProgressLine:
             self.live.stop()
 
 
-def draw_curve(errors: Mapping[int, float], steps: int) -> str:
-    """``errors`` by step as a line of text, as wide as all the steps; a dot is still to come.
+def draw_curve(errors: Mapping[int, float]) -> str:
+    """``errors`` by place as a line of text, from the first that is known: ``"█▆▄▃▂▂▁▁············"``.
 
-    The highest error fills its place: ``"█▆▄▃▂▂▁▁············"``.
+    The highest error fills its place. A place that was passed between two others has the error of the next.
     """
     top = max(errors.values(), default=0) or 1
-    line = ["·" for _ in range(WIDTH)]
-    reached = 0
-    for step, error in sorted(errors.items()):
-        place = min(WIDTH - 1, step * WIDTH // steps)
+    line, shown = ["·"] * WIDTH, min(errors, default=0)
+    for place, error in sorted(errors.items()):
         height = HEIGHTS[min(len(HEIGHTS) - 1, int(error / top * len(HEIGHTS)))]
-        start = min(reached, place)
-        line[start : place + 1] = height * (place + 1 - start)  # steps that were not seen take the next error
-        reached = place + 1
+        line[shown : place + 1] = height * (place + 1 - shown)
+        shown = place + 1
     return "".join(line)
 
 

@@ -45,7 +45,7 @@ class Remedy:
 def find_remedies(groups: Sequence[Group], explanations: Mapping[str, str]) -> list[Remedy]:
     """The remedies among a study's nets, the one that leaves the lowest training error first.
 
-    A remedy is a setting that is not that of the family's paper, nor that of most of its nets here.
+    A remedy is a setting that is not that of most nets of its family here; where there is no such, not the paper's.
 
     :param explanations: by the words of a remedy, ``"init=dirac"``.
     """
@@ -55,8 +55,9 @@ def find_remedies(groups: Sequence[Group], explanations: Mapping[str, str]) -> l
         members = [group for group in ended if group.family == family]
         counts = Counter(word for group in members for word in group.words)
         shared = {word for word, count in counts.items() if 2 * count > len(members)}
+        settled = {word.partition("=")[0] for word in shared}
         for group in members:
-            own = group.words - shared - group.usual
+            own = {w for w in group.words - shared if w.partition("=")[0] in settled or w not in group.usual}
             alike[family, frozenset(word for word in own if not word.startswith(f"{RATE}="))].append(group)
     whys = {frozenset(words.split()): why for words, why in explanations.items()}
     found = [_remedy(*key, members, whys.get(key[1], "")) for key, members in alike.items()]
@@ -75,14 +76,14 @@ def _remedy(family: str, words: frozenset[str], groups: Sequence[Group], why: st
 def shares(remedies: Sequence[Remedy]) -> dict[str, Difference]:
     """By a remedy's name, the share of the gap between the deepest plain and residual nets that it closes, as 0 to 1.
 
-    Only of plain nets, and only while both bounds have runs of that depth.
+    Only of plain nets, and only while there is a gap between the bounds at that depth.
     """
     bounds = {remedy.family: remedy for remedy in remedies if not remedy.words}
     if not {"plain", "resnet"} <= bounds.keys():
         return {}
     depth = max(bounds["plain"].nets)
     sides = [_errors(bounds[family].nets[depth]) for family in ("plain", "resnet") if depth in bounds[family].nets]
-    if len(sides) < 2:
+    if len(sides) < 2 or sum(sides[0]) / len(sides[0]) == sum(sides[1]) / len(sides[1]):
         return {}
     return {
         remedy.name: share(sides[0], _errors(remedy.nets[depth]), sides[1])

@@ -74,8 +74,8 @@ def share(worst: Sequence[float], middle: Sequence[float], best: Sequence[float]
     """Which share of the way from the mean of ``worst`` to that of ``best`` lies behind the mean of ``middle``.
 
     The interval holds every share s that the three sides' spread allows: those for which the mean of ``middle`` does
-    not differ from (1 - s) worst + s best by Welch's test at 5 % (Fieller 1954, with unequal spread). There is none if
-    a side has one value.
+    not differ from (1 - s) worst + s best by Welch's test at 5 % (Fieller 1954, with unequal spread). It is endless if
+    the same test does not tell the two ends apart, and there is none if a side has one value.
 
     :raises ValueError: for an empty side, or if the two ends have one mean.
     """
@@ -88,28 +88,31 @@ def share(worst: Sequence[float], middle: Sequence[float], best: Sequence[float]
     mean = (sides[0].mean - sides[1].mean) / gap
     if min(side.count for side in sides) < 2:
         return Difference(mean)
+    ends = welch(worst, best)
+    if ends.low <= 0 <= ends.high:
+        return Difference(mean, -math.inf, math.inf)
 
     def beyond(s: float) -> float:
         """How far the difference at s is beyond what Welch's test allows."""
         weights = (1 - s, -1.0, s)
         parts = [w**2 * side.std**2 / side.count for w, side in zip(weights, sides, strict=True)]
-        off = abs(math.fsum(w * side.mean for w, side in zip(weights, sides, strict=True)))
-        total = math.fsum(parts)
+        off, total = abs((s - mean) * gap), math.fsum(parts)
         if total == 0:
             return off
         freedom = total**2 / math.fsum(part**2 / (side.count - 1) for part, side in zip(parts, sides, strict=True))
         return off - _quantile(freedom) * math.sqrt(total)
 
+    if beyond(mean) >= 0:  # nothing spreads there
+        return Difference(mean, mean, mean)
+
     def end(direction: int) -> float:
         step = 0.01
         while beyond(mean + direction * step) < 0:
-            step *= 2
             if step > MOST_SHARE:
                 return direction * math.inf
-        return float(brentq(beyond, mean + direction * step / 2 * (step > 0.01), mean + direction * step))
+            step *= 1.1
+        return float(brentq(beyond, mean, mean + direction * step))
 
-    if beyond(mean) == 0:  # no side has any spread
-        return Difference(mean, mean, mean)
     return Difference(mean, end(-1), end(1))
 
 
