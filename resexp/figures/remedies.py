@@ -24,10 +24,10 @@ def draw_remedies(groups: Sequence[Group], path: Path, *, title: str, note: str 
     colours = _colours(remedies)
     over_depth = len({depth for remedy in remedies for depth in remedy.nets}) > 1
     text = describe_runs(groups, seeds_as="mean, and least to most")
-    lines = textwrap.wrap(f"{text} Small marks: the other rates. {note}", 140 if over_depth else 100)
+    lines = textwrap.wrap(f"{text} Small marks: the other rates. {note}", 150 if over_depth else 125)
     height, below = 0.9 + 0.23 * max(6, len(remedies)), 0.16 + 0.13 * len(lines)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10.5 if over_depth else 7.6, height + below))
+        figure = Figure(figsize=(11.5 if over_depth else 9.0, height + below))
         panels = figure.subplots(1, 2, width_ratios=(1, 1.1)) if over_depth else [figure.subplots()]
         if over_depth:
             _draw_depths(panels[0], remedies, colours)
@@ -64,7 +64,7 @@ def _draw_depths(axes: Axes, remedies: Sequence[Remedy], colours: dict[str, str]
 
 
 def _draw_deepest(axes: Axes, remedies: Sequence[Remedy], colours: dict[str, str]) -> None:
-    """A row each; at the right the error, and the share of the gap that is closed."""
+    """A row each; at the right the error with its rate, and the share of the gap that is closed."""
     closed = shares(remedies)
     for row, remedy in enumerate(remedies):
         values = _values(remedy.deepest)
@@ -75,9 +75,11 @@ def _draw_deepest(axes: Axes, remedies: Sequence[Remedy], colours: dict[str, str
         for group in remedy.others:
             axes.plot(group.mean(METRIC), row, marker="o", markersize=3.5, color=colours[remedy.name], alpha=0.55)
         share = closed.get(remedy.name)
-        text = f"{remedy.deepest.mean(METRIC):.1f} %" + (f", closes {100 * share.mean:.0f} %" if share else "")
+        text = f"{remedy.deepest.mean(METRIC):.1f} % at {remedy.rate}" + (
+            f", closes {100 * share.mean:.0f} %" if share and share.mean > 0 else ""
+        )
         axes.text(1.01, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=7.5)
-    axes.set_yticks(range(len(remedies)), [f"{remedy.name}, rate {remedy.rate}" for remedy in remedies], fontsize=7.5)
+    axes.set_yticks(range(len(remedies)), [textwrap.fill(remedy.name, 27) for remedy in remedies], fontsize=7)
     axes.set_ylim(len(remedies) - 0.4, -0.6)
     axes.set_xlim(left=0)
     axes.set_xlabel(f"training error of {max(max(remedy.nets) for remedy in remedies)} layers at the end (%)")
