@@ -86,25 +86,48 @@ def analyze(nets: Sequence[Trained], *, images: int = 256) -> Finding:
             )
             for key in MECHANISMS
         ],
-        rows=[*(correlation_row(key, starts, errors) for key in MECHANISMS), *rows],
+        rows=[*(correlation_row(key, starts, errors) for key in MECHANISMS), *_with_norm(nets, starts, errors), *rows],
     )
 
 
 def correlation_row(key: str, starts: Sequence[Start], errors: Sequence[float]) -> Row:
     """Over the nets: does the mechanism go with the training error?"""
     sign, expected, source = EXPECTED[key]
-    pairs = [(value, e) for s, e in zip(starts, errors, strict=True) if not math.isnan(value := getattr(s, key))]
-    values, ends = zip(*pairs, strict=True) if pairs else ((), ())
-    known = len(values) >= LEAST_NETS and len(set(values)) > 1 and len(set(ends)) > 1
-    rank = float(spearmanr(values, ends).statistic) if known else math.nan
+    rank = rank_correlation([getattr(start, key) for start in starts], errors)
     return Row(
         id=f"goes-with-{key}",
         what=f"rank correlation with the training error: {MECHANISMS[key]}",
-        measured=f"{rank:.2f}" if known else "-",
+        measured="-" if math.isnan(rank) else f"{rank:.2f}",
         expected=expected.format(STRONG),
         source=source,
-        agrees=bool(sign * rank > STRONG) if known else None,
+        agrees=None if math.isnan(rank) else sign * rank > STRONG,
     )
+
+
+def _with_norm(nets: Sequence[Trained], starts: Sequence[Start], errors: Sequence[float]) -> list[Row]:
+    """The same for the nets with batch norm, without a verdict: nets without it fail by another way, or do not fail."""
+    kept = [index for index, net in enumerate(nets) if getattr(net.cfg.model, "norm", None) == "batch"]
+    if len(kept) == len(nets):
+        return []
+    ranks = {
+        key: rank_correlation([getattr(starts[i], key) for i in kept], [errors[i] for i in kept]) for key in MECHANISMS
+    }
+    return [
+        Row(
+            id=f"with-norm-{key}",
+            what=f"the same over the {len(kept)} nets with batch norm: {MECHANISMS[key]}",
+            measured="-" if math.isnan(rank) else f"{rank:.2f}",
+        )
+        for key, rank in ranks.items()
+    ]
+
+
+def rank_correlation(values: Sequence[float], errors: Sequence[float]) -> float:
+    """Spearman's, of the pairs that have a value; NaN for too few, or if one side is all alike."""
+    pairs = [(value, error) for value, error in zip(values, errors, strict=True) if not math.isnan(value)]
+    if len(pairs) < LEAST_NETS or any(len(set(side)) < 2 for side in zip(*pairs, strict=True)):
+        return math.nan
+    return float(spearmanr(*zip(*pairs, strict=True)).statistic)
 
 
 def measure_start(net: Trained, count: int) -> Start:

@@ -63,8 +63,10 @@ class Trained:
 
     @property
     def full_label(self) -> str:
-        """The label, with the settings that are not its protocol's."""
-        return " ".join([self.label, *_changed(self.cfg.protocol)])
+        """The net and its width, with all settings that are not its paper's or its protocol's."""
+        model = self.cfg.model
+        width = [f"width={model.width}"] if model.width else []
+        return " ".join([label_of(dataclasses.asdict(model)), *width, *_changed(self.cfg.protocol)])
 
     @property
     def origin(self) -> str:
