@@ -15,6 +15,7 @@ from resexp.data.source import Augmentation
 from resexp.evaluate import check_view
 from resexp.meter import Counts, Stopwatch
 from resexp.models.build import build_model
+from resexp.models.connections import Fading
 from resexp.models.norm_relu import set_statistics
 from resexp.models.resnet import drops_blocks, has_dropout
 from resexp.models.stages import SMALL_SIDE
@@ -101,6 +102,7 @@ def build_state(cfg: Config, data: Dataset, device: torch.device, world: World |
         precision=p.precision,
         seed=cfg.seed,
         world=world,
+        strengths=[module.strength for module in net.modules() if isinstance(module, Fading)],
     )
 
 

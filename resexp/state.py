@@ -1,6 +1,7 @@
 """All that changes while a net trains; a checkpoint holds it, with facts about the run. Each part owns its state."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,6 @@ from torch import Tensor, nn
 
 from resexp.data.batches import Batches
 from resexp.meter import Counts, Stopwatch
-from resexp.models.connections import Fading
 from resexp.optim import Optimizer
 from resexp.parallel import World
 from resexp.schedule import Schedule
@@ -53,6 +53,7 @@ class State:
 
     :param parallel_net: the net, with gradients averaged over all processes.
     :param scaler: of the loss in fp16; in other precisions it does nothing.
+    :param strengths: of the shortcuts that fade: buffers of the net.
     :param results: the last evaluation, and the best by validation images.
     """
 
@@ -68,16 +69,15 @@ class State:
     precision: str
     seed: int
     world: World
+    strengths: Sequence[Tensor] = ()
     step: int = 0
     results: dict[str, float] = field(default_factory=dict)
 
     def follow_schedule(self) -> None:
         """Give the next update its learning rate, and shortcuts that fade their strength."""
         self.optimizer.lr = self.schedule.lr(self.step)
-        if self.schedule.fade:
-            for module in self.net.modules():
-                if isinstance(module, Fading):
-                    module.strength.fill_(self.schedule.shortcut(self.step))
+        for strength in self.strengths:
+            strength.fill_(self.schedule.shortcut(self.step))
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the whole run, on rank 0; every rank takes part in collecting it."""

@@ -175,7 +175,12 @@ def test_variants_are_run_each_with_the_sweep() -> None:
     assert len(jobs) == 2 * 2 * 2
     study, jobs = config.load_study("identity-shortcuts-small")
     assert len(jobs) == len(study.variants) == 11
-    assert {cfg.model.connection for _, cfg in jobs} == set(catalog.CHOICES["connection"]) - {"concatenate", "none"}
+    assert {cfg.model.connection for _, cfg in jobs} == set(catalog.CHOICES["connection"]) - {
+        "concatenate",
+        "none",
+        "skip-init",
+        "fading",
+    }
 
 
 def test_a_studys_runs_are_found_in_any_seed_and_reference_runs_until_the_users_own_are_complete(

@@ -12,6 +12,7 @@ from resexp.models import footprint
 from resexp.models.stages import (
     VGG_CONVOLUTIONS,
     VGG_OF_DEPTH,
+    check_dense_init,
     complete_staged,
     densenet_blocks,
     is_large_densenet,
@@ -172,15 +173,13 @@ def _usual_growth(depth: int) -> int:
 
 
 def _complete_densenet(full: Settings, given: Settings) -> None:
-    if full["init"] in ("dirac", "looks-linear"):
-        raise UserError(f"model.init={full['init']}: dense nets have no use for it; drop it")
+    check_dense_init(full["init"])
     large = is_large_densenet(full["depth"])
     full["growth"] = full["growth"] or _usual_growth(full["depth"])
     full["transform"] = full["transform"] or ("bottleneck" if large else "basic")
     full["compression"] = full["compression"] or (0.5 if large else 1.0)
     densenet_blocks(full)
-    if full["width"] is None:  # Sec. 3: 2k for ImageNet and BC nets, else 16
-        full["width"] = 2 * full["growth"] if large or full["compression"] < 1 else 16
+    full["width"] = full["width"] or (2 * full["growth"] if large or full["compression"] < 1 else 16)  # Sec. 3
 
 
 def _densenet_name(model: Mapping[str, Any]) -> str:
@@ -206,10 +205,6 @@ _DENSENET = Family(
 )
 
 
-def _read_googlenet(settings: Settings) -> None:
-    settings["depth"] = 22
-
-
 _GOOGLENET = Family(
     "GoogLeNet",
     "Szegedy et al. 2015, with batch norm",
@@ -220,7 +215,7 @@ _GOOGLENET = Family(
     example="googlenet",
     complete=lambda full, given: None,
     floats=footprint.googlenet,
-    read=_read_googlenet,
+    read=lambda settings: settings.update(depth=22),
     images=lambda model: "imagenet",
 )
 

@@ -153,6 +153,12 @@ def _check_remedies(full: dict[str, Any], given: dict[str, Any]) -> None:
         )
 
 
+def check_dense_init(init: str) -> None:
+    """A dense layer makes few channels of many: neither the identity nor a mirrored half fits it. Raises UserError."""
+    if init in ("dirac", "looks-linear"):
+        raise UserError(f"model.init={init}: dense nets have no use for it; drop it")
+
+
 def _complete_shortcut(full: dict[str, Any]) -> None:
     full["shortcut"] = full["shortcut"] or ("B" if full["transform"] == "bottleneck" else "A")
     if full["survival"] < 1 and full["connection"] != "add":
