@@ -66,7 +66,7 @@ tensorboard: install ## TensorBoard on outputs/, with the reference runs
 	$(BIN)/tensorboard --logdir outputs
 
 wheels: install ## in dist/ all that an installation without a network needs: 3 GB
-	rm -rf dist
+	rm -rf dist build # a build folder keeps what was removed since
 	$(BIN)/pip wheel --quiet --disable-pip-version-check -c constraints.txt -w dist .
 
 CONTAINERS ?= podman

@@ -6,7 +6,6 @@ al. 2017), and how many channels no image activates. If an explanation is right,
 which its mechanism is milder, whatever the remedy was meant for.
 """
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -135,13 +134,13 @@ def measure_start(net: Trained, count: int) -> Start:
     inputs, labels = net.images("train", count)
     fresh = place_net(build_net(net.cfg, net.data), inputs.device)
     use_kernels(fresh, fast=False)
-    _, norms = layer_gradients(copy.deepcopy(fresh), inputs, labels)
+    _, norms = layer_gradients(fresh, inputs, labels)
     last = sum(norms[-ENDS:])
     return Start(
         growth=sum(norms[:ENDS]) / last if last else math.nan,
-        update=first_update(copy.deepcopy(fresh), net.cfg, inputs, labels),
-        likeness=likeness(copy.deepcopy(fresh), inputs[:64]),
-        dead=_dead(fresh.train(), inputs),
+        likeness=likeness(fresh, inputs[:64]),
+        dead=_dead(fresh, inputs),
+        update=first_update(fresh, net.cfg, inputs, labels),  # last: it changes the net
     )
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from resexp.figures.style import STYLE, shades, write
-from resexp.studies.groups import Group, describe_runs, final_error
+from resexp.studies.groups import Group, describe_runs
 from resexp.studies.remedies import METRIC, Remedy, find_remedies, shares
 
 BOUND = "#111111"  # of plain and residual nets without a remedy
@@ -67,7 +67,7 @@ def _draw_deepest(axes: Axes, remedies: Sequence[Remedy], colours: dict[str, str
     """A row each; at the right the error with its rate, and the share of the gap that is closed."""
     closed = shares(remedies)
     for row, remedy in enumerate(remedies):
-        values = _values(remedy.deepest)
+        values = remedy.deepest.values(METRIC)
         if not remedy.words:
             axes.axvline(remedy.deepest.mean(METRIC), color=BOUND, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)
         axes.plot([min(values), max(values)], [row, row], color=colours[remedy.name], linewidth=2)
@@ -85,7 +85,3 @@ def _draw_deepest(axes: Axes, remedies: Sequence[Remedy], colours: dict[str, str
     axes.set_xlabel(f"training error of {max(max(remedy.nets) for remedy in remedies)} layers at the end (%)")
     axes.grid(linewidth=0.4, alpha=0.5, axis="x")
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _values(group: Group) -> list[float]:
-    return [value for run in group.runs if (value := final_error(run, METRIC)) is not None]

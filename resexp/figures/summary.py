@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator
 
 from resexp.figures.style import DASHED, STYLE, error_floor, shades, short_label, write
-from resexp.studies.groups import Group, describe_runs, final_error
+from resexp.studies.groups import Group, describe_runs
 
 MARKERS = "osD^vPX*<>"
 METRICS = ("train_error", "test_error")
@@ -111,7 +111,7 @@ def draw_table(groups: Sequence[Group], path: Path, *, title: str, note: str = "
         colours = {"train_error": "#2b86b8", "test_error": "#111111"}
         for row, group in enumerate(known):
             for metric in METRICS:
-                values = _values(group, metric)
+                values = group.values(metric)
                 thin = metric == "train_error"
                 axes.plot([min(values), max(values)], [row, row], color=colours[metric], linewidth=0.9 if thin else 2)
                 axes.plot(
@@ -191,21 +191,17 @@ def _series(group: Group, groups: Sequence[Group]) -> str:
 
 
 def _finished(groups: Sequence[Group]) -> list[Group]:
-    return [group for group in groups if all(_values(group, metric) for metric in METRICS)]
-
-
-def _values(group: Group, metric: str) -> list[float]:
-    return [value for run in group.runs if (value := final_error(run, metric)) is not None]
+    return [group for group in groups if all(group.values(metric) for metric in METRICS)]
 
 
 def _mean(group: Group, metric: str) -> float:
-    values = _values(group, metric)
+    values = group.values(metric)
     return sum(values) / len(values)
 
 
 def _means(groups: Sequence[Group], metric: str) -> tuple[list[float], list[list[float]]]:
     """Means, and how far the least and the most lie from them."""
     means = [_mean(group, metric) for group in groups]
-    below = [mean - min(_values(group, metric)) for group, mean in zip(groups, means, strict=True)]
-    above = [max(_values(group, metric)) - mean for group, mean in zip(groups, means, strict=True)]
+    below = [mean - min(group.values(metric)) for group, mean in zip(groups, means, strict=True)]
+    above = [max(group.values(metric)) - mean for group, mean in zip(groups, means, strict=True)]
     return means, [below, above]

@@ -15,7 +15,7 @@ NAIVE = 0.01  # the standard deviation that He et al. 2015b, Sec. 2.2, compare t
 
 
 @torch.no_grad()
-def initialise(net: nn.Module, generator: torch.Generator, settings: Mapping[str, Any] | None = None) -> None:
+def initialise(net: nn.Module, generator: torch.Generator, settings: Mapping[str, Any]) -> None:
     """He et al. 2015, arXiv 1502.01852, Eq. 10: weights of variance 2 / fan-in, biases zero, norms at identity.
 
     Gates have the bias that their net names. Linear layers that no ReLU follows, those of attention, have ``gain`` 1:
@@ -25,8 +25,7 @@ def initialise(net: nn.Module, generator: torch.Generator, settings: Mapping[str
     :param settings: of the net: ``init``, the rule for the weights of all convolutions and linear layers;
         ``norm_scale``, the scale of every batch norm; ``last_scale``, that of the last one of every F.
     """
-    known = settings or {}
-    rule, norm_scale, last_scale = known.get("init"), known.get("norm_scale"), known.get("last_scale")
+    rule, norm_scale, last_scale = (settings.get(key) for key in ("init", "norm_scale", "last_scale"))
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             if getattr(module, "gain", None) == 1:

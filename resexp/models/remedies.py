@@ -24,19 +24,25 @@ class CReLU(nn.Module):
         return torch.cat((x, -x), dim=1).relu()
 
 
-class NormThen(BatchNorm):
-    """Batch norm with another activation after it. Its method keeps the name ``relu``, by which blocks call it."""
+class Activated(nn.Module):
+    """A module with any activation after it. The method keeps the name ``relu``, by which blocks call it."""
 
-    def __init__(self, channels: int, activation: nn.Module) -> None:
-        super().__init__(channels)
-        self.activation = activation
+    activation: nn.Module
 
     def relu(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         x = self(x)
         return self.activation(x if shortcut is None else x + shortcut)
 
 
-class ShiftThen(nn.Module):
+class NormThen(Activated, BatchNorm):
+    """Batch norm, and an activation after it."""
+
+    def __init__(self, channels: int, activation: nn.Module) -> None:
+        super().__init__(channels)
+        self.activation = activation
+
+
+class ShiftThen(Activated):
     """A bias for each channel where batch norm was, and an activation after it."""
 
     def __init__(self, channels: int, activation: nn.Module) -> None:
@@ -46,10 +52,6 @@ class ShiftThen(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.bias[:, None, None]
-
-    def relu(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        x = self(x)
-        return self.activation(x if shortcut is None else x + shortcut)
 
 
 class DiracConv3x3(Conv3x3):

@@ -132,7 +132,7 @@ def _check_remedies(full: dict[str, Any], given: dict[str, Any]) -> None:
     """What takes the place of shortcuts, or acts on how they start, where it cannot be had or does nothing."""
     init, crelu = full.get("init", "he"), full.get("activation") == "crelu"
     if init == "looks-linear" and not crelu:
-        raise UserError("model.init=looks-linear: needs model.activation=crelu, of which plain nets are made")
+        raise UserError("model.init=looks-linear: needs model.activation=crelu, which only plain nets have")
     if init == "dirac" and (crelu or "cardinality" in full):
         raise UserError("model.init=dirac: needs convolutions that make as many channels as they read; drop it")
     if init != "he" and full.get("convolution") == "dirac":

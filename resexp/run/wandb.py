@@ -34,7 +34,7 @@ class WandbRun:
                 settings=wandb.Settings(console="off", silent=True),  # our own lines are enough
             )
         except (wandb.Error, OSError) as error:
-            raise UserError(f"wandb=true: it does not start ({str(error).splitlines()[0]}); drop it") from None
+            raise UserError(f"wandb=true: it cannot start ({str(error).splitlines()[0]}); drop it") from None
 
     def write(self, split: str, values: dict[str, float], *, step: int) -> None:
         """``error/test``, ``loss/train`` and so on, as in TensorBoard."""

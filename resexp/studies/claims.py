@@ -113,9 +113,7 @@ def _judge_best(claim: Claim, sides: Sequence[Sequence[Group]]) -> Verdict:
     if not all(known):
         return Verdict(claim, Outcome.OPEN)
     chosen = [min(side, key=lambda group: group.mean("train_error")) for side in known]
-    one, two = (
-        [value for run in group.runs if (value := final_error(run, claim.metric)) is not None] for group in chosen
-    )
+    one, two = (group.values(claim.metric) for group in chosen)
     named = [
         " ".join([group.net, *sorted(_setting_words(group, side))]) for group, side in zip(chosen, sides, strict=True)
     ]

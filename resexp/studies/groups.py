@@ -55,8 +55,12 @@ class Group:
 
         A diverged run counts as guessing, here as in every verdict and figure.
         """
-        known = [value for run in self.runs if (value := final_error(run, metric)) is not None]
+        known = self.values(metric)
         return summarize(known) if known else None
+
+    def values(self, metric: str) -> list[float]:
+        """The numbers of its runs that have ended."""
+        return [value for run in self.runs if (value := final_error(run, metric)) is not None]
 
     def mean(self, metric: str) -> float:
         """Of ``error``; infinite where there is none."""

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from resexp.studies.groups import Group, final_error
+from resexp.studies.groups import Group
 from resexp.studies.stats import Difference, share
 
 METRIC = "train_error"
@@ -49,7 +49,7 @@ def find_remedies(groups: Sequence[Group], explanations: Mapping[str, str]) -> l
 
     :param explanations: by the words of a remedy, ``"init=dirac"``.
     """
-    ended = [group for group in groups if _errors(group)]
+    ended = [group for group in groups if group.values(METRIC)]
     alike: dict[tuple[str, frozenset[str]], list[Group]] = defaultdict(list)
     for family in {group.family for group in ended}:
         members = [group for group in ended if group.family == family]
@@ -82,11 +82,13 @@ def shares(remedies: Sequence[Remedy]) -> dict[str, Difference]:
     if not {"plain", "resnet"} <= bounds.keys():
         return {}
     depth = max(bounds["plain"].nets)
-    sides = [_errors(bounds[family].nets[depth]) for family in ("plain", "resnet") if depth in bounds[family].nets]
+    sides = [
+        bounds[family].nets[depth].values(METRIC) for family in ("plain", "resnet") if depth in bounds[family].nets
+    ]
     if len(sides) < 2 or sum(sides[0]) / len(sides[0]) == sum(sides[1]) / len(sides[1]):
         return {}
     return {
-        remedy.name: share(sides[0], _errors(remedy.nets[depth]), sides[1])
+        remedy.name: share(sides[0], remedy.nets[depth].values(METRIC), sides[1])
         for remedy in remedies
         if remedy.family == "plain" and remedy.words and depth in remedy.nets
     }
@@ -119,7 +121,3 @@ def _share_cells(found: Difference) -> tuple[str, str]:
 
 def _value(group: Group, key: str) -> str:
     return next((word.partition("=")[2] for word in group.words if word.startswith(f"{key}=")), "-")
-
-
-def _errors(group: Group) -> list[float]:
-    return [value for run in group.runs if (value := final_error(run, METRIC)) is not None]
