@@ -333,8 +333,14 @@ def test_slopes_and_the_scales_of_dirac_convolutions_have_no_decay() -> None:
             ["model=preresnet8", "model.last_scale=0"],
             "model.last_scale=0.0: F ends without batch norm with model.order=full",
         ),
-        (["model=resnet8", "model.connection=fading"], "protocol.fade=[]: goes with model.connection=fading"),
-        (["model=resnet8", "protocol.fade=[0,9]"], "protocol.fade=[0, 9]: goes with model.connection=fading"),
+        (
+            ["model=resnet8", "model.connection=fading"],
+            "model.connection=fading: needs protocol.fade, as in protocol.fade=[0,640]",
+        ),
+        (
+            ["model=resnet8", "protocol.fade=[0,9]"],
+            "protocol.fade=[0, 9]: acts only with model.connection=fading; drop it",
+        ),
         (["model=resnet8", "model.connection=fading", "protocol.fade=[9,9]"], "must be two growing steps below 1280"),
         (
             ["model=resnet8", "model.connection=fading", "protocol.fade=[0,1280]"],

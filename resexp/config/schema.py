@@ -248,10 +248,9 @@ class Config:
         )
         check(known, "device", self.device, "choose from auto, cpu, cuda, cuda:1, mps")
         self._name_start()
-        fades = self.model.connection == "fading"
-        check(
-            fades == bool(self.protocol.fade), "protocol.fade", self.protocol.fade, "goes with model.connection=fading"
-        )
+        fades, fade = self.model.connection == "fading", self.protocol.fade
+        check(not fade or fades, "protocol.fade", fade, "acts only with model.connection=fading; drop it")
+        check(not fades or bool(fade), "model.connection", "fading", "needs protocol.fade, as in protocol.fade=[0,640]")
         for key in ("threads", "workers"):
             value = getattr(self, key)
             check(value is None or value >= 1, key, value, "must be at least 1, or null")
