@@ -33,7 +33,8 @@ CHOICES = {  # the values of the knobs that are words
     ),
     "stride_in": ("1x1", "3x3"),
     "init": ("he", "he-fan-out", "xavier", "naive", "orthogonal", "delta-orthogonal", "dirac", "looks-linear"),
-    "activation": ("relu", "leaky-relu", "prelu", "crelu"),
+    "activation": ("relu", "leaky-relu", "prelu", "crelu", "linear-ends"),
+    "gradient_paths": ("all", "long", "short"),
     "norm": ("batch", "none"),
     "convolution": ("usual", "dirac"),
     "zero_padding": ("end", "both"),
@@ -60,6 +61,7 @@ LEAST = {  # the smallest value of the knobs that are numbers
     "norm_scale": 0.0,
     "last_scale": 0.0,
     "transform_scale": 0.0,
+    "gradient_scale": 0.0,
 }
 MOST = {"dropout": 1.0, "skip_dropout": 1.0, "survival": 1.0, "compression": 1.0, "pools": 5}
 

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from resexp import config
 from resexp.figures.curves import _draw_split, draw_curves
 from resexp.figures.gap import gap_curve
-from resexp.figures.study import draw_gaps, draw_study
+from resexp.figures.study import KINDS, draw_gaps, draw_study
 from resexp.figures.style import error_floor
 from resexp.figures.summary import _series
-from resexp.run.reader import CONFIG, METRICS, Run
+from resexp.run.reader import CONFIG, METRICS, Run, find_runs
 from resexp.studies.groups import group_runs, rate_drops
 
 
@@ -150,6 +150,14 @@ def test_each_kind_of_figure_names_its_runs_and_says_what_was_run(
     text = svg_text(draw_study(groups, tmp_path / kind, kind=kind, title="A title", note="Own runs.")[1])
     for word in (*words, "A title", "Data set digits", "seeds 0, 1", "Own runs."):
         assert word in text, word
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_study_that_is_stopped_before_its_first_run_ends_has_its_figure(kind: str, tmp_path: Path) -> None:
+    for net in ("plain8", "plain20", "resnet20"):
+        write_run(tmp_path, [f"model={net}"], status="interrupted")
+    written = draw_study(group_runs(find_runs(tmp_path)), tmp_path / kind, kind=kind, title="A study")
+    assert [path.suffix for path in written] == [".png", ".svg"]
 
 
 def test_a_summary_leaves_unfinished_runs_out_and_says_so(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What plain nets can have in place of shortcuts does what its paper says."""
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from resexp.builder import build_net, build_optimizer
 from resexp.cli import main
 from resexp.config.studies import load_study
 from resexp.figures.remedies import draw_remedies
+from resexp.models.blocks import Block
 from resexp.models.build import build_model
-from resexp.models.connections import Fading, SkipInit
+from resexp.models.connections import Add, Fading, SkipInit
+from resexp.models.deepen import deepen
 from resexp.models.fold import fold
 from resexp.models.norm_relu import BatchNorm
 from resexp.models.remedies import DiracConv3x3, NormThen
@@ -30,6 +34,7 @@ from resexp.studies.groups import group_runs
 from resexp.studies.remedies import find_remedies, remedy_rows, shares
 from resexp.studies.stats import Difference, share, summarize
 
+ROOT = Path(__file__).parent.parent
 X = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
@@ -132,6 +137,14 @@ def test_an_activation_stands_after_every_batch_norm(name: str, formula: Any) ->
     torch.testing.assert_close(net(X.double()), by_hand(net, X.double(), formula, batch))
 
 
+def test_with_linear_ends_only_the_first_convolution_of_a_block_has_a_relu_after_it() -> None:
+    """Sandler et al. 2018, Sec. 3.2: none where the block ends."""
+    net = build(activation="linear-ends").double().train()
+    ends = {id(block.transform.bn2) for stage in net.stages for block in stage}
+    expected = by_hand(net, X.double(), lambda x, bn: x if id(bn) in ends else x.clamp(min=0), batch)
+    torch.testing.assert_close(net(X.double()), expected)
+
+
 def test_a_net_without_batch_norm_has_a_bias_in_its_place() -> None:
     net = build(norm="none").double()
     assert not any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
@@ -197,6 +210,64 @@ def test_skip_init_starts_as_its_shortcuts_and_learns_one_factor_a_block() -> No
     assert len(factors) == 6 and all(float(factor.grad.abs()) > 0 for factor in factors)  # type: ignore[union-attr]
 
 
+class Times(nn.Module):
+    """F(x) = a x in place of a block's transform."""
+
+    after, gate = "", None
+
+    def __init__(self, a: float) -> None:
+        super().__init__()
+        self.a = a
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a * x
+
+
+@pytest.mark.parametrize(
+    ("paths", "factor"),
+    [
+        ("all", lambda a, n: (1 + a) ** n),  # 2^n paths, n over k of them of length k (Veit et al. 2016, Sec. 3)
+        ("long", lambda a, n: a**n),
+        ("short", lambda a, n: 1),
+    ],
+)
+@pytest.mark.parametrize("scale", [1.0, 0.5, 1.5])
+def test_gradients_take_the_paths_that_they_are_left_and_grow_by_the_factor_they_are_given(
+    paths: str, factor: Any, scale: float
+) -> None:
+    a, n = 0.25, 6
+    x = torch.ones(1, 1, 2, 2, dtype=torch.float64, requires_grad=True)
+    options: Any = {"order": "full", "channels": 1, "gradient_scale": scale, "gradient_paths": paths}
+    y = nn.Sequential(*(Block(Times(a), Add(nn.Identity()), **options) for _ in range(n)))(x)  # type: ignore[arg-type]
+    torch.testing.assert_close(y, (1 + a) ** n * torch.ones_like(y))
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, scale**n * factor(a, n) * torch.ones_like(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("plain20", {"gradient_scale": 0.8}),
+        ("resnet20", {"gradient_scale": 1.3}),
+        ("resnet20", {"gradient_paths": "long"}),
+        ("resnet20", {"gradient_paths": "short"}),
+    ],
+)
+def test_what_acts_on_the_gradient_alone_leaves_the_net_as_it_is(name: str, setting: dict[str, Any]) -> None:
+    usual, other = build(name).double(), build(name, **setting).double()
+    assert torch.equal(usual(X.double()), other(X.double()))
+    before = usual.stages[2][2].transform.conv2.weight
+    after = other.stages[2][2].transform.conv2.weight
+    first, last = usual.stem.conv.weight, other.stem.conv.weight
+    labels = torch.tensor([0, 1, 2, 3])
+    wanted = torch.autograd.grad(F.cross_entropy(usual(X.double()), labels), [before, first])
+    found = torch.autograd.grad(F.cross_entropy(other(X.double()), labels), [after, last])
+    torch.testing.assert_close(found[0], wanted[0])  # the last F passes it on as ever
+    assert not torch.allclose(found[1], wanted[1])
+    if "gradient_scale" in setting:
+        torch.testing.assert_close(found[1], setting["gradient_scale"] ** 9 * wanted[1])
+
+
 def test_shortcuts_fade_by_the_schedule_until_the_net_is_a_plain_one() -> None:
     schedule = Schedule(base_lr=0.1, fade=[10, 20])
     assert [schedule.shortcut(step) for step in (0, 10, 15, 20, 99)] == [1, 1, 0.5, 0, 0]
@@ -242,6 +313,48 @@ def test_only_what_a_kernel_can_do_is_folded() -> None:
         fold(build("plain8", transform="single"))
     with pytest.raises(ValueError, match="batch norm"):
         fold(build("resnet8", transform="single", norm="none"))
+
+
+def test_a_plain_net_is_deepened_into_one_that_computes_the_same_and_goes_on_from_there() -> None:
+    """He et al. 2015, Sec. 1: the solution by construction."""
+    shallow, deep = build("plain8").double(), build("plain20").double()
+    images = torch.randn(64, 3, 16, 16, dtype=torch.float64)
+    shallow.train()
+    for _ in range(3):
+        shallow(images)
+    deep.load_state_dict(deepen(shallow, deep, images, batch=20))
+    torch.testing.assert_close(deep.eval()(X.double()), shallow.eval()(X.double()))
+    # In training the new blocks see the statistics of the batch: with the images all at once these are their own.
+    block = deep.stages[1][1].train()
+    x = deep.stages[1][0](deep.stages[0](deep.stem(images)))
+    torch.testing.assert_close(block(x), x)
+
+
+def test_only_plain_nets_are_deepened_and_only_to_more_layers() -> None:
+    images = torch.randn(4, 3, 16, 16)
+    for one, other, message in (
+        (build("resnet8"), build("resnet20"), "only plain nets"),
+        (build("plain8", norm="none"), build("plain20", norm="none"), "only plain nets"),
+        (build("plain20"), build("plain8"), "stage 1 has 1 blocks and would need more than 3"),
+        (build("plain8"), build("plain20", width=8), "differ in more than their depth"),
+        (build("plain8", activation="crelu"), build("plain20", activation="crelu"), "only plain nets"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            deepen(one, other, images)
+
+
+def test_a_run_goes_on_deeper_from_the_command_line(tmp_path: Path) -> None:
+    short = ["protocol.steps=4", "protocol.lr_drops=[]", "tensorboard=false", f"output_dir={tmp_path}"]
+    assert main(["train", "model=plain8", *short]) == 0
+    run, file = config.load(["model=plain8", *short]).run_dir, tmp_path / "deep.safetensors"
+    script = [sys.executable, str(ROOT / "scripts" / "remodel_weights.py"), str(run)]
+    told = subprocess.run([*script, "--deepen-to", "14", "--to", str(file)], capture_output=True, text=True)
+    assert told.returncode == 0 and "for model=plain14, width 16" in told.stdout
+    again = ["model=plain14", f"init_from={file}", *short]
+    assert main(["train", *again]) == 0
+    assert main(["eval", *again[:1], f"weights={file}", f"output_dir={tmp_path}"]) == 0
+    wrong = subprocess.run([*script, "--deepen-to", "9", "--to", str(file)], capture_output=True, text=True)
+    assert wrong.returncode == 2 and wrong.stderr.startswith("remodel_weights: error: depth=9 is not 6n+2")
 
 
 # --- the update -------------------------------------------------------------------------------------------------------
@@ -352,6 +465,17 @@ def test_slopes_and_the_scales_of_dirac_convolutions_have_no_decay() -> None:
         ),
         (["model=plain8", "model.convolution=dirac", "model.init=naive"], "takes only the directions of weights"),
         (["model=plain8", "model.convolution=dirac", "model.activation=crelu"], "half of the identity is cut off"),
+        (["model=plain8", "model.transform=single", "model.activation=linear-ends"], "no ReLU is left; drop one"),
+        (
+            ["model=resnet8", "model.gradient_paths=long", "model.survival=0.5"],
+            "only with model.connection=add and no model.survival",
+        ),
+        (
+            ["model=resnet8", "model.gradient_paths=long", "model.connection=scaled"],
+            "only with model.connection=add and no model.survival",
+        ),
+        (["model=plain8", "model.gradient_paths=long"], "plain nets have no such knob"),
+        (["model=plain8", "model.gradient_scale=-1"], "model.gradient_scale=-1"),
         (["model=densenet40_k12", "model.init=looks-linear"], "dense nets have no use for it"),
         (["model=plain8", "protocol.nesterov=true", "protocol.momentum=0"], "needs sgd with momentum"),
         (["model=plain8", "protocol.clip_norm=0"], "protocol.clip_norm=0.0: must be above 0"),
@@ -473,7 +597,7 @@ def test_every_remedy_of_the_study_has_its_explanation(tmp_path: Path) -> None:
     for number, (words, _) in enumerate(jobs):
         write_run(tmp_path, list(words), train_error=float(number))
     found = find_remedies(group_runs(find_runs(tmp_path)), study.explanations)
-    assert len(found) == 20 and all(len(remedy.others) == 2 for remedy in found)
+    assert len(found) == 26 and all(len(remedy.others) == 2 for remedy in found)
     assert sorted(remedy.name for remedy in found if not remedy.why) == ["plain", "resnet"]
     assert "width=16" in {remedy.name for remedy in found}
 

@@ -110,9 +110,9 @@ def told_apart(nets: Sequence[Trained]) -> list[Trained]:
     return found
 
 
-def read_subject(run: Run) -> Trained:
+def read_subject(run: Run, device: str = "auto") -> Trained:
     """The net of a run's checkpoint. Raises UserError if there is none, or if it is of another net or other images."""
-    cfg = dataclasses.replace(config.load_file(run.path / CONFIG), device="auto")
+    cfg = dataclasses.replace(config.load_file(run.path / CONFIG), device=device)
     _, net, data = load_trained(run.path, cfg)
     return _trained(cfg, net, data)
 

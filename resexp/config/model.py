@@ -38,6 +38,10 @@ class ModelConfig:
     last_scale: float | None = setting(None, doc="residual nets: scale of the last batch norm of F at the start")
     activation: str | None = setting(None, doc="plain nets: " + ", ".join(catalog.CHOICES["activation"]))
     convolution: str | None = setting(None, doc="plain nets: usual, dirac (contains the identity)")
+    gradient_scale: float | None = setting(None, doc="what every block multiplies the gradient by on its way back")
+    gradient_paths: str | None = setting(
+        None, doc="residual nets: the paths that gradients take: all; long: through every F; short: through one F"
+    )
     stride_in: str | None = setting(None, doc="1x1, 3x3: the convolution of a bottleneck that has its stride")
     reduction: int | None = setting(None, doc="of a squeeze-and-excitation gate on every transform; null: no gate")
     dropout: float | None = setting(None, doc="rate inside the blocks, or of VGG's classifier")

@@ -82,6 +82,7 @@ def _draw_deepest(axes: Axes, remedies: Sequence[Remedy], colours: dict[str, str
     axes.set_yticks(range(len(remedies)), [textwrap.fill(remedy.name, 27) for remedy in remedies], fontsize=7)
     axes.set_ylim(len(remedies) - 0.4, -0.6)
     axes.set_xlim(left=0)
-    axes.set_xlabel(f"training error of {max(max(remedy.nets) for remedy in remedies)} layers at the end (%)")
+    depth = max((remedy.deepest.depth for remedy in remedies), default=None)
+    axes.set_xlabel(f"training error of {depth} layers at the end (%)" if depth else "no run has ended yet")
     axes.grid(linewidth=0.4, alpha=0.5, axis="x")
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,7 +1,7 @@
 """A block is a transform F and a connection that joins x and F(x) (He et al. 2015, Eq. 1 and 2, Fig. 2 and 5)."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -151,10 +151,26 @@ class Transform(nn.Module):
         return x if self.gate is None else self.gate(x)
 
 
+class ScaledGradient(torch.autograd.Function):
+    """x as it is, and on the way back its gradient times a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.factor * gradients[0], None
+
+
 class Block(nn.Module):
     """``connection(x, F(x))``, or ``F(x)`` without a connection, and what the order puts after the join.
 
     :param before: acts on x before the two paths part; None: nothing does.
+    :param gradient_scale: what the block multiplies the gradient by on its way back. What the net computes stays.
+    :param gradient_paths: ``"all"``; ``"long"``: none passes back through a shortcut, so that it takes the one path
+        through every F; ``"short"``: none passes back through F, so that each F learns by the path through it alone.
     :param survival: the probability that F takes part in a training step (Huang et al. 2016, Eq. 2); evaluation scales
         F by it.
     """
@@ -168,9 +184,13 @@ class Block(nn.Module):
         channels: int,
         before: NormReLU | None = None,
         survival: float = 1.0,
+        gradient_scale: float = 1.0,
+        gradient_paths: str = "all",
     ) -> None:
         super().__init__()
         self.before = before
+        self.gradient_scale = gradient_scale
+        self.gradient_paths = gradient_paths
         self.transform = transform
         self.connection = connection
         self.survival = survival
@@ -188,11 +208,13 @@ class Block(nn.Module):
     @property
     def fuses(self) -> bool:
         """Whether the last batch norm, the sum and the ReLU are one operation."""
-        return self._is_original and self.survival == 1
+        return self._is_original and self.survival == 1 and self.gradient_paths == "all"
 
     def forward(self, x: Tensor) -> Tensor:
         if self.before is not None:
             x = self.before(x)
+        if self.gradient_scale != 1:
+            x = ScaledGradient.apply(x, self.gradient_scale)
         if self.fuses:
             fx, x = self.transform.convolve(x)
             skip = self.connection.shortcut(x) if isinstance(self.connection, Connection) else None
@@ -202,10 +224,10 @@ class Block(nn.Module):
         if self._is_dropped():
             assert isinstance(self.connection, Connection)
             return self.joined(self.connection.shortcut(x))
-        fx = self.transform(x)
+        fx = self.transform(x.detach() if self.gradient_paths == "short" else x)
         if self.survival < 1 and not self.training:
             fx = self.survival * fx
-        return self.joined(self.connection(x, fx))
+        return self.joined(self.connection(x.detach() if self.gradient_paths == "long" else x, fx))
 
     def _is_dropped(self) -> bool:
         return self.training and self.survival < 1 and float(torch.rand(())) >= self.survival

@@ -68,6 +68,7 @@ _STAGED: Settings = {
     "reduction": None,
     "init": "he",
     "norm": "batch",
+    "gradient_scale": 1.0,
 }
 _PLAIN: Settings = {**_STAGED, "norm_scale": 1.0, "activation": "relu", "convolution": "usual"}
 _RESNET: Settings = {
@@ -83,6 +84,7 @@ _RESNET: Settings = {
     "zero_padding": "end",
     "order": "original",
     "last_scale": 1.0,
+    "gradient_paths": "all",
 }
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resexp.models.blocks import Transform
 from resexp.models.conv3x3 import Conv3x3
 from resexp.models.norm_relu import BatchNorm
 
@@ -90,13 +91,16 @@ def make_activation(name: str, channels: int) -> nn.Module:
             return prelu
         case "crelu":
             return CReLU()
+        case "none":
+            return nn.Identity()
     return nn.ReLU()
 
 
 def apply_remedies(net: nn.Module, settings: Mapping[str, Any]) -> None:
     """Replace the modules of a net of one family by those that its settings name.
 
-    With ``crelu`` every convolution makes half of its channels, so that the next one reads as many as before.
+    With ``crelu`` every convolution makes half of its channels, so that the next one reads as many as before. With
+    ``linear-ends`` a block has ReLUs between its convolutions alone, not at its end (Sandler et al. 2018, Sec. 3.2).
     """
     activation, norm = settings.get("activation", "relu"), settings.get("norm", "batch")
     if activation == "crelu":
@@ -108,12 +112,21 @@ def apply_remedies(net: nn.Module, settings: Mapping[str, Any]) -> None:
                 module.num_features //= 2
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, BatchNorm) and (activation, norm) != ("relu", "batch"):
-                channels = child.num_features
-                kind = NormThen if norm == "batch" else ShiftThen
-                setattr(parent, name, kind(channels, make_activation(activation, channels)))
+            if isinstance(child, BatchNorm):
+                here = _activation_here(activation, parent, name)
+                if (here, norm) != ("relu", "batch"):
+                    channels = child.num_features
+                    kind = NormThen if norm == "batch" else ShiftThen
+                    setattr(parent, name, kind(channels, make_activation(here, channels)))
             elif isinstance(child, Conv3x3) and settings.get("convolution") == "dirac":
                 setattr(parent, name, DiracConv3x3(child.in_channels, child.out_channels, child.stride[0]))
+
+
+def _activation_here(activation: str, parent: nn.Module, name: str) -> str:
+    """What follows a batch norm, by its place."""
+    if activation != "linear-ends":
+        return activation
+    return "none" if isinstance(parent, Transform) and name == f"bn{parent.count}" else "relu"
 
 
 def _halve(conv: nn.Conv2d) -> None:

@@ -190,7 +190,16 @@ def make_block(
     connection = make_connection(knobs, in_channels, out, stride, norm=not words) if "shortcut" in knobs else None
     # Where the shape changes, the shortcut too starts from the activation (the authors' code).
     before = NormReLU(in_channels, words) if words and changes and not is_first else None
-    return Block(transform, connection, order, channels=out, before=before, survival=survival)
+    return Block(
+        transform,
+        connection,
+        order,
+        channels=out,
+        before=before,
+        survival=survival,
+        gradient_scale=knobs["gradient_scale"],
+        gradient_paths=knobs.get("gradient_paths", "all"),
+    )
 
 
 def highway_block(in_channels: int, out: int, stride: int, gate_bias: float) -> Block:

@@ -143,6 +143,11 @@ def _check_remedies(full: dict[str, Any], given: dict[str, Any]) -> None:
         raise UserError(
             "model.convolution=dirac: with model.activation=crelu half of the identity is cut off; drop one"
         )
+    if full.get("activation") == "linear-ends" and full["transform"] == "single":
+        raise UserError("model.activation=linear-ends: of blocks of one convolution no ReLU is left; drop one")
+    paths = full.get("gradient_paths", "all")
+    if paths != "all" and (full["survival"] < 1 or full["connection"] != "add"):
+        raise UserError(f"model.gradient_paths={paths}: only with model.connection=add and no model.survival; drop it")
     for key in ("norm_scale", "last_scale"):
         if given[key] not in (None, 1) and full["norm"] == "none":
             raise UserError(f"model.{key}={given[key]}: there is no batch norm with model.norm=none; drop one of them")
