@@ -33,6 +33,7 @@ def load_weights(net: nn.Module, path: Path, *, key: str = "weights", new_classe
     """
     ours, where = comparable(net.state_dict()), f"{key}={path}"
     theirs = _by_name(path, ours, where) if path.suffix == SAFETENSORS else comparable(_read(path, where))
+    theirs = _as_linear(theirs, ours)
     taken = ours
     if new_classes and all(map(_classes_differ, theirs[-2:], ours[-2:])):
         taken = ours[:-2]  # every net ends in its classifier's weight and bias
@@ -53,6 +54,12 @@ def load_weights(net: nn.Module, path: Path, *, key: str = "weights", new_classe
         for (_, tensor), (_, mine) in zip(theirs, taken, strict=False):
             mine.copy_(tensor)
     return [there for there, _ in theirs[: len(taken)]]
+
+
+def _as_linear(theirs: Named, ours: Named) -> Named:
+    """A convolution as large as its image is a linear layer, in timm's VGG: (out, C, H, W) -> (out, CHW)."""
+    pairs = zip(theirs, [tensor.dim() for _, tensor in ours] + [0] * len(theirs), strict=False)
+    return [(name, t.flatten(1) if (t.dim(), dims) == (4, 2) else t) for (name, t), dims in pairs]
 
 
 def _classes_differ(theirs: tuple[str, Tensor], mine: tuple[str, Tensor]) -> bool:

@@ -16,6 +16,7 @@ from resexp.models.connections import Add, Gated
 from resexp.models.shortcuts import ZeroPad
 from resexp.models.stages import stages
 from resexp.studies.published import published
+from resexp.weights import load_weights
 
 MODELS = Path(catalog.__file__).parent / "models"
 
@@ -164,6 +165,21 @@ def test_weights_carried_over_in_order_give_torchvisions_logits(name: str) -> No
         x = torch.rand(1, 3, 96, 96, dtype=torch.float64, generator=generator)
         expected = theirs.double().eval()(x)
         assert torch.allclose(ours.double().eval()(x), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, (twin, _) in TWINS.items() if twin != "googlenet"])
+def test_timms_weights_of_the_same_name_give_timms_logits(name: str, tmp_path: Path) -> None:
+    """Where timm is installed; its VGG has convolutions in place of the first linear layers."""
+    timm = pytest.importorskip("timm")
+    twin, options = TWINS[name]
+    theirs = timm.create_model(twin, pretrained=False).eval()
+    torch.save(theirs.state_dict(), tmp_path / "timm.pt")
+    ours = build(name, image_shape=(3, 224, 224), classes=1000, **options).eval()
+    load_weights(ours, tmp_path / "timm.pt")
+    x = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x))
 
 
 def test_torchvisions_strides_cost_more_than_the_papers() -> None:

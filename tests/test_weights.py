@@ -98,6 +98,18 @@ def test_torchvisions_bottlenecks_are_recognised_by_their_names(capsys: pytest.C
     )
 
 
+def test_a_convolution_over_the_whole_image_is_taken_as_the_linear_layer_that_it_is() -> None:
+    """timm's VGG keeps its first linear layers so."""
+    net, state = net_and_state()
+    head = state["head.weight"]
+    torch.save({**state, "head.weight": head.view(10, 4, 2, 2)}, "timm.pt")
+    load_weights(net, Path("timm.pt"))
+    assert torch.equal(net.state_dict()["head.weight"], head)
+    torch.save({**state, "head.weight": head.view(10, 2, 2, 2, 2)}, "timm.pt")
+    with pytest.raises(UserError, match="does not fit"):
+        load_weights(net, Path("timm.pt"))
+
+
 def test_given_means_and_deviations_take_the_place_of_a_rule() -> None:
     source = build_data("synthetic", examples=40).train
     mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
