@@ -190,9 +190,14 @@ def _words(settings: dict[str, str]) -> frozenset[str]:
 
 
 def matches(group: Group, words: str) -> bool:
-    """Whether a group is of the net, and has the settings, that ``words`` name: ``resnet110 order=full``."""
+    """Whether a group is of the net, and has the settings, that ``words`` name: ``resnet110 order=full``.
+
+    ``protocol.norm_group=null`` names those that do not have it.
+    """
     net, *settings = words.split()
-    return group.net == net and set(settings) <= group.words
+    unset = {word.removesuffix("null") for word in settings if word.endswith("=null")}
+    has = any(word.startswith(key) for word in group.words for key in unset)
+    return group.net == net and not has and {word for word in settings if not word.endswith("=null")} <= group.words
 
 
 def final_error(run: Run, metric: str) -> float | None:
