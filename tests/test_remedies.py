@@ -14,7 +14,7 @@ from helpers import write_run
 from torch import Tensor, nn
 
 from resexp import UserError, catalog, config
-from resexp.analysis.remedies import Start, correlation_row, likeness, measure_start
+from resexp.analysis.remedies import Start, correlation_row, likeness, measure_start, own_share
 from resexp.analysis.subject import Trained, read_subject
 from resexp.builder import build_net, build_optimizer
 from resexp.cli import main
@@ -542,12 +542,29 @@ def test_where_f_starts_at_zero_its_gradient_has_no_growth(tmp_path: Path) -> No
     assert math.isnan(start.growth) and start.update > 0
 
 
+def test_the_share_that_is_an_images_own_is_whole_without_batch_norm_and_falls_with_depth() -> None:
+    images = torch.randn(256, 3, 16, 16)
+    assert own_share(build("plain20", norm="none"), images, 64) == pytest.approx(1)
+    shares = [own_share(build(f"plain{depth}"), images, 64) for depth in (8, 20, 56)]
+    assert shares == sorted(shares, reverse=True) and shares[0] > 0.9 and shares[2] < 0.5
+    assert own_share(build("resnet56"), images, 64) > 0.9
+
+
+def test_a_single_batch_norm_leaves_what_the_normal_distribution_says() -> None:
+    """(x - m) / s has the noise of m and of s x, 1 / b and x^2 / 2b, of the three quarters of the batch that change."""
+    net = nn.Sequential(nn.BatchNorm1d(50, affine=False), nn.Linear(50, 2)).double()
+    images = torch.randn(4000, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for batch in (64, 256):
+        assert 1 - own_share(net, images, batch, draws=64) == pytest.approx(1.5 * 0.75 / batch, rel=0.2)
+
+
 def test_a_mechanism_goes_with_the_error_or_does_not() -> None:
-    starts = [Start(growth=10.0**n, update=1.0, likeness=0.1 * n, dead=math.nan) for n in range(6)]
+    starts = [Start(growth=10.0**n, update=1.0, likeness=0.1 * n, dead=math.nan, own=-n) for n in range(6)]
     errors = [1.0, 2.0, 3.0, 5.0, 4.0, 6.0]
     rows = {key: correlation_row(key, starts, errors) for key in Start._fields}
     assert rows["growth"].measured == "0.94" and rows["growth"].agrees is True
     assert rows["likeness"].measured == "0.94" and rows["likeness"].agrees is False
+    assert rows["own"].measured == "-0.94" and rows["own"].agrees is True
     assert rows["update"].agrees is None and rows["dead"].agrees is None  # all alike; none known
 
 

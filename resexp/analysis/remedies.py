@@ -2,7 +2,8 @@
 
 For every net as it starts: how much larger the first layers' gradient is than the last ones' (Yang et al. 2019), how
 long the first update of the first layer is, how much the gradients at different images resemble each other (Balduzzi et
-al. 2017), and how many channels no image activates. If an explanation is right, nets that train better are those in
+al. 2017), how many channels no image activates, and how much of what the net makes of an image is the image's own: by
+batch norm the rest comes from the images beside it. If an explanation is right, nets that train better are those in
 which its mechanism is milder, whatever the remedy was meant for.
 """
 
@@ -22,6 +23,7 @@ from resexp.builder import build_net, build_optimizer, build_schedule, place_net
 from resexp.config import Config
 from resexp.console import message
 from resexp.models.build import use_kernels
+from resexp.models.norm_relu import set_statistics
 from resexp.studies.finding import Finding, Panel, Row, Series
 
 STRONG = 0.6  # of a rank correlation, at least, to be called one
@@ -35,6 +37,7 @@ class Start(NamedTuple):
     update: float  # of layer 1, in the length of its weights
     likeness: float  # mean cosine of the gradients at two images, in size
     dead: float  # share of channels
+    own: float  # share of the features' variance
 
 
 MECHANISMS = {
@@ -42,17 +45,19 @@ MECHANISMS = {
     "update": "first update of layer 1, in the length of its weights",
     "likeness": "cosine of the gradients at two images, in size",
     "dead": "share of channels that no image activates",
+    "own": "share of the last features that is the image's own, not its batch's",
 }
 EXPECTED = {  # the sign of the rank correlation with the training error, and who says so
     "growth": (1, "above {}: the more it grows, the worse", "Yang et al. 2019"),
     "update": (1, "above {}: the longer it is, the worse", "Yang et al. 2019"),
     "likeness": (-1, "below -{}: the more alike, the better", "Balduzzi et al. 2017"),
     "dead": (1, "above {}: the more, the worse", "popular articles on ReLU and shortcuts"),
+    "own": (-1, "below -{}: the more, the better", "batch norm's noise, as it adds up over layers"),
 }
 
 
 def analyze(nets: Sequence[Trained], *, images: int = 256) -> Finding:
-    """Four mechanisms of each net at its start, beside its training error at the end.
+    """Five mechanisms of each net at its start, beside its training error at the end.
 
     :param images: training images of a gradient; 64 of them are compared with each other.
     """
@@ -64,9 +69,9 @@ def analyze(nets: Sequence[Trained], *, images: int = 256) -> Finding:
     rows = [
         Row(
             id=f"start-{net.full_label}",
-            what=f"{net.full_label}: gradient's growth; first update; likeness; dead channels",
-            measured=f"{start.growth:.3g}; {start.update:.3g}; {start.likeness:.2f}; {100 * start.dead:.1f} %, "
-            f"and {error:.1f} % training error",
+            what=f"{net.full_label}: gradient's growth; first update; likeness; dead channels; own share",
+            measured=f"{start.growth:.3g}; {start.update:.3g}; {start.likeness:.2f}; {100 * start.dead:.1f} %; "
+            f"{start.own:.2f}, and {error:.1f} % training error",
         )
         for net, start, error in sorted(zip(nets, starts, errors, strict=True), key=lambda one: one[2])
     ]
@@ -134,12 +139,15 @@ def measure_start(net: Trained, count: int) -> Start:
     inputs, labels = net.images("train", count)
     fresh = place_net(build_net(net.cfg, net.data), inputs.device)
     use_kernels(fresh, fast=False)
+    p = net.cfg.protocol
+    set_statistics(fresh, group=p.norm_group, synced=False)
     _, norms = layer_gradients(fresh, inputs, labels)
     last = sum(norms[-ENDS:])
     return Start(
         growth=sum(norms[:ENDS]) / last if last else math.nan,
         likeness=likeness(fresh, inputs[:64]),
         dead=_dead(fresh, inputs),
+        own=own_share(fresh, net.images("train")[0], p.batch_size),
         update=first_update(fresh, net.cfg, inputs, labels),  # last: it changes the net
     )
 
@@ -168,6 +176,29 @@ def likeness(net: nn.Module, inputs: Tensor) -> float:
     cosines = (unit @ unit.T).abs()
     count = len(inputs)
     return float((cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1)))
+
+
+@torch.no_grad()
+def own_share(net: nn.Module, inputs: Tensor, batch: int, *, draws: int = 16) -> float:
+    """How much of the variance of an image's last features stays when it is seen among other images.
+
+    A quarter of a batch stays, the rest of it is drawn ``draws`` times. In training mode: 1 without batch norm.
+    """
+    generator = torch.Generator().manual_seed(0)
+    kept, rest = torch.randperm(len(inputs), generator=generator).tensor_split([max(1, batch // 4)])
+    last = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
+    seen: list[Tensor] = []
+    hook = last.register_forward_hook(lambda module, given, made: seen.append(given[0].double()))
+    net.train()
+    for _ in range(draws):
+        others = rest[torch.randperm(len(rest), generator=generator)[: batch - len(kept)]]
+        order = torch.randperm(len(kept) + len(others), generator=generator)  # so that groups of a batch change, too
+        net(inputs[torch.cat((kept, others))[order]])
+        seen[-1] = seen[-1][order.argsort()[: len(kept)]]
+    hook.remove()
+    features = torch.stack(seen)  # (draws, kept, features)
+    within = features.var(dim=0).sum(dim=1).mean()
+    return float(1 - within / features.flatten(0, 1).var(dim=0).sum())
 
 
 def _dead(net: nn.Module, inputs: Tensor) -> float:
