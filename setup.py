@@ -28,7 +28,9 @@ class BuildKernels(build_ext):
 
 KERNELS = Extension(
     "resexp.models._kernels",
-    sources=[f"resexp/models/{name}.c" for name in ("norm_relu", "norm_relu_bf16", "conv3x3", "conv3x3_bf16")],
+    sources=[
+        f"resexp/models/{name}.c" for name in ("norm_relu", "norm_relu_bf16", "conv3x3", "conv3x3_bf16", "winograd")
+    ],
     depends=[f"resexp/models/{name}.h" for name in ("bf16", "conv3x3_image", "norm_relu")],
     optional=True,
 )

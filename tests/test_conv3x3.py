@@ -8,6 +8,9 @@ from resexp.models.conv3x3 import Conv3x3
 from resexp.models.kernels import load_kernels
 
 supported = (library := load_kernels()) is not None and library.conv3x3_supported()
+needs_winograd = pytest.mark.skipif(
+    not (library is not None and library.winograd_supported()), reason="no C compiler at installation, or no AVX2"
+)
 needs_kernel = pytest.mark.skipif(not supported, reason="no C compiler at installation, or no AVX-512")
 needs_bf16 = pytest.mark.skipif(not (library is not None and library.bf16_supported()), reason="no AVX-512 with bf16")
 SHAPES = [(2, 8, 1, 8), (3, 8, 8, 8), (2, 8, 5, 24), (2, 8, 3, 16), (2, 16, 8, 8), (4, 16, 32, 32), (1, 16, 7, 48)]
@@ -48,7 +51,7 @@ def test_it_gives_the_same_bits_on_any_number_of_threads() -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "out", "stride", "width"), [(16, 16, 2, 8), (16, 32, 1, 8), (12, 12, 1, 8), (16, 16, 1, 12)]
+    ("channels", "out", "stride", "width"), [(16, 16, 2, 8), (12, 12, 1, 8), (16, 16, 1, 13), (16, 264, 1, 8)]
 )
 def test_where_it_does_not_apply_torch_does_the_work(channels: int, out: int, stride: int, width: int) -> None:
     convolution = Conv3x3(channels, out, stride).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -57,6 +60,87 @@ def test_where_it_does_not_apply_torch_does_the_work(channels: int, out: int, st
     y = convolution(x)
     assert y.grad_fn.name() == "ConvolutionBackward0"
     assert y.shape == (2, out, 8 // stride, width // stride)
+
+
+@pytest.fixture
+def winograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on processors where another kernel, or the library's, comes first."""
+    monkeypatch.setattr("resexp.models.conv3x3.prefers_winograd", lambda kernels: True)
+    monkeypatch.setattr("resexp.models.conv3x3.Conv3x3._fits_direct", lambda self, x: False)
+
+
+def run_winograd(
+    shape: tuple[int, ...], out: int, *, beside: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Output and gradients of one convolution, and the exact ones.
+
+    :param beside: x is read by something else, too.
+    """
+    convolution = Conv3x3(shape[1], out).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    convolution.fast = True
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        convolution.weight.copy_(torch.randn(convolution.weight.shape, generator=generator))
+    made = (shape[0], out, *shape[2:])
+    x, dy, dx = (
+        torch.randn(size, generator=generator).to(memory_format=torch.channels_last) for size in (shape, made, shape)
+    )
+    y, same = convolution.beside(x.requires_grad_())
+    assert "SummedConv3x3" in y.grad_fn.name()  # type: ignore[union-attr]
+    torch.autograd.backward([y, same] if beside else [y], [dy, dx] if beside else [dy])
+    assert x.grad is not None and convolution.weight.grad is not None
+    found = {"y": y.detach(), "x": x.grad, "weight": convolution.weight.grad}
+    exact_x = x.detach().double().requires_grad_()
+    weight = convolution.weight.detach().double().requires_grad_()
+    exact = torch.nn.functional.conv2d(exact_x, weight, padding=1)
+    exact.backward(dy.double())
+    assert exact_x.grad is not None and weight.grad is not None
+    return found, {"y": exact.detach(), "x": exact_x.grad + (dx.double() if beside else 0), "weight": weight.grad}
+
+
+WINOGRAD = [  # images, channels, height and width, channels out
+    ((1, 8, 2, 2), 8),
+    ((3, 8, 8, 8), 8),
+    ((2, 16, 4, 6), 16),
+    ((2, 24, 6, 2), 8),
+    ((4, 16, 32, 32), 16),
+    ((5, 32, 16, 16), 64),
+    ((17, 64, 8, 8), 40),
+    ((2, 256, 4, 4), 248),
+]
+
+
+@needs_winograd
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize(("shape", "out"), WINOGRAD, ids=str)
+def test_winograds_algorithm_is_exact_to_rounding_at_every_edge(
+    shape: tuple[int, ...], out: int, beside: bool, winograd: None
+) -> None:
+    found, exact = run_winograd(shape, out, beside=beside)
+    for name in exact:
+        error = (found[name].double() - exact[name]).abs().max() / exact[name].abs().max()
+        assert float(error) < 2e-6, name
+
+
+@needs_winograd
+def test_winograds_algorithm_gives_the_same_bits_on_any_number_of_threads(winograd: None) -> None:
+    before, results = torch.get_num_threads(), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        results.append(run_winograd((37, 32, 16, 16), 32)[0])
+    torch.set_num_threads(before)
+    assert all(torch.equal(results[0][name], results[1][name]) for name in ("y", "x", "weight"))
+
+
+@needs_winograd
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_winograds_algorithm_lets_no_number_that_is_none_disappear(value: float, winograd: None) -> None:
+    convolution = Conv3x3(8, 8).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    convolution.fast = True
+    x = torch.zeros(2, 8, 4, 4).to(memory_format=torch.channels_last)
+    x[1, 3, 1, 2] = value
+    y = convolution(x)
+    assert bool(y[0].isfinite().all()) and not bool(y[1, :, :3, 1:].isfinite().any())
 
 
 def run_bf16(
@@ -78,7 +162,7 @@ def run_bf16(
     )
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y, same = convolution.beside(x.requires_grad_())
-    assert y.dtype == torch.bfloat16 and "HalfConv3x3" in y.grad_fn.name()  # type: ignore[union-attr]
+    assert y.dtype == torch.bfloat16 and "SummedConv3x3" in y.grad_fn.name()  # type: ignore[union-attr]
     assert torch.equal(same, x)
     torch.autograd.backward([y, same] if beside else [y], [dy, dx] if beside else [dy])
     assert x.grad is not None and convolution.weight.grad is not None

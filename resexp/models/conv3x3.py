@@ -1,10 +1,12 @@
 """The 3x3 convolution, with kernels of our own where they are faster than the library's.
 
-In fp32 that is with 8 or 16 channels, as in the first stage on CIFAR; in bf16 with any multiple of 16.
+In fp32 with AVX2 that is nearly everywhere at stride 1, by Winograd's algorithm. In fp32 with AVX-512 it is with 8 or
+16 channels, as in the first stage on CIFAR; in bf16 with any multiple of 16.
 """
 
 import ctypes
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +14,11 @@ from torch.autograd.function import once_differentiable
 
 from resexp.models.kernels import is_plain_cpu, load_kernels, works_in
 
-CHANNELS = (8, 16)  # of the fp32 kernel, stride 1; with more, the library's own is as fast
+CHANNELS = (8, 16)  # of the AVX-512 kernel in fp32, stride 1; with more, the library's own is as fast
 LANES = 16  # the bf16 kernel takes multiples of this many channels, strides 1 and 2
-PIXELS = 8  # the kernels make rows of a multiple of this
+PIXELS = 8  # these two make rows of a multiple of this
+VECTOR = 8  # Winograd's kernel takes multiples of this many channels, and sides of a multiple of 2
+MOST_CHANNELS = 256  # with more, the library's own is as fast
 
 
 class Conv3x3(nn.Conv2d):
@@ -31,24 +35,36 @@ class Conv3x3(nn.Conv2d):
     def beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The output, and x for what else reads it: where a kernel allows, the two gradients are summed as it works."""
         kernels = load_kernels() if self.fast and self.training else None
-        if kernels and self._fits(x) and is_plain_cpu(self.weight, dtype=torch.float32):
-            if works_in(torch.float32) and self._fits_float(x) and kernels.conv3x3_supported():
-                return _Conv3x3.apply(kernels, x, self.weight), x
-            if works_in(torch.bfloat16) and self._fits_half(x) and kernels.bf16_supported():
-                return _HalfConv3x3.apply(kernels, x, self.weight, self.stride[0])
+        if kernels and is_plain_cpu(self.weight, dtype=torch.float32):
+            if works_in(torch.float32) and is_plain_cpu(x, dtype=torch.float32):
+                if self._fits_direct(x) and kernels.conv3x3_supported():
+                    return _Conv3x3.apply(kernels, x, self.weight), x
+                if self._fits_winograd(x) and prefers_winograd(kernels):
+                    return _SummedConv3x3.apply(Functions(kernels.winograd, kernels.winograd_weights), x, self.weight)
+            elif works_in(torch.bfloat16) and self._fits_half(x) and kernels.bf16_supported():
+                functions = Functions(kernels.conv3x3_bf16, kernels.conv3x3_bf16_weights, self.stride)
+                return _SummedConv3x3.apply(functions, x, self.weight)
         return super().forward(x), x
 
-    def _fits(self, x: Tensor) -> bool:
-        stride = self.stride[0]
-        return stride in (1, 2) and x.shape[2] % stride == 0 and x.shape[3] % (stride * PIXELS) == 0
-
-    def _fits_float(self, x: Tensor) -> bool:
+    def _fits_direct(self, x: Tensor) -> bool:
         square = self.in_channels == self.out_channels and self.in_channels in CHANNELS
-        return self.stride == (1, 1) and square and is_plain_cpu(x, dtype=torch.float32)
+        return self.stride == (1, 1) and square and x.shape[3] % PIXELS == 0
+
+    def _fits_winograd(self, x: Tensor) -> bool:
+        channels = (self.in_channels, self.out_channels)
+        fit = max(channels) <= MOST_CHANNELS and all(count % VECTOR == 0 for count in channels)
+        return self.stride == (1, 1) and fit and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
 
     def _fits_half(self, x: Tensor) -> bool:
+        stride = self.stride[0]
         whole = self.in_channels % LANES == 0 and self.out_channels % LANES == 0
-        return whole and is_plain_cpu(x, dtype=torch.bfloat16)
+        sides = stride in (1, 2) and x.shape[2] % stride == 0 and x.shape[3] % (stride * PIXELS) == 0
+        return whole and sides and is_plain_cpu(x, dtype=torch.bfloat16)
+
+
+def prefers_winograd(kernels: ctypes.CDLL) -> bool:
+    """Whether Winograd's kernel runs here and is known to gain: with AVX-512 nobody has measured it."""
+    return bool(kernels.winograd_supported()) and not kernels.conv3x3_supported()
 
 
 class _Conv3x3(torch.autograd.Function):
@@ -72,39 +88,49 @@ class _Conv3x3(torch.autograd.Function):
         return None, dx, dweight
 
 
-class _HalfConv3x3(torch.autograd.Function):
-    """y, and x again. x and y are bf16; the weights and their gradient float32."""
+class Functions(NamedTuple):
+    """Of one kernel: output and gradient of the input, and gradient of the weights."""
+
+    convolve: Callable[..., int]
+    weights: Callable[..., int]
+    stride: tuple[int, ...] = ()  # where they take one
+
+
+class _SummedConv3x3(torch.autograd.Function):
+    """y, and x again, whose gradients the kernel sums. y is of x's type; the weights and their gradient float32."""
 
     @staticmethod
-    def forward(ctx: Any, kernels: ctypes.CDLL, x: Tensor, weight: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-        ctx.kernels, ctx.stride = kernels, stride
+    def forward(ctx: Any, functions: Functions, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.functions = functions
         ctx.set_materialize_grads(False)  # None where nothing else reads x
         ctx.save_for_backward(x, weight)
         images, _, height, width = x.shape
+        stride = max(functions.stride, default=1)
         size = (images, len(weight), height // stride, width // stride)
         y = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
-        _convolve_half(kernels, x, weight, None, y, stride, turned=False)
+        _call(functions, x, weight, None, y, turned=False)
         return y, x
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor | None, beside: Tensor | None) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
+        functions: Functions = ctx.functions
         if dy is None:  # the output is not used
-            return None, beside, None, None
+            return None, beside, None
         dy = dy.contiguous(memory_format=torch.channels_last)
         if beside is not None:
             beside = beside.contiguous(memory_format=torch.channels_last)
         dx = None
         if ctx.needs_input_grad[1]:
             dx = torch.empty_like(x)
-            _convolve_half(ctx.kernels, dy, weight, beside, dx, ctx.stride, turned=True)
+            _call(functions, dy, weight, beside, dx, turned=True)
         dweight = torch.empty_like(weight) if ctx.needs_input_grad[2] else None
         if dweight is not None:
             sizes, threads = _sizes(dy, weight), torch.get_num_threads()
             pointers = (x.data_ptr(), dy.data_ptr(), dweight.data_ptr())
-            _check(ctx.kernels.conv3x3_bf16_weights(*pointers, *sizes, ctx.stride, threads))
-        return None, dx, dweight, None
+            _check(functions.weights(*pointers, *sizes, *functions.stride[:1], threads))
+        return None, dx, dweight
 
 
 def _convolve(kernels: ctypes.CDLL, x: Tensor, weight: Tensor, *, turned: bool) -> Tensor:
@@ -116,17 +142,15 @@ def _convolve(kernels: ctypes.CDLL, x: Tensor, weight: Tensor, *, turned: bool) 
     return y
 
 
-def _convolve_half(
-    kernels: ctypes.CDLL, x: Tensor, weight: Tensor, add: Tensor | None, y: Tensor, stride: int, *, turned: bool
-) -> None:
+def _call(functions: Functions, x: Tensor, weight: Tensor, add: Tensor | None, y: Tensor, *, turned: bool) -> None:
     _check(
-        kernels.conv3x3_bf16(
+        functions.convolve(
             x.data_ptr(),
             weight.data_ptr(),
             add.data_ptr() if add is not None else None,
             y.data_ptr(),
             *_sizes(x if turned else y, weight),
-            stride,
+            *functions.stride[:1],
             turned,
             torch.get_num_threads(),
         )

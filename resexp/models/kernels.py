@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-VERSION = 3  # of their arguments, as in norm_relu.c
+VERSION = 4  # of their arguments, as in norm_relu.c
 _SIGNATURES = {  # a letter an argument: pointer, long, float, int
     "kernels_parallel": "",
     "norm_relu_forward": "pppillppffpppi",
@@ -18,6 +18,9 @@ _SIGNATURES = {  # a letter an argument: pointer, long, float, int
     "conv3x3_bf16": "ppppllllliii",
     "conv3x3_bf16_weights": "ppplllllii",
     "bf16_supported": "",
+    "winograd": "pppplllllii",
+    "winograd_weights": "pppllllli",
+    "winograd_supported": "",
 }
 
 
