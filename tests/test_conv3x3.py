@@ -133,6 +133,19 @@ def test_winograds_algorithm_gives_the_same_bits_on_any_number_of_threads(winogr
 
 
 @needs_winograd
+def test_in_evaluation_it_works_too_unless_gradients_are_asked(winograd: None) -> None:
+    convolution = Conv3x3(8, 16).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    convolution.fast = True
+    x = torch.randn(2, 8, 4, 4).to(memory_format=torch.channels_last)
+    usual = convolution(x)
+    assert usual.grad_fn.name() == "ConvolutionBackward0"
+    with torch.inference_mode():
+        found = convolution(x)
+    assert not torch.equal(found, usual)
+    torch.testing.assert_close(found, usual, rtol=1e-5, atol=1e-5)
+
+
+@needs_winograd
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_winograds_algorithm_lets_no_number_that_is_none_disappear(value: float, winograd: None) -> None:
     convolution = Conv3x3(8, 8).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

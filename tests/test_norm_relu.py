@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from resexp.models import kernels
 from resexp.models.build import build_model
@@ -109,6 +110,24 @@ def test_where_it_does_not_apply_torch_does_the_same() -> None:
         norm.relu(dense),
         torch.relu(torch.nn.functional.batch_norm(dense, norm.running_mean, norm.running_var, norm.weight, norm.bias)),
     )
+
+
+@needs_kernel
+@pytest.mark.parametrize("joins", [False, True])
+def test_in_evaluation_it_takes_the_running_statistics_unless_gradients_are_asked(joins: bool) -> None:
+    norm = BatchNorm(24).eval()
+    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        nn.init.uniform_(tensor, 0.5, 2)  # type: ignore[arg-type]
+    x, shortcut = channels_last((5, 24, 9, 7), 1), channels_last((5, 24, 9, 7), 2) if joins else None
+    before = {name: tensor.clone() for name, tensor in norm.state_dict().items()}
+    with torch.no_grad():
+        own = [t.double() for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias) if t is not None]
+        expected = torch.relu(F.batch_norm(x.double(), *own) + (0 if shortcut is None else shortcut))
+        norm.fast = True
+        found = norm.relu(x, shortcut)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in norm.state_dict().items())
+    assert norm.relu(x, shortcut).grad_fn.name() == "ReluBackward0"  # type: ignore[union-attr]
 
 
 @needs_kernel

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from resexp.models.kernels import is_plain_cpu, load_kernels, works_in
+from resexp.models.kernels import is_plain_cpu, load_kernels, takes_kernels, works_in
 
 CHANNELS = (8, 16)  # of the AVX-512 kernel in fp32, stride 1; with more, the library's own is as fast
 LANES = 16  # the bf16 kernel takes multiples of this many channels, strides 1 and 2
@@ -34,7 +34,7 @@ class Conv3x3(nn.Conv2d):
 
     def beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The output, and x for what else reads it: where a kernel allows, the two gradients are summed as it works."""
-        kernels = load_kernels() if self.fast and self.training else None
+        kernels = load_kernels() if self.fast and takes_kernels(self) else None
         if kernels and is_plain_cpu(self.weight, dtype=torch.float32):
             if works_in(torch.float32) and is_plain_cpu(x, dtype=torch.float32):
                 if self._fits_direct(x) and kernels.conv3x3_supported():

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 VERSION = 4  # of their arguments, as in norm_relu.c
 _SIGNATURES = {  # a letter an argument: pointer, long, float, int
     "kernels_parallel": "",
     "norm_relu_forward": "pppillppffpppi",
     "norm_relu_backward": "pppppillpppi",
+    "norm_relu_apply": "pppillppi",
     "conv3x3": "pppllllii",
     "conv3x3_supported": "",
     "conv3x3_bf16": "ppppllllliii",
@@ -53,6 +54,11 @@ def is_plain_cpu(*tensors: Tensor, dtype: torch.dtype) -> bool:
         t.device.type == "cpu" and t.dtype == dtype and t.is_contiguous(memory_format=torch.channels_last)
         for t in tensors
     )
+
+
+def takes_kernels(module: nn.Module) -> bool:
+    """In training and, where no gradients are asked, in evaluation: those that are may be differentiated again."""
+    return module.training or not torch.is_grad_enabled()
 
 
 def works_in(dtype: torch.dtype) -> bool:

@@ -149,6 +149,16 @@ int norm_relu_forward(const void *x, const void *add, void *y, int half, long ro
     return 0;
 }
 
+/* With the scale and shift of each channel, as in evaluation. */
+void norm_relu_apply(const void *x, const void *add, void *y, int half, long rows, long channels, const float *scale,
+                     const float *shift, int threads) {
+    const Chunks *chunk = half ? &norm_relu_bf16 : &FLOAT;
+    long step = chunk_rows(channels), chunks = (rows + step - 1) / step;
+    Job job = {.channels = channels, .x = x, .add = add, .out = y, .scale = scale, .shift = shift};
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (long k = 0; k < chunks; k++) chunk->apply(&job, k * step, least(step, rows - k * step));
+}
+
 /* dz: where the addition's gradient goes, or NULL without an addition; then y is not read. 0, or 1 without memory. */
 int norm_relu_backward(const void *dy, const void *y, const void *x, void *dx, void *dz, int half, long rows,
                        long channels, const float *batch, float *dweight, float *dbias, int threads) {

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from resexp.models.kernels import is_plain_cpu, load_kernels
+from resexp.models.kernels import is_plain_cpu, load_kernels, takes_kernels
 
 LANES = {torch.float32: 8, torch.bfloat16: 16}  # the kernel takes a multiple of this many channels
 
@@ -80,14 +80,34 @@ class BatchNorm(nn.BatchNorm2d):
         return all(t is not None and t.dtype == torch.float32 and t.device.type == "cpu" for t in own)
 
     def _relu(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
-        applies = self.fast and self.training and not self.synced and self._is_float() and _applies(x, shortcut)
-        kernels = load_kernels() if applies else None
+        own = not (self.training and self.synced) and self._is_float()
+        kernels = load_kernels() if self.fast and own and takes_kernels(self) and _applies(x, shortcut) else None
         if kernels and (x.dtype == torch.float32 or kernels.bf16_supported()):
+            if not self.training:
+                return self._by_running_statistics(kernels, x, shortcut)
             assert self.num_batches_tracked is not None
             self.num_batches_tracked.add_(1)
             return _NormReLU.apply(kernels, x, shortcut, self.weight, self.bias, self)
         x = self(x)
         return F.relu(x if shortcut is None else x + shortcut, inplace=True)
+
+    def _by_running_statistics(self, kernels: ctypes.CDLL, x: Tensor, shortcut: Tensor | None) -> Tensor:
+        assert self.running_mean is not None and self.running_var is not None
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        y, channels = torch.empty_like(x), len(scale)
+        kernels.norm_relu_apply(
+            x.data_ptr(),
+            shortcut.data_ptr() if shortcut is not None else None,
+            y.data_ptr(),
+            x.dtype == torch.bfloat16,
+            x.numel() // channels,
+            channels,
+            scale.data_ptr(),
+            shift.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return y
 
 
 def set_statistics(net: nn.Module, *, group: int | None, synced: bool) -> None:
