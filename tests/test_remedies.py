@@ -636,8 +636,8 @@ def test_each_remedy_is_judged_at_its_best_rate_by_the_share_it_closes(tmp_path:
     assert [remedy.name for remedy in found] == ["resnet", "init=dirac", "clip_norm=1.0", "plain"]
     rows = {row[0]: row for row in remedy_rows(found)}
     assert rows["init=dirac"][1:4] == ["the identity is hard to find", "0.01", "56"]
-    assert rows["init=dirac"][5].startswith("86 % (") and rows["init=dirac"][6] == "yes"
-    assert rows["clip_norm=1.0"][6] == "no"
+    assert rows["init=dirac"][5].startswith("86 % (") and rows["init=dirac"][6] == "yes, in 2 of 2 seeds"
+    assert rows["clip_norm=1.0"][6] == "no, in 0 of 2 seeds"
     assert rows["plain"][5:] == rows["resnet"][5:] == ["-", "-"]
     even = [group for group in groups if group.depth == 20]
     assert shares(find_remedies([g for g in even if g.family == "plain"], {})) == {}

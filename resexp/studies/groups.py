@@ -58,9 +58,14 @@ class Group:
         known = self.values(metric)
         return summarize(known) if known else None
 
-    def values(self, metric: str) -> list[float]:
+    def by_seed(self, metric: str) -> dict[int, float]:
         """The numbers of its runs that have ended."""
-        return [value for run in self.runs if (value := final_error(run, metric)) is not None]
+        found = {run.config["seed"]: final_error(run, metric) for run in self.runs}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+    def values(self, metric: str) -> list[float]:
+        """The same, without their seeds."""
+        return list(self.by_seed(metric).values())
 
     def mean(self, metric: str) -> float:
         """Of ``error``; infinite where there is none."""

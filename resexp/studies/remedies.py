@@ -78,20 +78,34 @@ def shares(remedies: Sequence[Remedy]) -> dict[str, Difference]:
 
     Only of plain nets, and only while there is a gap between the bounds at that depth.
     """
-    bounds = {remedy.family: remedy for remedy in remedies if not remedy.words}
-    if not {"plain", "resnet"} <= bounds.keys():
+    bounds = _bounds(remedies)
+    if bounds is None or bounds[0].mean(METRIC) == bounds[1].mean(METRIC):
         return {}
-    depth = max(bounds["plain"].nets)
-    sides = [
-        bounds[family].nets[depth].values(METRIC) for family in ("plain", "resnet") if depth in bounds[family].nets
-    ]
-    if len(sides) < 2 or sum(sides[0]) / len(sides[0]) == sum(sides[1]) / len(sides[1]):
-        return {}
+    plain, residual = (bound.values(METRIC) for bound in bounds)
     return {
-        remedy.name: share(sides[0], remedy.nets[depth].values(METRIC), sides[1])
+        remedy.name: share(plain, remedy.nets[bounds[0].depth].values(METRIC), residual)
         for remedy in remedies
-        if remedy.family == "plain" and remedy.words and depth in remedy.nets
+        if remedy.family == "plain" and remedy.words and bounds[0].depth in remedy.nets
     }
+
+
+def seeds_above_half(remedies: Sequence[Remedy], remedy: Remedy) -> tuple[int, int]:
+    """In how many seeds it closes more than half of that seed's own gap, and how many seeds all three have."""
+    bounds = _bounds(remedies)
+    if bounds is None or bounds[0].depth not in remedy.nets:
+        return 0, 0
+    plain, residual, own = (group.by_seed(METRIC) for group in (*bounds, remedy.nets[bounds[0].depth]))
+    seeds = plain.keys() & residual.keys() & own.keys()
+    return sum(plain[seed] - own[seed] > (plain[seed] - residual[seed]) / 2 for seed in seeds), len(seeds)
+
+
+def _bounds(remedies: Sequence[Remedy]) -> tuple[Group, Group] | None:
+    """The deepest plain net without a remedy, and the residual net of its depth."""
+    found = {remedy.family: remedy for remedy in remedies if not remedy.words}
+    if not {"plain", "resnet"} <= found.keys():
+        return None
+    depth = max(found["plain"].nets)
+    return (found["plain"].nets[depth], found["resnet"].nets[depth]) if depth in found["resnet"].nets else None
 
 
 def remedy_rows(remedies: Sequence[Remedy]) -> list[list[str]]:
@@ -107,16 +121,19 @@ def remedy_rows(remedies: Sequence[Remedy]) -> list[list[str]]:
             str(remedy.deepest.error(METRIC)),
         ]
         found = closed.get(remedy.name)
-        rows.append([*row, *(_share_cells(found) if found else ("-", "-"))])
+        rows.append([*row, *(_share_cells(found, seeds_above_half(remedies, remedy)) if found else ("-", "-"))])
     return rows
 
 
-def _share_cells(found: Difference) -> tuple[str, str]:
+def _share_cells(found: Difference, seeds: tuple[int, int]) -> tuple[str, str]:
     percent = f"{100 * found.mean:.0f} %"
     if not found.has_interval:
         return percent, f"{'yes' if found.mean > 0.5 else 'no'} (one seed)"
     verdict = "yes" if found.low > 0.5 else "no" if found.high < 0.5 else "undecided"
-    return f"{percent} ({100 * found.low:.0f} to {100 * found.high:.0f})", verdict
+    return (
+        f"{percent} ({100 * found.low:.0f} to {100 * found.high:.0f})",
+        f"{verdict}, in {seeds[0]} of {seeds[1]} seeds",
+    )
 
 
 def _value(group: Group, key: str) -> str:
