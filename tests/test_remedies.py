@@ -14,7 +14,7 @@ from helpers import write_run
 from torch import Tensor, nn
 
 from resexp import UserError, catalog, config
-from resexp.analysis.remedies import Start, correlation_row, likeness, measure_start, own_share
+from resexp.analysis.remedies import Start, correlation_row, likeness, measure_start, move, own_share
 from resexp.analysis.subject import Trained, read_subject
 from resexp.builder import build_net, build_optimizer
 from resexp.cli import main
@@ -558,8 +558,23 @@ def test_a_single_batch_norm_leaves_what_the_normal_distribution_says() -> None:
         assert 1 - own_share(net, images, batch, draws=64) == pytest.approx(1.5 * 0.75 / batch, rel=0.2)
 
 
+def test_a_change_of_the_first_layer_moves_a_deep_plain_net_many_times_as_far() -> None:
+    images = torch.randn(128, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    moves = {depth: move(build(f"plain{depth}"), images) for depth in (8, 20, 56)}
+    assert moves[8] < 0.05 < moves[20] < moves[56] / 2 and move(build("resnet56"), images) < 0.1
+    assert move(build("plain56", gradient_scale=0.8), images) == moves[56]  # of the gradient it knows nothing
+
+
+def test_a_change_of_a_linear_layer_moves_what_it_makes_by_as_much() -> None:
+    net = nn.Sequential(nn.Conv2d(64, 32, 1, bias=False), nn.Flatten(), nn.Linear(32, 2)).double()
+    images = torch.randn(500, 64, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    before = net[0].weight.detach().clone()  # type: ignore[union-attr, operator]
+    assert move(net, images, 0.01) == pytest.approx(0.01, rel=0.1)
+    assert torch.equal(net[0].weight.detach(), before)  # type: ignore[union-attr, operator, arg-type]
+
+
 def test_a_mechanism_goes_with_the_error_or_does_not() -> None:
-    starts = [Start(growth=10.0**n, update=1.0, likeness=0.1 * n, dead=math.nan, own=-n) for n in range(6)]
+    starts = [Start(growth=10.0**n, update=1.0, likeness=0.1 * n, dead=math.nan, own=-n, moved=n) for n in range(6)]
     errors = [1.0, 2.0, 3.0, 5.0, 4.0, 6.0]
     rows = {key: correlation_row(key, starts, errors) for key in Start._fields}
     assert rows["growth"].measured == "0.94" and rows["growth"].agrees is True

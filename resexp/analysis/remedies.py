@@ -2,9 +2,10 @@
 
 For every net as it starts: how much larger the first layers' gradient is than the last ones' (Yang et al. 2019), how
 long the first update of the first layer is, how much the gradients at different images resemble each other (Balduzzi et
-al. 2017), how many channels no image activates, and how much of what the net makes of an image is the image's own: by
-batch norm the rest comes from the images beside it. If an explanation is right, nets that train better are those in
-which its mechanism is milder, whatever the remedy was meant for.
+al. 2017), how many channels no image activates, how much of what the net makes of an image is the image's own (by batch
+norm the rest comes from the images beside it), and how far its last features move when its first layer changes a
+little. If an explanation is right, nets that train better are those in which its mechanism is milder, whatever the
+remedy was meant for.
 """
 
 import math
@@ -38,6 +39,7 @@ class Start(NamedTuple):
     likeness: float  # mean cosine of the gradients at two images, in size
     dead: float  # share of channels
     own: float  # share of the features' variance
+    moved: float  # of the last features, by a change of the first layer, in their own size
 
 
 MECHANISMS = {
@@ -46,6 +48,7 @@ MECHANISMS = {
     "likeness": "cosine of the gradients at two images, in size",
     "dead": "share of channels that no image activates",
     "own": "share of the last features that is the image's own, not its batch's",
+    "moved": "how far a change of layer 1 by 1 % moves the last features, in their own size",
 }
 EXPECTED = {  # the sign of the rank correlation with the training error, and who says so
     "growth": (1, "above {}: the more it grows, the worse", "Yang et al. 2019"),
@@ -53,11 +56,12 @@ EXPECTED = {  # the sign of the rank correlation with the training error, and wh
     "likeness": (-1, "below -{}: the more alike, the better", "Balduzzi et al. 2017"),
     "dead": (1, "above {}: the more, the worse", "popular articles on ReLU and shortcuts"),
     "own": (-1, "below -{}: the more, the better", "batch norm's noise, as it adds up over layers"),
+    "moved": (1, "above {}: the farther, the worse", "a net that is chaotic cannot be trained (Xiao et al. 2018)"),
 }
 
 
 def analyze(nets: Sequence[Trained], *, images: int = 256) -> Finding:
-    """Five mechanisms of each net at its start, beside its training error at the end.
+    """Six mechanisms of each net at its start, beside its training error at the end.
 
     :param images: training images of a gradient; 64 of them are compared with each other.
     """
@@ -69,9 +73,9 @@ def analyze(nets: Sequence[Trained], *, images: int = 256) -> Finding:
     rows = [
         Row(
             id=f"start-{net.full_label}",
-            what=f"{net.full_label}: gradient's growth; first update; likeness; dead channels; own share",
+            what=f"{net.full_label}: gradient's growth; first update; likeness; dead channels; own share; move of 1 %",
             measured=f"{start.growth:.3g}; {start.update:.3g}; {start.likeness:.2f}; {100 * start.dead:.1f} %; "
-            f"{start.own:.2f}, and {error:.1f} % training error",
+            f"{start.own:.2f}; {start.moved:.2f}, and {error:.1f} % training error",
         )
         for net, start, error in sorted(zip(nets, starts, errors, strict=True), key=lambda one: one[2])
     ]
@@ -148,6 +152,7 @@ def measure_start(net: Trained, count: int) -> Start:
         likeness=likeness(fresh, inputs[:64]),
         dead=_dead(fresh, inputs),
         own=own_share(fresh, net.images("train")[0], p.batch_size),
+        moved=move(fresh, inputs),
         update=first_update(fresh, net.cfg, inputs, labels),  # last: it changes the net
     )
 
@@ -186,19 +191,42 @@ def own_share(net: nn.Module, inputs: Tensor, batch: int, *, draws: int = 16) ->
     """
     generator = torch.Generator().manual_seed(0)
     kept, rest = torch.randperm(len(inputs), generator=generator).tensor_split([max(1, batch // 4)])
-    last = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
-    seen: list[Tensor] = []
-    hook = last.register_forward_hook(lambda module, given, made: seen.append(given[0].double()))
-    net.train()
+    seen = []
     for _ in range(draws):
         others = rest[torch.randperm(len(rest), generator=generator)[: batch - len(kept)]]
         order = torch.randperm(len(kept) + len(others), generator=generator)  # so that groups of a batch change, too
-        net(inputs[torch.cat((kept, others))[order]])
-        seen[-1] = seen[-1][order.argsort()[: len(kept)]]
-    hook.remove()
+        seen.append(_features(net, inputs[torch.cat((kept, others))[order]])[order.argsort()[: len(kept)]])
     features = torch.stack(seen)  # (draws, kept, features)
     within = features.var(dim=0).sum(dim=1).mean()
     return float(1 - within / features.flatten(0, 1).var(dim=0).sum())
+
+
+@torch.no_grad()
+def move(net: nn.Module, inputs: Tensor, change: float = 0.01, *, draws: int = 4) -> float:
+    """How far the last features move when the first convolution changes, both in their own size, in training mode.
+
+    :param change: of the first convolution, in random directions.
+    """
+    generator = torch.Generator().manual_seed(0)
+    weight = next(module.weight for module in net.modules() if isinstance(module, nn.Conv2d))
+    before, kept = _features(net, inputs), weight.clone()
+    size = (before - before.mean(dim=0)).norm()
+    moves = []
+    for _ in range(draws):
+        direction = torch.randn(weight.shape, generator=generator).to(weight)
+        weight.copy_(kept + change * kept.norm() / direction.norm() * direction)
+        moves.append(float((_features(net, inputs) - before).norm() / size))
+    weight.copy_(kept)
+    return sum(moves) / draws
+
+
+def _features(net: nn.Module, inputs: Tensor) -> Tensor:
+    """What the classifier reads, in training mode. (N, C, H, W) -> (N, features), float64."""
+    last = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
+    seen: list[Tensor] = []
+    with last.register_forward_hook(lambda module, given, made: seen.append(given[0].double())):
+        net.train()(inputs)
+    return seen[0]
 
 
 def _dead(net: nn.Module, inputs: Tensor) -> float:
