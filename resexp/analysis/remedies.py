@@ -44,11 +44,11 @@ class Start(NamedTuple):
 
 MECHANISMS = {
     "growth": f"gradient of the first {ENDS} layers over that of the last {ENDS}",
-    "update": "first update of layer 1, in the length of its weights",
+    "update": "first update of layer 1, in its weights' length",
     "likeness": "cosine of the gradients at two images, in size",
     "dead": "share of channels that no image activates",
-    "own": "share of the last features that is the image's own, not its batch's",
-    "moved": "how far a change of layer 1 by 1 % moves the last features, in their own size",
+    "own": "features' share that is the image's own",
+    "moved": "features' move by a change of layer 1 by 1 %",
 }
 EXPECTED = {  # the sign of the rank correlation with the training error, and who says so
     "growth": (1, "above {}: the more it grows, the worse", "Yang et al. 2019"),

@@ -16,21 +16,23 @@ BOUND = "#111111"  # of plain and residual nets without a remedy
 
 
 def draw_remedies(groups: Sequence[Group], path: Path, *, title: str, note: str = "") -> list[Path]:
-    """The deepest nets at their best rate, as dots; with nets of several depths, training error over depth beside them.
+    """The deepest nets at their best rate, as dots; beside them, of remedies with several depths, the error over depth.
 
     :param path: without a suffix.
     """
     remedies = find_remedies(groups, {})
     colours = _colours(remedies)
-    over_depth = len({depth for remedy in remedies for depth in remedy.nets}) > 1
+    deep = [remedy for remedy in remedies if len(remedy.nets) > 1]
+    over_depth = any(remedy.words for remedy in deep)
     text = describe_runs(groups, seeds_as="mean, and least to most")
-    lines = textwrap.wrap(f"{text} Small marks: the other rates. {note}", 150 if over_depth else 125)
+    key = "At the left the rows' colours, residual nets dashed. " if over_depth else ""
+    lines = textwrap.wrap(f"{text} Small marks: the other rates. {key}{note}", 150 if over_depth else 125)
     height, below = 0.9 + 0.23 * max(6, len(remedies)), 0.16 + 0.13 * len(lines)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11.5 if over_depth else 9.0, height + below))
         panels = figure.subplots(1, 2, width_ratios=(1, 1.1)) if over_depth else [figure.subplots()]
         if over_depth:
-            _draw_depths(panels[0], remedies, colours)
+            _draw_depths(panels[0], deep, colours)
         _draw_deepest(panels[-1], remedies, colours)
         inches = figure.get_figheight()
         figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
@@ -54,11 +56,9 @@ def _draw_depths(axes: Axes, remedies: Sequence[Remedy], colours: dict[str, str]
         axes.plot(
             depths, means, color=colours[remedy.name], linewidth=2.4 if bound else 1.2, linestyle=style, marker="o"
         )
-        axes.annotate(remedy.name, (depths[-1], means[-1]), (4, 0), textcoords="offset points", fontsize=6, va="center")
     axes.set_xticks(sorted({depth for remedy in remedies for depth in remedy.nets}))
     axes.set_xlabel("layers")
     axes.set_ylabel("training error at the end (%)")
-    axes.margins(x=0.25)
     axes.grid(linewidth=0.4, alpha=0.5)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -66,6 +66,7 @@ def _draw_depths(axes: Axes, remedies: Sequence[Remedy], colours: dict[str, str]
 def _draw_deepest(axes: Axes, remedies: Sequence[Remedy], colours: dict[str, str]) -> None:
     """A row each; at the right the error with its rate, and the share of the gap that is closed."""
     closed = shares(remedies)
+    depth = max((remedy.deepest.depth for remedy in remedies), default=None)
     for row, remedy in enumerate(remedies):
         values = remedy.deepest.values(METRIC)
         if not remedy.words:
@@ -79,10 +80,11 @@ def _draw_deepest(axes: Axes, remedies: Sequence[Remedy], colours: dict[str, str
             f", closes {100 * share.mean:.0f} %" if share and share.mean > 0 else ""
         )
         axes.text(1.01, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=7.5)
-    axes.set_yticks(range(len(remedies)), [textwrap.fill(remedy.name, 27) for remedy in remedies], fontsize=7)
+    layers = ["" if remedy.deepest.depth == depth else f" ({remedy.deepest.depth} layers)" for remedy in remedies]
+    names = [textwrap.fill(remedy.name + its, 27) for remedy, its in zip(remedies, layers, strict=True)]
+    axes.set_yticks(range(len(remedies)), names, fontsize=7)
     axes.set_ylim(len(remedies) - 0.4, -0.6)
     axes.set_xlim(left=0)
-    depth = max((remedy.deepest.depth for remedy in remedies), default=None)
     axes.set_xlabel(f"training error of {depth} layers at the end (%)" if depth else "no run has ended yet")
     axes.grid(linewidth=0.4, alpha=0.5, axis="x")
     axes.spines[["top", "right"]].set_visible(False)
