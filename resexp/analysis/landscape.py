@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from resexp.analysis.subject import Trained, about, judged, loss_of, of_one_depth
 from resexp.console import message
-from resexp.models.build import use_kernels
 from resexp.studies.finding import Finding, Panel, Row, Series
 
 LEAST = {"points": 3, "side": 0, "curvature": 0}  # of the settings
@@ -54,7 +53,6 @@ def analyze(
     for net in nets:
         part = net.images("train", images)
         copied = copy.deepcopy(net.net)  # the stored net is never changed
-        use_kernels(copied, False)
         along = [direction(copied, seed + number) for number in range(max(2, directions))]
         steps, edge = (torch.linspace(-radius, radius, count).tolist() for count in (points, side))
         curves = [[loss_at(copied, [(a, one)], *part) for a in steps] for one in along[:directions]]

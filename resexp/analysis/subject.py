@@ -18,7 +18,7 @@ from resexp.config import Config, ProtocolConfig
 from resexp.data.dataset import Dataset
 from resexp.data.normalize import Normalization, normalization_of
 from resexp.models.blocks import Block
-from resexp.models.build import count_macs
+from resexp.models.build import count_macs, use_kernels
 from resexp.models.connections import Add
 from resexp.models.resnet import Stage
 from resexp.models.vgg import Layer
@@ -124,6 +124,7 @@ def read_weights(cfg: Config, weights: Path) -> Trained:
 
 def _trained(cfg: Config, net: nn.Module, data: Dataset, weights: str = "") -> Trained:
     torch.set_num_threads(choose_threads(count_macs(net, data.image_shape) * BATCH))  # not those of the training
+    use_kernels(net, fast=False)  # hooks see every module then
     p = cfg.protocol
     normalization = normalization_of(data.train, p.normalize, p.mean, p.std)
     return Trained(label_of(dataclasses.asdict(cfg.model)), cfg, net.eval(), data, normalization, weights)
