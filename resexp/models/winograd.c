@@ -1,16 +1,16 @@
 /* 3x3 convolution of stride 1 with zero padding, float32, channels last, by Winograd's F(2x2, 3x3) (Lavin & Gray 2016).
 
-   Two by two outputs of a channel take 16 multiplications in place of 36. A tile is the 4x4 numbers of a channel that they
-   read. d -> B'dB goes before the products, m -> A'mA after them, and the weights' g -> GgG' is done once for all tiles:
+   Two by two outputs of a channel take 16 multiplications in place of 36. A tile is the 4x4 numbers of a channel that
+   they read. d -> B'dB goes before the products, m -> A'mA after them; the weights' g -> GgG' is done once for all:
 
        B' = 1  0 -1  0     A' = 1  1  1  0     G = 1    0    0
             0  1  1  0          0  1 -1 -1         1/2  1/2  1/2
             0 -1  1  0                             1/2 -1/2  1/2
             0  1  0 -1                             0    0    1
 
-   For each of the 16 places of a tile the products are a matrix product over the channels, of a few dozen tiles at once, so
-   that all of it stays in the cache. The gradient of the input is the same convolution with the weights turned round, that of
-   the weights the adjoint: G'(sum of B'dB times A dy A')G. conv3x3.py calls this, and says when. */
+   For each of the 16 places of a tile the products are a matrix product over the channels, of a few dozen tiles at
+   once, so that all of it stays in the cache. The gradient of the input is the same convolution with the weights turned
+   round, that of the weights the adjoint: G'(sum of B'dB times A dy A')G. conv3x3.py calls this, and says when. */
 
 #include <stdlib.h>
 #ifdef _OPENMP
@@ -25,7 +25,8 @@
 #define LANES 8
 #define TILES 24  /* at once: a multiple of ROWS; what is kept of them fits into a core's cache */
 #define ROWS 6    /* of a matrix product that stay in registers */
-#define PARTS 8   /* of the tiles, each with a sum of its own for the weights: the same on any number of threads */
+#define PARTS 64  /* of the tiles, at most, each with a sum of its own for the weights */
+#define ROOM (1L << 20) /* numbers of all these sums, at most, where there are eight parts or more: 4 MB */
 #define PLACES 16 /* of a tile */
 
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -35,33 +36,37 @@ INLINE void store(float *to, Vector value) { *(Vector *)to = value; }
 
 int winograd_supported(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
+static inline long least(long a, long b) { return a < b ? a : b; }
+
 typedef struct {
     long images, height, width, in, out;
 } Sizes;
 
-/* The weights (out, 3, 3, in) as (16, read, made): what is read is in and what is made is out, or turned the other way. */
-static AVX2 void transform_weights(const float *weights, float *to, long in, long out, int turned, long first, long last) {
+/* The weights (out, 3, 3, in) of read channel r as (16, read, made): read is in and made is out, or turned the other
+   way, with the taps turned round, too. */
+static AVX2 void transform_weights(const float *weights, float *to, long in, long out, int turned, long r) {
     long made = turned ? in : out, read = turned ? out : in;
-    for (long r = first; r < last; r++)
-        for (long m = 0; m < made; m++) {
-            float g[3][3], t[4][3];
-            for (int i = 0; i < 3; i++)
-                for (int j = 0; j < 3; j++)
-                    g[i][j] = turned ? weights[((r * 3 + 2 - i) * 3 + 2 - j) * in + m] : weights[((m * 3 + i) * 3 + j) * in + r];
+    for (long m = 0; m < made; m++) {
+        float g[3][3], t[4][3];
+        for (int i = 0; i < 3; i++)
             for (int j = 0; j < 3; j++) {
-                t[0][j] = g[0][j];
-                t[1][j] = 0.5f * (g[0][j] + g[1][j] + g[2][j]);
-                t[2][j] = 0.5f * (g[0][j] - g[1][j] + g[2][j]);
-                t[3][j] = g[2][j];
+                long tap = turned ? (r * 9 + (2 - i) * 3 + 2 - j) * in + m : (m * 9 + i * 3 + j) * in + r;
+                g[i][j] = weights[tap];
             }
-            for (int i = 0; i < 4; i++) {
-                float *place = to + (4 * i * read + r) * made + m;
-                place[0] = t[i][0];
-                place[read * made] = 0.5f * (t[i][0] + t[i][1] + t[i][2]);
-                place[2 * read * made] = 0.5f * (t[i][0] - t[i][1] + t[i][2]);
-                place[3 * read * made] = t[i][2];
-            }
+        for (int j = 0; j < 3; j++) {
+            t[0][j] = g[0][j];
+            t[1][j] = 0.5f * (g[0][j] + g[1][j] + g[2][j]);
+            t[2][j] = 0.5f * (g[0][j] - g[1][j] + g[2][j]);
+            t[3][j] = g[2][j];
         }
+        for (int i = 0; i < 4; i++) {
+            float *place = to + (4 * i * read + r) * made + m;
+            place[0] = t[i][0];
+            place[read * made] = 0.5f * (t[i][0] + t[i][1] + t[i][2]);
+            place[2 * read * made] = 0.5f * (t[i][0] - t[i][1] + t[i][2]);
+            place[3 * read * made] = t[i][2];
+        }
+    }
 }
 
 /* Where a tile is: its image, and the row and column of the first of its four outputs. */
@@ -85,7 +90,8 @@ INLINE void transform_input(const float *x, const float *zeros, float *to, Sizes
     for (long c = 0; c < channels; c += LANES) {
         Vector t[4][4];
         UNROLL for (int j = 0; j < 4; j++) {
-            Vector d0 = load(from[0][j] + c), d1 = load(from[1][j] + c), d2 = load(from[2][j] + c), d3 = load(from[3][j] + c);
+            Vector d0 = load(from[0][j] + c), d1 = load(from[1][j] + c);
+            Vector d2 = load(from[2][j] + c), d3 = load(from[3][j] + c);
             t[0][j] = d0 - d2;
             t[1][j] = d1 + d2;
             t[2][j] = d2 - d1;
@@ -161,8 +167,9 @@ INLINE void multiply(const float *a, const float *b, float *to, long inner, long
         UNROLL for (int v = 0; v < vectors; v++) store(to + r * columns + v * LANES, sums[r][v]);
 }
 
-/* Adds to four rows and `vectors` vectors of columns the product of the transposed a (inner, rows) and b (inner, columns). */
-INLINE void multiply_add(const float *a, const float *b, float *to, long inner, long rows, long columns, const int vectors) {
+/* Adds to four rows and `vectors` vectors of columns the product of the transposed a (inner, rows) and b. */
+INLINE void multiply_add(const float *a, const float *b, float *to, long inner, long rows, long columns,
+                         const int vectors) {
     Vector sums[4][2], right[2];
     UNROLL for (int r = 0; r < 4; r++)
         UNROLL for (int v = 0; v < vectors; v++) sums[r][v] = load(to + r * columns + v * LANES);
@@ -175,8 +182,8 @@ INLINE void multiply_add(const float *a, const float *b, float *to, long inner, 
         UNROLL for (int v = 0; v < vectors; v++) store(to + r * columns + v * LANES, sums[r][v]);
 }
 
-static AVX2 void convolve_tiles(const float *x, const float *weights, const float *add, float *y, float *scratch, Sizes s,
-                                long read, long made, long first, long count) {
+static AVX2 void convolve_tiles(const float *x, const float *weights, const float *add, float *y, float *scratch,
+                                Sizes s, long read, long made, long first, long count) {
     float *zeros = scratch, *a = zeros + read, *m = a + PLACES * TILES * read;
     for (long t = 0; t < count; t++) transform_input(x, zeros, a + t * read, s, read, first + t);
     for (int p = 0; p < PLACES; p++) {
@@ -191,7 +198,8 @@ static AVX2 void convolve_tiles(const float *x, const float *weights, const floa
     for (long t = 0; t < count; t++) transform_output(m + t * made, add, y, s, made, first + t);
 }
 
-static AVX2 void add_products(const float *x, const float *dy, float *sums, float *scratch, Sizes s, long first, long count) {
+static AVX2 void add_products(const float *x, const float *dy, float *sums, float *scratch, Sizes s, long first,
+                              long count) {
     float *zeros = scratch, *a = zeros + s.in, *b = a + PLACES * TILES * s.in;
     for (long t = 0; t < count; t++) {
         transform_input(x, zeros, a + t * s.in, s, s.in, first + t);
@@ -231,8 +239,8 @@ static AVX2 void transform_sums(const float *sums, float *weights, long in, long
 
 /* y (images, height, width, out) from x (images, height, width, in), plus add where it is not null; turned: from the
    gradient of the output that of the input. Height and width are even, in and out multiples of 8. 1: no memory. */
-int winograd(const float *x, const float *weights, const float *add, float *y, long images, long height, long width, long in,
-             long out, int turned, int threads) {
+int winograd(const float *x, const float *weights, const float *add, float *y, long images, long height, long width,
+             long in, long out, int turned, int threads) {
     Sizes s = {images, height, width, in, out};
     long read = turned ? out : in, made = turned ? in : out, tiles = images * (height / 2) * (width / 2);
     long each = read + PLACES * TILES * (read + made);
@@ -247,10 +255,10 @@ int winograd(const float *x, const float *weights, const float *add, float *y, l
             float *own = scratch;
 #endif
 #pragma omp for schedule(static)
-            for (long r = 0; r < read; r++) transform_weights(weights, transformed, in, out, turned, r, r + 1);
+            for (long r = 0; r < read; r++) transform_weights(weights, transformed, in, out, turned, r);
 #pragma omp for schedule(static)
             for (long first = 0; first < tiles; first += TILES)
-                convolve_tiles(x, transformed, add, y, own, s, read, made, first, tiles - first < TILES ? tiles - first : TILES);
+                convolve_tiles(x, transformed, add, y, own, s, read, made, first, least(TILES, tiles - first));
         }
     }
     free(transformed);
@@ -258,13 +266,20 @@ int winograd(const float *x, const float *weights, const float *add, float *y, l
     return failed;
 }
 
+/* By the sizes alone, so that no sum depends on the number of threads. */
+static long count_parts(long tiles, long weights) {
+    long room = ROOM / weights < 8 ? 8 : ROOM / weights, filled = tiles / (4 * TILES);
+    return filled < 1 ? 1 : least(PARTS, least(room, filled));
+}
+
 /* The gradient of the weights (out, 3, 3, in) from x and the gradient of the output. */
-int winograd_weights(const float *x, const float *dy, float *dweights, long images, long height, long width, long in, long out,
-                     int threads) {
+int winograd_weights(const float *x, const float *dy, float *dweights, long images, long height, long width, long in,
+                     long out, int threads) {
     Sizes s = {images, height, width, in, out};
-    long tiles = images * (height / 2) * (width / 2), part = (tiles + PARTS - 1) / PARTS, weights = 9 * in * out;
+    long tiles = images * (height / 2) * (width / 2), weights = 9 * in * out, count = count_parts(tiles, weights);
+    long part = (tiles + count - 1) / count;
     long each = in + PLACES * TILES * (in + out) + PLACES * in * out;
-    float *parts = malloc(sizeof(float) * PARTS * weights), *scratch = malloc(sizeof(float) * threads * each);
+    float *parts = malloc(sizeof(float) * count * weights), *scratch = malloc(sizeof(float) * threads * each);
     int failed = !parts || !scratch;
     if (!failed) {
 #pragma omp parallel num_threads(threads)
@@ -276,18 +291,18 @@ int winograd_weights(const float *x, const float *dy, float *dweights, long imag
 #endif
             float *sums = own + in + PLACES * TILES * (in + out);
 #pragma omp for schedule(static)
-            for (long p = 0; p < PARTS; p++) {
-                long last = (p + 1) * part < tiles ? (p + 1) * part : tiles;
+            for (long p = 0; p < count; p++) {
+                long last = least((p + 1) * part, tiles);
                 for (long c = 0; c < in; c++) own[c] = 0;
                 for (long i = 0; i < PLACES * in * out; i++) sums[i] = 0;
                 for (long first = p * part; first < last; first += TILES)
-                    add_products(x, dy, sums, own, s, first, last - first < TILES ? last - first : TILES);
+                    add_products(x, dy, sums, own, s, first, least(TILES, last - first));
                 transform_sums(sums, parts + p * weights, in, out);
             }
 #pragma omp for schedule(static)
             for (long i = 0; i < weights; i++) {
                 float sum = 0;
-                for (long p = 0; p < PARTS; p++) sum += parts[p * weights + i];
+                for (long p = 0; p < count; p++) sum += parts[p * weights + i];
                 dweights[i] = sum;
             }
         }
