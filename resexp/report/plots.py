@@ -34,28 +34,29 @@ def colours(groups: Sequence[Group]) -> dict[str, str]:
 
 
 def curves(groups: Sequence[Group]) -> dict[str, Any]:
-    """Training and test error of each group over the steps: the mean over its seeds, and each seed's."""
-    lines = []
+    """Training and test error of each group over the steps: the mean over its seeds, and each seed's.
+
+    Most curves of a study have the same steps: these are written once, and ``x`` of a line is the place of its own.
+    """
+    lines: list[dict[str, Any]] = []
+    known: dict[tuple[int, ...], int] = {}
     for group in groups:
         for split in ("train", "test"):
             steps, seeds = group.curves(split)
             if not seeds:
                 continue
-            mean = np.mean(list(seeds.values()), axis=0)
-            lines.append(_line(group, split, steps, mean, None))
-            if len(seeds) > 1:
-                lines += [_line(group, split, steps, errors, seed) for seed, errors in seeds.items()]
-    return {"kind": "curves", "colours": colours(groups), "lines": lines, "drops": rate_drops(groups)}
-
-
-def _line(group: Group, split: str, steps: Sequence[int], errors: Any, seed: int | None) -> dict[str, Any]:
-    kept = _kept(len(steps))
+            kept = _kept(len(steps))
+            place = known.setdefault(tuple(steps[i] for i in kept), len(known))
+            drawn: dict[int | None, Any] = {None: np.mean(list(seeds.values()), axis=0)}
+            for seed, errors in (drawn | (seeds if len(seeds) > 1 else {})).items():
+                values = _short(errors[i] for i in kept)
+                lines.append({"name": group.name, "split": split, "seed": seed, "x": place, "y": values})
     return {
-        "name": group.name,
-        "split": split,
-        "seed": seed,
-        "x": [steps[i] for i in kept],
-        "y": _short(errors[i] for i in kept),
+        "kind": "curves",
+        "colours": colours(groups),
+        "steps": list(known),
+        "lines": lines,
+        "drops": rate_drops(groups),
     }
 
 

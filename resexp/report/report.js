@@ -42,7 +42,7 @@ function curveColumns(key, spec, seeds) {
   const lines = spec.lines.filter((line) => (line.seed !== null) === seeds && !shown.hidden.has(`${key} ${line.name}`));
   const drawable = (value) => (shown.log && value <= 0 ? NaN : value);
   return {
-    xs: lines.map((line) => line.x),
+    xs: lines.map((line) => spec.steps[line.x]),
     ys: lines.map((line) => smooth(line.y).map(drawable)),
     label: lines.map((line) => `${line.name}${seeds ? `, seed ${line.seed}` : ""}, ${line.split} error`),
     colour: lines.map((line) => spec.colours[line.name]),
