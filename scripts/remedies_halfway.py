@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 import resexp
 from resexp.analysis.subject import read_subject
@@ -55,10 +56,13 @@ def halfway(words: list[str]) -> list[list[str]]:
     """A row for each training in two halves, and for the whole ones beside them."""
     shallow = resexp.train("model=plain20", f"protocol.lr={PLAIN_RATE}", *FIRST, *words)
     deep = ["model=plain56", *words]
-    rows = [_second(shallow, "plain20", deep, PLAIN_RATE / 10, "plain56, deepened")]
+    trained = read_subject(shallow, device="cpu")
+    deepened = deepen(trained.net, build_net(load(deep), trained.data), trained.images("train")[0])
+    rows = [_second(shallow, "plain20", deepened, deep, PLAIN_RATE / 10, "plain56, deepened")]
     residual = resexp.train("model=resnet56", SINGLE, f"protocol.lr={RESIDUAL_RATE}", *FIRST, *words)
+    folded = fold(residual.net())
     for rate in FOLDED_RATES:
-        rows.append(_second(residual, "resnet56 single", [*FOLDED, *words], rate, "plain56 single, folded"))
+        rows.append(_second(residual, "resnet56 single", folded, [*FOLDED, *words], rate, "plain56 single, folded"))
     for name, net, rate in (
         ("plain20", ["model=plain20"], PLAIN_RATE),
         ("plain56", ["model=plain56"], PLAIN_RATE),
@@ -70,15 +74,9 @@ def halfway(words: list[str]) -> list[list[str]]:
     return rows
 
 
-def _second(first: Run, name: str, words: list[str], rate: float, then: str) -> list[str]:
-    """The second half, from the remade weights of the first."""
-    trained = read_subject(first, device="cpu")
+def _second(first: Run, name: str, state: dict[str, Tensor], words: list[str], rate: float, then: str) -> list[str]:
+    """The second half, from the weights that were made of the first half's."""
     with tempfile.TemporaryDirectory() as folder:
-        if "deepened" in then:
-            deeper = build_net(load(words), trained.data)
-            state = deepen(trained.net, deeper, trained.images("train")[0])
-        else:
-            state = fold(trained.net)
         file = Path(folder) / "start.safetensors"
         save_file({key: tensor.contiguous() for key, tensor in state.items()}, file)
         run = resexp.train(*words, f"protocol.lr={rate:g}", f"init_from={file}", *SECOND)

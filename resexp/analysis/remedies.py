@@ -28,6 +28,7 @@ from resexp.models.norm_relu import set_statistics
 from resexp.studies.finding import Finding, Panel, Row, Series
 
 STRONG = 0.6  # of a rank correlation, at least, to be called one
+BATCHES = 32  # from which the images beside an image are drawn
 LEAST_NETS = 5  # with fewer there is no correlation worth the name
 
 
@@ -44,11 +45,11 @@ class Start(NamedTuple):
 
 MECHANISMS = {
     "growth": f"gradient of the first {ENDS} layers over that of the last {ENDS}",
-    "update": "first update of layer 1, in its weights' length",
+    "update": "first update of layer 1, over its weights",
     "likeness": "cosine of the gradients at two images, in size",
     "dead": "share of channels that no image activates",
-    "own": "features' share that is the image's own",
-    "moved": "features' move by a change of layer 1 by 1 %",
+    "own": "share of the features that is the image's own",
+    "moved": "features moved by a 1 % change of layer 1",
 }
 EXPECTED = {  # the sign of the rank correlation with the training error, and who says so
     "growth": (1, "above {}: the more it grows, the worse", "Yang et al. 2019"),
@@ -140,10 +141,11 @@ def rank_correlation(values: Sequence[float], errors: Sequence[float]) -> float:
 
 def measure_start(net: Trained, count: int) -> Start:
     """The mechanisms of a net with fresh weights of its run's seed, and its first update by its run's protocol."""
-    inputs, labels = net.images("train", count)
+    p = net.cfg.protocol
+    images, labels = net.images("train", max(count, BATCHES * p.batch_size))
+    inputs, labels = images[:count], labels[:count]
     fresh = place_net(build_net(net.cfg, net.data), inputs.device)
     use_kernels(fresh, fast=False)
-    p = net.cfg.protocol
     set_statistics(fresh, group=p.norm_group, synced=False)
     _, norms = layer_gradients(fresh, inputs, labels)
     last = sum(norms[-ENDS:])
@@ -151,7 +153,7 @@ def measure_start(net: Trained, count: int) -> Start:
         growth=sum(norms[:ENDS]) / last if last else math.nan,
         likeness=likeness(fresh, inputs[:64]),
         dead=_dead(fresh, inputs),
-        own=own_share(fresh, net.images("train")[0], p.batch_size),
+        own=own_share(fresh, images, p.batch_size),
         moved=move(fresh, inputs),
         update=first_update(fresh, net.cfg, inputs, labels),  # last: it changes the net
     )

@@ -42,7 +42,7 @@ class Conv3x3(nn.Conv2d):
                 if self._fits_winograd(x) and prefers_winograd(kernels):
                     return _SummedConv3x3.apply(Functions(kernels.winograd, kernels.winograd_weights), x, self.weight)
             elif works_in(torch.bfloat16) and self._fits_half(x) and kernels.bf16_supported():
-                functions = Functions(kernels.conv3x3_bf16, kernels.conv3x3_bf16_weights, self.stride)
+                functions = Functions(kernels.conv3x3_bf16, kernels.conv3x3_bf16_weights, self.stride[:1])
                 return _SummedConv3x3.apply(functions, x, self.weight)
         return super().forward(x), x
 
@@ -105,7 +105,7 @@ class _SummedConv3x3(torch.autograd.Function):
         ctx.set_materialize_grads(False)  # None where nothing else reads x
         ctx.save_for_backward(x, weight)
         images, _, height, width = x.shape
-        stride = max(functions.stride, default=1)
+        (stride,) = functions.stride or (1,)
         size = (images, len(weight), height // stride, width // stride)
         y = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
         _call(functions, x, weight, None, y, turned=False)
@@ -129,7 +129,7 @@ class _SummedConv3x3(torch.autograd.Function):
         if dweight is not None:
             sizes, threads = _sizes(dy, weight), torch.get_num_threads()
             pointers = (x.data_ptr(), dy.data_ptr(), dweight.data_ptr())
-            _check(functions.weights(*pointers, *sizes, *functions.stride[:1], threads))
+            _check(functions.weights(*pointers, *sizes, *functions.stride, threads))
         return None, dx, dweight
 
 
@@ -150,7 +150,7 @@ def _call(functions: Functions, x: Tensor, weight: Tensor, add: Tensor | None, y
             add.data_ptr() if add is not None else None,
             y.data_ptr(),
             *_sizes(x if turned else y, weight),
-            *functions.stride[:1],
+            *functions.stride,
             turned,
             torch.get_num_threads(),
         )

@@ -95,18 +95,9 @@ class BatchNorm(nn.BatchNorm2d):
         assert self.running_mean is not None and self.running_var is not None
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
-        y, channels = torch.empty_like(x), len(scale)
-        kernels.norm_relu_apply(
-            x.data_ptr(),
-            shortcut.data_ptr() if shortcut is not None else None,
-            y.data_ptr(),
-            x.dtype == torch.bfloat16,
-            x.numel() // channels,
-            channels,
-            scale.data_ptr(),
-            shift.data_ptr(),
-            torch.get_num_threads(),
-        )
+        y = torch.empty_like(x)
+        what = _activations(x, shortcut, y)
+        kernels.norm_relu_apply(*what, scale.data_ptr(), shift.data_ptr(), torch.get_num_threads())
         return y
 
 
@@ -136,16 +127,10 @@ class _NormReLU(torch.autograd.Function):
     ) -> Tensor:
         assert norm.running_mean is not None and norm.running_var is not None
         y = torch.empty_like(x)
-        channels = len(weight)
-        batch = torch.empty(4 * channels)  # mean, 1 / standard deviation, and what they make of weight and bias
+        batch = torch.empty(4 * len(weight))  # mean, 1 / standard deviation, and what they make of weight and bias
         _check(
             kernels.norm_relu_forward(
-                x.data_ptr(),
-                shortcut.data_ptr() if shortcut is not None else None,
-                y.data_ptr(),
-                x.dtype == torch.bfloat16,
-                x.numel() // channels,
-                channels,
+                *_activations(x, shortcut, y),
                 weight.data_ptr(),
                 bias.data_ptr(),
                 norm.eps,
@@ -185,6 +170,12 @@ class _NormReLU(torch.autograd.Function):
             )
         )
         return None, dx, dshortcut, dweight, dbias, None
+
+
+def _activations(x: Tensor, shortcut: Tensor | None, y: Tensor) -> tuple[int | None, ...]:
+    """What the kernels read and write forward, how it is stored, and how many rows of how many channels it has."""
+    add, channels = shortcut.data_ptr() if shortcut is not None else None, x.shape[1]
+    return x.data_ptr(), add, y.data_ptr(), x.dtype == torch.bfloat16, x.numel() // channels, channels
 
 
 def _check(code: int) -> None:

@@ -38,6 +38,15 @@ int winograd_supported(void) { return __builtin_cpu_supports("avx2") && __builti
 
 static inline long least(long a, long b) { return a < b ? a : b; }
 
+/* Of what all threads have between them. */
+static float *own_part(float *scratch, long each) {
+#ifdef _OPENMP
+    return scratch + omp_get_thread_num() * each;
+#else
+    return scratch + 0 * each;
+#endif
+}
+
 typedef struct {
     long images, height, width, in, out;
 } Sizes;
@@ -249,11 +258,7 @@ int winograd(const float *x, const float *weights, const float *add, float *y, l
     if (!failed) {
 #pragma omp parallel num_threads(threads)
         {
-#ifdef _OPENMP
-            float *own = scratch + omp_get_thread_num() * each;
-#else
-            float *own = scratch;
-#endif
+            float *own = own_part(scratch, each);
 #pragma omp for schedule(static)
             for (long r = 0; r < read; r++) transform_weights(weights, transformed, in, out, turned, r);
 #pragma omp for schedule(static)
@@ -284,11 +289,7 @@ int winograd_weights(const float *x, const float *dy, float *dweights, long imag
     if (!failed) {
 #pragma omp parallel num_threads(threads)
         {
-#ifdef _OPENMP
-            float *own = scratch + omp_get_thread_num() * each;
-#else
-            float *own = scratch;
-#endif
+            float *own = own_part(scratch, each);
             float *sums = own + in + PLACES * TILES * (in + out);
 #pragma omp for schedule(static)
             for (long p = 0; p < count; p++) {
