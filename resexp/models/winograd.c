@@ -278,7 +278,7 @@ static long count_parts(long tiles, long weights) {
 }
 
 /* The gradient of the weights (out, 3, 3, in) from x and the gradient of the output. */
-int winograd_weights(const float *x, const float *dy, float *dweights, long images, long height, long width, long in,
+AVX2 int winograd_weights(const float *x, const float *dy, float *dweights, long images, long height, long width, long in,
                      long out, int threads) {
     Sizes s = {images, height, width, in, out};
     long tiles = images * (height / 2) * (width / 2), weights = 9 * in * out, count = count_parts(tiles, weights);
@@ -301,10 +301,10 @@ int winograd_weights(const float *x, const float *dy, float *dweights, long imag
                 transform_sums(sums, parts + p * weights, in, out);
             }
 #pragma omp for schedule(static)
-            for (long i = 0; i < weights; i++) {
-                float sum = 0;
-                for (long p = 0; p < count; p++) sum += parts[p * weights + i];
-                dweights[i] = sum;
+            for (long i = 0; i < weights; i += LANES) { /* weights are a multiple of LANES */
+                Vector sum = {0};
+                for (long p = 0; p < count; p++) sum += load(parts + p * weights + i);
+                store(dweights + i, sum);
             }
         }
     }
