@@ -15,7 +15,7 @@ from resexp.data.dataset import Dataset
 from resexp.data.registry import folder_fingerprint
 from resexp.meter import Diverged, Window, summary_of
 from resexp.models.build import count_macs, count_parameters
-from resexp.models.kernels import load_kernels
+from resexp.models.kernels import are_outdated, load_kernels
 from resexp.parallel import World, join_world, leave_world, lost_a_process
 from resexp.run.env import write_env
 from resexp.run.files import CHECKSUMS, crc32_of, write_bytes, write_checked, write_json, write_text
@@ -158,6 +158,8 @@ class RunFolder:
                 f"{p.precision}: this processor has no instructions for it, so that it is slower than fp32; "
                 "take protocol.precision=fp32"
             )
+        if cfg.fast and state.watch.device.type == "cpu" and are_outdated():
+            yield "kernels of an earlier checkout are not used, which makes this slower; make install builds new ones"
         yield (
             f"{cfg.dataset.name}: {len(data.train):,} training, {len(data.val or ()):,} validation, "
             f"{len(data.test):,} test images; protocol {p.name}: {p.steps:,} steps of {p.batch_size}"

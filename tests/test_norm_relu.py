@@ -1,12 +1,14 @@
 """Our kernel for batch norm, shortcut and ReLU computes what torch's operations do."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resexp.cli import main
 from resexp.models import kernels
 from resexp.models.build import build_model
 from resexp.models.kernels import load_kernels
@@ -232,10 +234,24 @@ def test_a_norm_whose_own_numbers_are_bf16_is_left_to_torch() -> None:
     assert norm.running_mean is not None and float(norm.running_mean.abs().max()) < 1
 
 
-def test_kernels_of_an_earlier_checkout_are_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+@needs_kernel
+def test_kernels_of_an_earlier_checkout_are_not_called_and_a_run_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    smoke = ["train", "dataset=synthetic", "protocol=smoke", f"output_dir={tmp_path}"]
+    assert not kernels.are_outdated()
+    assert main([*smoke, "seed=0"]) == 0
+    assert "earlier checkout" not in capsys.readouterr().err
     kernels._library.cache_clear()
     monkeypatch.setattr(kernels, "VERSION", 10**6)
     assert load_kernels() is None
+    assert main([*smoke, "seed=1"]) == 0
+    assert (
+        "kernels of an earlier checkout are not used, which makes this slower; make install builds new ones"
+        in capsys.readouterr().err
+    )
+    assert main([*smoke, "seed=2", "fast=false"]) == 0  # asks for none
+    assert "earlier checkout" not in capsys.readouterr().err
     monkeypatch.undo()
     kernels._library.cache_clear()
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,22 @@ def load_kernels() -> ctypes.CDLL | None:
     return kernels if kernels and (torch.get_num_threads() == 1 or kernels.kernels_parallel()) else None
 
 
+def are_outdated() -> bool:
+    """Whether they were built from an earlier checkout: then they are not called."""
+    return _library() is None and any(_files())
+
+
+def _files() -> Iterator[Path]:
+    return Path(__file__).parent.glob("_kernels*.so")
+
+
 @functools.cache
 def _library() -> ctypes.CDLL | None:
     types: dict[str, Any] = {"p": ctypes.c_void_p, "l": ctypes.c_long, "f": ctypes.c_float, "i": ctypes.c_int}
-    for path in Path(__file__).parent.glob("_kernels*.so"):
+    for path in _files():
         library = ctypes.CDLL(str(path))
         if not hasattr(library, "kernels_version") or library.kernels_version() != VERSION:
-            return None  # built from an earlier checkout: make install builds it again
+            return None  # their arguments may be others
         for name, letters in _SIGNATURES.items():
             if hasattr(library, name):
                 getattr(library, name).argtypes = [types[letter] for letter in letters]
