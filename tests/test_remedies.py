@@ -26,7 +26,7 @@ from resexp.models.connections import Add, Fading, SkipInit
 from resexp.models.deepen import deepen
 from resexp.models.fold import fold
 from resexp.models.norm_relu import BatchNorm
-from resexp.models.remedies import DiracConv3x3, NormThen
+from resexp.models.remedies import DiracConv3x3, NormThen, TailoredReLU, _next_cosine, tailored_slope
 from resexp.optim import SGD, AdamW
 from resexp.run.reader import find_runs, read_run
 from resexp.schedule import Schedule
@@ -135,6 +135,49 @@ def test_an_activation_stands_after_every_batch_norm(name: str, formula: Any) ->
             if isinstance(module, nn.PReLU):
                 nn.init.uniform_(module.weight, 0.1, 0.4)
     torch.testing.assert_close(net(X.double()), by_hand(net, X.double(), formula, batch))
+
+
+@pytest.mark.parametrize(
+    ("layers", "right", "left"),  # what dks 0.1.2, the authors' library, makes of 1 and -1
+    [
+        (19, 1.39547165, -0.22947523),
+        (31, 1.35016299, -0.42078487),
+        (43, 1.31521079, -0.51982745),
+        (55, 1.28875512, -0.58233172),
+    ],
+)
+def test_a_tailored_relu_is_that_of_its_authors_at_every_depth(layers: int, right: float, left: float) -> None:
+    """Zhang et al. 2022, with a cosine of 0.9."""
+    net = build(f"plain{layers + 1}", activation="tailored-relu").double().train()
+    activations = [module for module in net.modules() if isinstance(module, TailoredReLU)]
+    assert len(activations) == layers
+    ends = torch.tensor([right, left], dtype=torch.float64)
+    torch.testing.assert_close(activations[0](torch.tensor([1.0, -1.0], dtype=torch.float64)), ends, atol=1e-6, rtol=0)
+    expected = by_hand(net, X.double(), lambda x, _: torch.where(x > 0, right * x, -left * x), batch)
+    torch.testing.assert_close(net(X.double()), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.3, 0.8])
+@pytest.mark.parametrize("cosine", [0.0, 0.5, 0.95])
+def test_a_tailored_relu_keeps_the_size_of_normal_inputs_and_brings_them_together_as_the_formula_says(
+    slope: float, cosine: float
+) -> None:
+    x, other = torch.randn(2, 1_000_000, generator=torch.Generator().manual_seed(0))
+    activation = TailoredReLU(slope)
+    a, b = activation(x), activation(cosine * x + math.sqrt(1 - cosine**2) * other)
+    assert float(a.square().mean()) == pytest.approx(1, abs=0.01)
+    assert float((a * b).mean()) == pytest.approx(_next_cosine(cosine, slope), abs=0.01)
+
+
+def test_a_shallow_net_needs_no_slope() -> None:
+    assert tailored_slope(1) == 0
+
+
+def test_layers_between_tailored_relus_keep_the_size_of_what_they_read() -> None:
+    weight = build("plain20", activation="tailored-relu").stages[2][0].transform.conv1.weight.detach()
+    assert float(weight.std()) == pytest.approx(math.sqrt(1 / (9 * 32)), rel=0.03)
+    net, x = build("plain20", activation="tailored-relu", init="delta-orthogonal"), torch.randn(4, 16, 8, 8)
+    torch.testing.assert_close(middle(net)(x).square().sum(dim=(1, 2, 3)), x.square().sum(dim=(1, 2, 3)))
 
 
 def test_with_linear_ends_only_the_first_convolution_of_a_block_has_a_relu_after_it() -> None:

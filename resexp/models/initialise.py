@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,8 @@ NAIVE = 0.01  # the standard deviation that He et al. 2015b, Sec. 2.2, compare t
 def initialise(net: nn.Module, generator: torch.Generator, settings: Mapping[str, Any]) -> None:
     """He et al. 2015, arXiv 1502.01852, Eq. 10: weights of variance 2 / fan-in, biases zero, norms at identity.
 
-    Gates have the bias that their net names. Linear layers that no ReLU follows, those of attention, have ``gain`` 1:
-    variance 1 / fan-in. Positions start as the sinusoids of Vaswani et al. 2017, Sec. 3.5, of the size of what they are
+    Gates have the bias that their net names. Layers that no ReLU follows, as in attention, have ``gain`` 1: variance
+    1 / fan-in. Positions start as the sinusoids of Vaswani et al. 2017, Sec. 3.5, of the size of what they are
     added to: from small random ones a short training does not learn where a patch is.
 
     :param settings: of the net: ``init``, the rule for the weights of all convolutions and linear layers;
@@ -28,10 +28,7 @@ def initialise(net: nn.Module, generator: torch.Generator, settings: Mapping[str
     rule, norm_scale, last_scale = (settings.get(key) for key in ("init", "norm_scale", "last_scale"))
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            if getattr(module, "gain", None) == 1:
-                nn.init.kaiming_normal_(module.weight, nonlinearity="linear", generator=generator)
-            else:
-                _fill(module, rule, generator)
+            _fill(module, rule, generator)
             if module.bias is not None:
                 module.bias.zero_()
         elif isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
@@ -48,31 +45,32 @@ def initialise(net: nn.Module, generator: torch.Generator, settings: Mapping[str
 
 
 def _fill(layer: nn.Conv2d | nn.Linear, rule: str | None, generator: torch.Generator) -> None:
-    weight = layer.weight
+    weight, gain = layer.weight, getattr(layer, "gain", math.sqrt(2))
+    follows: Literal["linear", "relu"] = "linear" if gain == 1 else "relu"
     match rule:
         case "he-fan-out" if weight.dim() == 2:  # the authors' frameworks leave the classifier as torch fills it
             nn.init.uniform_(weight, -(bound := weight.shape[1] ** -0.5), bound, generator=generator)
         case "he-fan-out":
-            nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu", generator=generator)
+            nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity=follows, generator=generator)
         case "xavier":
             nn.init.xavier_normal_(weight, generator=generator)
         case "naive":
             nn.init.normal_(weight, std=NAIVE, generator=generator)
         case "orthogonal":
-            nn.init.orthogonal_(weight, gain=math.sqrt(2), generator=generator)
+            nn.init.orthogonal_(weight, gain=gain, generator=generator)
         case "delta-orthogonal":
-            _delta_orthogonal(weight, generator)
+            _delta_orthogonal(weight, gain, generator)
         case "looks-linear":
             _looks_linear(layer, generator)
         case _:
-            nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
+            nn.init.kaiming_normal_(weight, nonlinearity=follows, generator=generator)
             if rule == "dirac" and weight.dim() == 4 and len(weight) >= weight.shape[1] > 3:
                 nn.init.dirac_(weight[: weight.shape[1]])
 
 
-def _delta_orthogonal(weight: Tensor, generator: torch.Generator) -> None:
-    """Zero but for the centre, which is orthogonal (Xiao et al. 2018, Algorithm 1); gain sqrt(2), critical for ReLU."""
-    matrix = nn.init.orthogonal_(torch.empty(weight.shape[:2]), gain=math.sqrt(2), generator=generator)
+def _delta_orthogonal(weight: Tensor, gain: float, generator: torch.Generator) -> None:
+    """Zero but for the centre, which is orthogonal (Xiao et al. 2018, Algorithm 1); sqrt(2) is critical for ReLU."""
+    matrix = nn.init.orthogonal_(torch.empty(weight.shape[:2]), gain=gain, generator=generator)
     if weight.dim() == 2:
         weight.copy_(matrix)
         return

@@ -4,6 +4,7 @@ Other activations, no batch norm, convolutions that contain the identity. Each t
 is built already, so that the nets themselves stay as the papers have them.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from resexp.models.conv3x3 import Conv3x3
 from resexp.models.norm_relu import BatchNorm
 
 SLOPE = 0.25  # below zero: of leaky ReLUs, and of parametric ones at the start (He et al. 2015b, Sec. 2.1)
+COSINE = 0.9  # after all layers, of two images that have 0 before them: the default of Zhang et al. 2022
 
 
 class CReLU(nn.Module):
@@ -23,6 +25,40 @@ class CReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat((x, -x), dim=1).relu()
+
+
+class TailoredReLU(nn.Module):
+    """A leaky ReLU that keeps the mean square of what is normally distributed (Zhang et al. 2022). Of any shape."""
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.slope, self.scale = slope, math.sqrt(2 / (1 + slope**2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * F.leaky_relu(x, self.slope)
+
+
+def tailored_slope(layers: int) -> float:
+    """The slope below zero with which so many plain layers bring two orthogonal images to a cosine of 0.9, no nearer.
+
+    That is for wide layers without batch norm, with weights of variance 1 / fan-in (Zhang et al. 2022, Sec. 4). ReLUs
+    bring all images together, and the more so, the more layers there are.
+
+    :param layers: at least 1.
+    """
+    low, high = 0.0, 1.0  # the higher, the less
+    while (slope := (low + high) / 2) not in (low, high):
+        cosine = 0.0
+        for _ in range(layers):
+            cosine = _next_cosine(cosine, slope)
+        low, high = (slope, high) if cosine > COSINE else (low, slope)
+    return slope
+
+
+def _next_cosine(cosine: float, slope: float) -> float:
+    """Of two inputs of a leaky ReLU, jointly normal with this cosine, what their outputs have."""
+    bend = (1 - slope) ** 2 / (math.pi * (1 + slope**2))
+    return min(cosine + bend * (math.sqrt(1 - cosine**2) - cosine * math.acos(cosine)), 1.0)
 
 
 class Activated(nn.Module):
@@ -80,8 +116,11 @@ class DiracConv3x3(Conv3x3):
         return F.conv2d(x, self.folded(), stride=self.stride, padding=self.padding), x
 
 
-def make_activation(name: str, channels: int) -> nn.Module:
-    """By its name. A parametric ReLU learns a slope for each channel, without weight decay (He et al. 2015b)."""
+def make_activation(name: str, channels: int, layers: int) -> nn.Module:
+    """By its name. A parametric ReLU learns a slope for each channel, without weight decay (He et al. 2015b).
+
+    :param layers: of the net that have an activation.
+    """
     match name:
         case "leaky-relu":
             return nn.LeakyReLU(SLOPE)
@@ -91,6 +130,8 @@ def make_activation(name: str, channels: int) -> nn.Module:
             return prelu
         case "crelu":
             return CReLU()
+        case "tailored-relu":
+            return TailoredReLU(tailored_slope(layers))
         case "none":
             return nn.Identity()
     return nn.ReLU()
@@ -103,6 +144,11 @@ def apply_remedies(net: nn.Module, settings: Mapping[str, Any]) -> None:
     ``linear-ends`` a block has ReLUs between its convolutions alone, not at its end (Sandler et al. 2018, Sec. 3.2).
     """
     activation, norm = settings.get("activation", "relu"), settings.get("norm", "batch")
+    layers = sum(isinstance(module, BatchNorm) for module in net.modules())
+    if activation == "tailored-relu":
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.gain = 1  # type: ignore[assignment]  # its scale does what a gain of sqrt(2) does for ReLUs
     if activation == "crelu":
         for name, module in net.named_modules():
             if isinstance(module, nn.Conv2d):
@@ -117,7 +163,7 @@ def apply_remedies(net: nn.Module, settings: Mapping[str, Any]) -> None:
                 if (here, norm) != ("relu", "batch"):
                     channels = child.num_features
                     kind = NormThen if norm == "batch" else ShiftThen
-                    setattr(parent, name, kind(channels, make_activation(here, channels)))
+                    setattr(parent, name, kind(channels, make_activation(here, channels, layers)))
             elif isinstance(child, Conv3x3) and settings.get("convolution") == "dirac":
                 setattr(parent, name, DiracConv3x3(child.in_channels, child.out_channels, child.stride[0]))
 
