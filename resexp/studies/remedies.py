@@ -18,7 +18,8 @@ class Remedy:
 
     :param words: what they have that the study's usual nets have not; none: the bounds of the gap.
     :param why: what it is a remedy against, as the study's file says.
-    :param nets: by depth, at the rate with the lowest mean training error of the deepest nets.
+    :param nets: by depth, at the rate with the lowest mean training error of the deepest nets, among the rates that
+        have the most seeds.
     :param others: the deepest nets at other rates.
     """
 
@@ -67,7 +68,8 @@ def find_remedies(groups: Sequence[Group], explanations: Mapping[str, str]) -> l
 def _remedy(family: str, words: frozenset[str], groups: Sequence[Group], why: str) -> Remedy:
     depth = max(group.depth for group in groups)
     deepest = [group for group in groups if group.depth == depth]
-    best = min(deepest, key=lambda group: group.mean(METRIC))
+    seeds = max(len(group.values(METRIC)) for group in deepest)  # a rate with fewer was tried, and not taken
+    best = min((g for g in deepest if len(g.values(METRIC)) == seeds), key=lambda group: group.mean(METRIC))
     rate = _value(best, RATE)
     nets = {group.depth: group for group in groups if _value(group, RATE) == rate}
     return Remedy(family, words, why, nets, [group for group in deepest if group is not best])
