@@ -138,7 +138,7 @@ def _finding_row(entry: dict[str, str]) -> list[str]:
     found = findings()[name]
     row = next(row for row in found.rows if row.id == entry["id"])
     verdict = {True: "agrees", False: "does NOT agree", None: "cannot be told apart"}[row.agrees]
-    link = f"[{agreeing(found)} agree]({LINK}#{name})"
+    link = f"[{agreeing(found)} agree]({LINK}#{_section(name)})"
     where = f"`resexp analyze {found.analysis}`"
     return [entry["paper"], entry["says"], where, row.measured, row.expected or "-", verdict, link]
 
@@ -146,13 +146,13 @@ def _finding_row(entry: dict[str, str]) -> list[str]:
 def counts() -> str:
     """How the claims of all studies came out, and the answers to the popular ones."""
     words = [verdict.word for name in reference_studies() for verdict in study_verdicts(name)]
-    found = ", ".join(f"{words.count(word)} {word}" for word in Outcome if word in words)
+    found = ", ".join(f"{word} {words.count(word)}" for word in Outcome if word in words)
     answers = [str(one.agrees) for one in popular_answers() if one.agrees]
     untestable = len(popular_answers()) - len(answers)
     return (
         f"Of {len(words)} claims of {len(reference_studies())} studies: {found}.\n"
-        f"Of {len(popular_answers())} claims that articles make, {untestable} cannot be tested by running nets; "
-        f"does the evidence agree with our answer to the others? {tally(answers)}.\n"
+        f"Of {len(popular_answers())} claims that articles make, {untestable} cannot be tested by running nets. "
+        f"Does the evidence agree with our answers to the other {len(answers)}? {tally(answers)}.\n"
     )
 
 
@@ -170,7 +170,7 @@ def analyses() -> str:
     rows = []
     for name, found in findings().items():
         against = "; ".join(row.what for row in found.rows if row.agrees is False)
-        rows.append([f"[{name}](../{LINK}#{name})", found.title, agreeing(found), against or "-"])
+        rows.append([f"[{name}](../{LINK}#{_section(name)})", found.title, agreeing(found), against or "-"])
     return table(("analysis", "what it measures", "agrees with what was expected", "what does not"), rows)
 
 
@@ -272,7 +272,7 @@ def results() -> str:
         "\n".join(
             [
                 *(f"- [{name}](#{name}): {study_runs(name).study.title}" for name in reference_studies()),
-                *(f"- [{name}](#{name}): {found.title}" for name, found in findings().items()),
+                *(f"- [{name}](#{_section(name)}): {found.title}" for name, found in findings().items()),
                 "- [Popular claims](#popular-claims)",
                 "- [Other runs](#other-runs)",
             ]
@@ -325,6 +325,11 @@ def _pictures(folder: Path, stem: str, title: str) -> list[str]:
     return [f"![{title}]({path.relative_to(FOLDER)})" for path in there]
 
 
+def _section(analysis: str) -> str:
+    """The title of an analysis' part of the page, which no study has."""
+    return f"{analysis}-analysis" if analysis in reference_studies() else analysis
+
+
 @cache
 def findings() -> dict[str, finding.Finding]:
     return finding.findings_in(FOLDER / "analysis")
@@ -332,7 +337,7 @@ def findings() -> dict[str, finding.Finding]:
 
 def _analysis(name: str, found: finding.Finding) -> list[str]:
     return [
-        f"## {name}",
+        f"## {_section(name)}",
         f"**{found.title}.** {found.about}",
         *_pictures(FOLDER / "analysis", name, found.title),
         table(finding.COLUMNS, finding.table(found)),
