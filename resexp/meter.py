@@ -50,7 +50,8 @@ class Counts:
         """Count one batch: its mean loss, its logits (N, classes), its labels (N,)."""
         wrong = (logits.argmax(dim=1) != labels).sum()
         count = torch.full((), len(labels), dtype=self.dtype, device=labels.device)
-        parts = (loss.to(self.dtype) * count, wrong, count, loss.isfinite())
+        share = len(labels) / self.batch_size  # of the whole batch, so that any number of processes can go on counting
+        parts = (loss.to(self.dtype) * count, wrong, count, loss.isfinite() * share)
         self.batch = torch.stack([part.to(self.dtype) for part in parts])
         self.sums.add_(self.batch)
 
@@ -63,7 +64,8 @@ class Counts:
     def read(self, step: int) -> Window:
         """The means since the last log line. Waits for the device. Raises Diverged."""
         sums = self.world.sum(self.sums[WINDOW]).tolist()
-        batches, finite = round(sums[SEEN] / self.batch_size), int(sums[FINITE]) // self.world.size
+        batches = round(sums[SEEN] / self.batch_size)
+        finite = int(sums[FINITE] + 1e-3)  # thirds of a batch come to a little less than one
         if batches > finite:
             raise Diverged(step - batches + finite + 1)
         return Window(sums[LOSS] / sums[SEEN], 100 * sums[WRONG] / sums[SEEN])
@@ -84,7 +86,8 @@ class Counts:
 
     def train_error(self) -> float | None:
         """Error of the last full epoch, or of the first, unfinished one, in percent; None before the first step."""
-        sums = self.world.sum(self.last_epoch if self.last_epoch[SEEN] else self.sums[EPOCH])
+        full, current = self.world.sum(torch.stack((self.last_epoch, self.sums[EPOCH])))
+        sums = full if full[SEEN] else current
         return 100 * float(sums[WRONG] / sums[SEEN]) if sums[SEEN] else None
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -25,6 +25,16 @@ class Counted(World):
         return list(values)
 
 
+@dataclasses.dataclass(frozen=True)
+class Beside(World):
+    """The first of two processes: what the other has to add, in the order in which it is asked."""
+
+    theirs: list = dataclasses.field(default_factory=list)
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor + self.theirs.pop(0)
+
+
 def clock(world: World, *words: str, stop: Stop | None = None, show_seconds: float = 1000) -> Clock:
     usual = ("protocol.steps=1000", "protocol.log_every=100", "protocol.eval_every=250", "protocol.save_seconds=1000")
     p = config.load([*usual, *words]).protocol
@@ -75,3 +85,52 @@ def test_a_loss_that_is_not_finite_is_found_with_its_step() -> None:
     with pytest.raises(Diverged) as error:
         counts.read(step=4)
     assert error.value.step == 3
+
+
+LOGITS, RIGHT, WRONG = torch.eye(2), torch.tensor([0, 1]), torch.tensor([1, 0])
+NAN = torch.tensor(float("nan"))
+
+
+def counts_of(world: World, *batches: tuple[torch.Tensor, torch.Tensor], state: dict | None = None) -> Counts:
+    """After batches of 4 images, or a process' half of them, from 16 images."""
+    counts = Counts(torch.device("cpu"), batch_size=4, size=16, world=world)
+    if state:
+        counts.load_state_dict(state)
+    for loss, labels in batches:
+        counts.add(loss, LOGITS.repeat(len(labels) // 2, 1), labels)
+    return counts
+
+
+@pytest.mark.parametrize("bad", [False, True])
+def test_a_run_that_one_process_began_diverges_in_two_only_if_a_loss_is_not_finite(bad: bool) -> None:
+    one = torch.tensor(1.0)
+    begun = counts_of(World(), *[(one, RIGHT.repeat(2))] * 3).state_dict()
+    other = counts_of(World(1, 2, 1), (one, RIGHT))
+    first = counts_of(Beside(0, 2, 0, [other.sums[0]]), (NAN if bad else one, RIGHT), state=begun)
+    if not bad:
+        assert first.read(step=4) == (1.0, 0.0)
+        return
+    with pytest.raises(Diverged) as error:
+        first.read(step=4)
+    assert error.value.step == 4
+
+
+def test_a_loss_that_was_not_finite_in_one_of_two_processes_is_found_by_the_one_that_goes_on() -> None:
+    one = torch.tensor(1.0)
+    other = counts_of(World(1, 2, 1), (one, RIGHT), (NAN, RIGHT))
+    theirs = [other.sums, other.last_epoch]
+    state = counts_of(Beside(0, 2, 0, theirs), (one, RIGHT), (one, RIGHT)).state_dict()
+    alone = counts_of(World(), (NAN, RIGHT.repeat(2)), state=state)
+    with pytest.raises(Diverged) as error:
+        alone.read(step=3)
+    assert error.value.step == 2
+
+
+def test_the_last_full_epoch_counts_in_all_processes_though_only_the_first_has_it_after_a_resume() -> None:
+    one = torch.tensor(1.0)
+    epoch = counts_of(World(), *[(one, RIGHT.repeat(2)), (one, WRONG.repeat(2))] * 2)
+    epoch.close_epoch(4)
+    other = counts_of(World(1, 2, 1), (one, RIGHT))  # of the next epoch
+    summed = [torch.stack((other.last_epoch, other.sums[2]))]
+    first = counts_of(Beside(0, 2, 0, summed), (one, RIGHT), state=epoch.state_dict())
+    assert first.train_error() == 50.0

@@ -688,7 +688,9 @@ def test_each_remedy_is_judged_at_its_best_rate_by_the_share_it_closes(tmp_path:
         runs_of(tmp_path, [f"model=resnet{depth}"], {0: 1.0, 1: 2.0})
         runs_of(tmp_path, [f"model=plain{depth}", "model.init=dirac"], {0: 30.0, 1: 60.0})
     runs_of(tmp_path, ["model=plain56", "model.init=dirac", "protocol.lr=0.01"], {0: 10.0, 1: 12.0})
-    runs_of(tmp_path, ["model=plain56", "protocol.clip_norm=1", "protocol.lr=0.03"], {0: 1.0})  # luck of one seed, perhaps
+    runs_of(
+        tmp_path, ["model=plain56", "protocol.clip_norm=1", "protocol.lr=0.03"], {0: 1.0}
+    )  # luck of one seed, perhaps
     runs_of(tmp_path, ["model=plain56", "protocol.clip_norm=1"], {0: 69.0, 1: 71.0})
     groups = group_runs(find_runs(tmp_path))
     found = find_remedies(groups, {"init=dirac": "the identity is hard to find"})
