@@ -211,8 +211,42 @@ def test_a_width_that_only_one_side_has_in_two_is_compared_with_its_like(tmp_pat
 
 def test_no_difference_at_all_is_no_difference_claimed(tmp_path: Path) -> None:
     for count, word in ((1, Outcome.AGAINST), (2, Outcome.UNDECIDED)):
-        groups = write_sides(tmp_path / str(count), [90.0] * count, [90.0] * count)
+        groups = write_sides(tmp_path / str(count), [50.0] * count, [50.0] * count)
         assert judge([claim(at_least=0)], groups)[0].word == word
+
+
+@pytest.mark.parametrize("best", [False, True])
+def test_a_claim_waits_for_a_setting_that_has_begun(best: bool, tmp_path: Path) -> None:
+    """The plain net may do better there."""
+    waiting = Claim(text="t", metric="train_error", net="plain56", minus="plain20", at_least=20, best=best)
+    rates = ("protocol.lr=0.1", "protocol.lr=0.01")
+    runs = [write_run(tmp_path, ["model=plain20", rate]) for rate in rates]
+    runs.append(write_run(tmp_path, ["model=plain56", rates[0]], train_error=60.0))
+    assert judge([waiting], group_runs(runs))[0].word == Outcome.AS_CLAIMED
+    begun = write_run(tmp_path, ["model=plain56", rates[1]], status="interrupted")
+    assert judge([waiting], group_runs([*runs, begun]))[0].word == Outcome.OPEN
+
+
+def test_a_claim_that_fails_in_one_setting_waits_for_no_other(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path, [f"model=plain{depth}", "model.width=4"], train_error=50.0) for depth in (20, 56)]
+    runs.append(write_run(tmp_path, ["model=plain56", "model.width=8"], status="interrupted"))
+    assert judge([claim(at_least=20)], group_runs(runs))[0].word == Outcome.AGAINST
+
+
+@pytest.mark.parametrize("best", [False, True])
+def test_nets_that_guess_say_nothing_of_each_other(best: bool, tmp_path: Path) -> None:
+    alike = Claim(text="t", metric="train_error", net="plain56", minus="plain20", at_least=-1, at_most=1, best=best)
+    assert (
+        judge([alike], write_sides(tmp_path / "guess", [90.0, 89.9, 90.1], [89.9, 90.0, 89.5]))[0].word
+        == "neither learns"
+    )
+    assert judge([alike], write_sides(tmp_path / "one", [90.0, 89.9, 90.1], [3.0, 3.1, 3.2]))[0].word == Outcome.FAILS
+
+
+def test_two_equal_values_on_each_side_decide_nothing(tmp_path: Path) -> None:
+    """One test image of 359 makes a difference of 0.28: that both seeds have it may be chance."""
+    two, three = (judge([claim(at_least=0)], write_sides(tmp_path / str(n), [0.28] * n, [0.0] * n))[0] for n in (2, 3))
+    assert (two.word, three.word) == (Outcome.UNDECIDED, Outcome.HOLDS)
 
 
 def test_a_diverged_run_counts_as_guessing(tmp_path: Path) -> None:

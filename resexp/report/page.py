@@ -35,6 +35,7 @@ CLASSES = {
     Outcome.AGAINST: "bad",
     Outcome.UNDECIDED: "open",
     Outcome.OPEN: "open",
+    Outcome.NEITHER: "open",
     Outcome.AS_CLAIMED: "",
 }
 RUN_COLUMNS = ("run", "status", "train error %", "test error %", "command", "commit", "time", "images/s", "machine")

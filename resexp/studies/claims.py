@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from resexp.config import Claim
-from resexp.studies.groups import Group, final_error, matches
-from resexp.studies.stats import POWER, Difference, paired, seeds_needed, welch
+from resexp.run.reader import Status
+from resexp.studies.groups import Group, final_error, guessing_error, matches
+from resexp.studies.stats import LEAST_SEEDS, POWER, Difference, paired, seeds_needed, welch
 
 
 class Outcome(StrEnum):
@@ -17,11 +18,12 @@ class Outcome(StrEnum):
     FAILS = "does NOT hold"
     UNDECIDED = "undecided"
     OPEN = "open"
+    NEITHER = "neither learns"
     AS_CLAIMED = "as claimed (one seed)"
     AGAINST = "against (one seed)"
 
 
-WORST_FIRST = (Outcome.FAILS, Outcome.AGAINST, Outcome.UNDECIDED, Outcome.AS_CLAIMED, Outcome.HOLDS)
+WORST_FIRST = (Outcome.FAILS, Outcome.AGAINST, Outcome.OPEN, Outcome.UNDECIDED, Outcome.AS_CLAIMED, Outcome.HOLDS)
 # What two runs of one seed must share to see the same images in the same order, cropped and mirrored alike.
 SHARED_DRAWS = (
     "dataset",
@@ -31,6 +33,7 @@ SHARED_DRAWS = (
     "protocol.flip",
     "protocol.steps",
 )
+GUESSING = 0.95  # of the error of guessing: above it a net does no better, for all that its seeds tell
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,21 @@ class Comparison:
     effect: Difference
     pairs: Difference | None = None
 
+    @property
+    def spread_is_unknown(self) -> bool:
+        """Of several values that are all the same, by chance perhaps: an interval of no width says too much."""
+        sides = (self.net, self.minus)
+        return all(len(set(side)) == 1 < len(side) for side in sides) and min(map(len, sides)) < LEAST_SEEDS
+
 
 @dataclass(frozen=True)
 class Verdict:
     """A claim, what was measured, and what follows from it.
 
     :param word: holds or does NOT hold if the interval lies inside the claim's bounds, or outside; undecided
-        if it contains a bound; as claimed, or against, for one seed on a side; open while a side has no run.
+        if it contains a bound; as claimed, or against, for one seed on a side; open while a side, or a net that the
+        claim speaks of and that has begun to train, has no run that has ended; neither learns if no net of either
+        side does better than guessing.
     :param needed: seeds on each side that decide an undecided claim in 80 of 100 cases, if effect and spread are those
         seen; None: more than 1,000, or too few seeds to say.
     :param even: seeds that decide it in half of the cases.
@@ -97,12 +108,13 @@ def _judge(claim: Claim, groups: Sequence[Group]) -> Verdict:
         alike = len(seeds) > 1 and net[setting].keys() == minus[setting].keys() and _same_draws(sides)
         pairs = paired(one, two) if alike else None
         found.append(Comparison(setting, seeds, one, two, welch(one, two), pairs))
-    words = [_word(claim, one.effect) for one in found]
-    word = next(
-        (word for word in WORST_FIRST if word in words),
-        Outcome.OPEN,
-    )
+    words = [_word(claim, one) for one in found]
     undecided = [one for one, its in zip(found, words, strict=True) if its == Outcome.UNDECIDED]
+    if not found or any(map(_is_under_way, (group for side in sides for group in side))):
+        words.append(Outcome.OPEN)
+    word = next(word for word in WORST_FIRST if word in words)
+    if word != Outcome.OPEN and _all_guess(sides, claim.metric):
+        word = Outcome.NEITHER
     needed, even = (_most(_needed(claim, one, power) for one in undecided) for power in (POWER, 0.5))
     return Verdict(claim, word, tuple(found), needed, even, tuple(group for side in sides for group in side))
 
@@ -110,7 +122,7 @@ def _judge(claim: Claim, groups: Sequence[Group]) -> Verdict:
 def _judge_best(claim: Claim, sides: Sequence[Sequence[Group]]) -> Verdict:
     """Each side at the setting with the lowest mean training error, by its own runs."""
     known = [[group for group in side if group.error("train_error") and group.error(claim.metric)] for side in sides]
-    if not all(known):
+    if not all(known) or any(map(_is_under_way, (group for side in sides for group in side))):
         return Verdict(claim, Outcome.OPEN)
     chosen = [min(side, key=lambda group: group.mean("train_error")) for side in known]
     one, two = (group.values(claim.metric) for group in chosen)
@@ -119,7 +131,7 @@ def _judge_best(claim: Claim, sides: Sequence[Sequence[Group]]) -> Verdict:
     ]
     seeds = tuple(sorted({seed for group in chosen for seed in group.seeds}))
     found = Comparison(" against ".join(named) + ":", seeds, tuple(one), tuple(two), welch(one, two))
-    word = _word(claim, found.effect)
+    word = Outcome.NEITHER if _all_guess([chosen], claim.metric) else _word(claim, found)
     needed, even = (_needed(claim, found, power) if word == Outcome.UNDECIDED else None for power in (POWER, 0.5))
     return Verdict(claim, word, (found,), needed, even, tuple(chosen))
 
@@ -153,10 +165,24 @@ def _bounds(claim: Claim) -> tuple[float, float]:
     )
 
 
-def _word(claim: Claim, effect: Difference) -> Outcome:
+def _is_under_way(group: Group) -> bool:
+    """Whether all its runs have begun and none has ended."""
+    return not any(run.status in (Status.FINISHED, Status.DIVERGED) for run in group.runs)
+
+
+def _all_guess(sides: Sequence[Sequence[Group]], metric: str) -> bool:
+    """Whether no net of either side does better than guessing."""
+    known = [group for side in sides for group in side if group.error(metric)]
+    return bool(known) and all(group.mean(metric) > GUESSING * guessing_error(group.runs[0]) for group in known)
+
+
+def _word(claim: Claim, one: Comparison) -> Outcome:
     low, high = _bounds(claim)
+    effect = one.effect
     if not effect.has_interval:
         return Outcome.AS_CLAIMED if low < effect.mean < high else Outcome.AGAINST
+    if one.spread_is_unknown:
+        return Outcome.UNDECIDED
     if low < effect.low and effect.high < high:
         return Outcome.HOLDS
     return Outcome.FAILS if effect.high < low or effect.low > high else Outcome.UNDECIDED

@@ -176,7 +176,8 @@ def in_words(study: Study, groups: Sequence[Group], verdicts: Sequence[Verdict])
             Outcome.HOLDS: "hold",
             Outcome.FAILS: "do NOT hold",
             Outcome.UNDECIDED: "are undecided",
-            Outcome.OPEN: "have no runs yet",
+            Outcome.OPEN: "wait for runs",
+            Outcome.NEITHER: "say nothing, as neither net learned",
             Outcome.AS_CLAIMED: "came out as claimed (one seed)",
             Outcome.AGAINST: "came out against it (one seed)",
         }
