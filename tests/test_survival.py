@@ -307,6 +307,10 @@ def test_a_finished_run_of_images_that_have_changed_is_not_the_answer(
     rest = [word for word in TINY if not word.startswith("dataset")]
     words = ["dataset=imagefolder", f"dataset.root={tree}", *rest, "protocol.batch_size=8"]
     assert main(["train", *words]) == 0 and main(["train", *words]) == 0
+    for name in (".DS_Store", "train/cat/Thumbs.db", "outputs/figures/curves.png"):  # no images of the data set
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_bytes(b"anything")
+    assert main(["train", *words]) == 0, capsys.readouterr().err
     (tree / "train" / "cat" / "0.png").unlink()
     for command in ("train", "sweep"):
         assert main([command, *words]) == 2

@@ -19,16 +19,10 @@ from resexp.data.registry import Progress
 from resexp.data.root import cache_dir, data_root
 from resexp.data.source import Source
 from resexp.data.stream import Stream
-from resexp.data.tree import class_folders, is_image
+from resexp.data.tree import ANNOTATIONS, class_folders, is_image
 
 PAPER_CROP = 224
 LONGEST = 480  # the largest shorter side of the paper, at a crop of 224: a pack keeps no more
-ANNOTATIONS = (  # of a flat val/: one file name and wnid per line, or one wnid per line in the order of the files
-    "val_annotations.txt",
-    "LOC_val_solution.csv",
-    "synset_labels.txt",
-    "imagenet_2012_validation_synset_labels.txt",
-)
 ASPECT = 4 / 3  # of a photograph, for the estimate of a pack's size
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from resexp.data.dataset import Dataset
 
+FINGERPRINT = "2-"  # begins those that count images and annotations alone; earlier ones counted every file
 Progress = Callable[[str, int, int], None]  # (what, done, total)
 
 
@@ -74,7 +75,7 @@ def folder_fingerprint(source: str, root: str | None) -> str | None:
         return None
     from resexp.data.tree import fingerprint
 
-    return fingerprint(Path(root), sizes=watched == "sizes")
+    return FINGERPRINT + fingerprint(Path(root), sizes=watched == "sizes")
 
 
 def build_data(source: str, *, progress: Progress | None = None, **settings: Any) -> "Dataset":

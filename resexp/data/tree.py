@@ -13,6 +13,13 @@ from resexp import UserError
 from resexp.console import message
 
 NOT_CLASSES = ("__MACOSX",)  # what a Mac's archives add
+SPLITS = ("train", "val", "test")
+ANNOTATIONS = (  # of a flat val/: one file name and wnid per line, or one wnid per line in the order of the files
+    "val_annotations.txt",
+    "LOC_val_solution.csv",
+    "synset_labels.txt",
+    "imagenet_2012_validation_synset_labels.txt",
+)
 
 
 @functools.cache
@@ -66,12 +73,23 @@ def say_left_out(folder: Path, left_out: Counter[str]) -> None:
 
 
 def fingerprint(root: Path, *, sizes: bool) -> str:
-    """Of the names of all files below a folder, and of their sizes if these are asked for."""
+    """Of the names of all images and annotations of a data set, and of their sizes if these are asked for.
+
+    Nothing else below the folder counts: file managers leave their own files there, and a run may be written into it.
+    """
     sha = hashlib.sha256()
-    for place, folders, names in os.walk(root, followlinks=True):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(place) / name
-            size = path.stat().st_size if sizes and path.exists() else ""
-            sha.update(os.fsencode(f"{path.relative_to(root)} {size}\n"))
+    for split in SPLITS:
+        for place, folders, names in os.walk(root / split, followlinks=True):
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in NOT_CLASSES)
+            for name in sorted(names):
+                if is_image(name) or name in ANNOTATIONS:
+                    _add(sha, Path(place) / name, root, sizes)
+    for name in ANNOTATIONS:
+        if (root / name).is_file():
+            _add(sha, root / name, root, sizes)
     return sha.hexdigest()[:16]
+
+
+def _add(sha: "hashlib._Hash", path: Path, root: Path, sizes: bool) -> None:
+    size = path.stat().st_size if sizes and path.exists() else ""
+    sha.update(os.fsencode(f"{path.relative_to(root)} {size}\n"))

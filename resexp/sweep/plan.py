@@ -9,7 +9,7 @@ from typing import TextIO
 
 from resexp import UserError, catalog, system
 from resexp.config import Config, DatasetConfig
-from resexp.data.registry import READERS, folder_fingerprint
+from resexp.data.registry import FINGERPRINT, READERS, folder_fingerprint
 from resexp.run.reader import Run, Status
 
 PROCESS_BYTES = 600_000_000  # torch itself; on a GPU the context of a process and the libraries' workspaces
@@ -118,7 +118,7 @@ def refuse_other_images(run: Run, dataset: DatasetConfig) -> None:
             f"{run.path}: finished with the images of {earlier}; name those of {dataset.root}: dataset.name=..."
         )
     kept = run.summary.get("images")
-    if kept and kept != folder_fingerprint(dataset.source, dataset.root):
+    if kept and kept.startswith(FINGERPRINT) and kept != folder_fingerprint(dataset.source, dataset.root):
         raise UserError(
             f"{run.path}: finished with other images than {dataset.root} has now; name these: dataset.name=..., "
             "or remove the run"
