@@ -25,6 +25,7 @@ from resexp.run.progress import ProgressLine
 from resexp.run.reader import CHECKPOINT, CONFIG, ENV, METRICS, SUMMARY, Status
 from resexp.runtime import choose_threads, device_name, multiplies, peak_memory
 from resexp.state import FORMAT, State
+from resexp.system import NO_MEMORY, lacks_memory
 from resexp.weights import comparable, load_weights
 
 RESULTS = ("test_error", "val_error", "best_val_step", "best_val_error", "best_val_test_error")  # null if not measured
@@ -257,6 +258,8 @@ def open_run(cfg: Config, path: Path) -> Iterator[RunFolder]:
                     write_json(path / SUMMARY, {"status": Status.FAILED, "error": f"{type(error).__name__}: {error}"})
             if world.size > 1 and lost_a_process(error):
                 raise RunError(_lost(path, world, error)) from error
+            if lacks_memory(error):
+                raise UserError(f"{path}: {NO_MEMORY}") from error
             raise
         finally:
             run.close()

@@ -33,6 +33,19 @@ def is_ignored(name: str) -> bool:
     return number is not None and signal.getsignal(number) == signal.SIG_IGN
 
 
+NO_MEMORY = (
+    "not enough memory; take a smaller protocol.batch_size, dataset.image_size or model.width, or "
+    "activation_checkpointing=true"
+)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether this is what Python, torch or a GPU raises where memory ends."""
+    phrases = ("can't allocate memory", "out of memory", "not enough memory")  # torch's, on a CPU and elsewhere
+    found = isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in phrases)
+    return found or isinstance(error, MemoryError)
+
+
 def own_group() -> dict[str, Any]:
     """For Popen: a process group of its own, so that a terminal's Ctrl-C reaches the parent alone.
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from resexp.data.augment import augment, draw
 from resexp.data.batches import Order
 from resexp.data.dataset import canonical, shrink
 from resexp.data.decode import read_image
+from resexp.data.imagefolder import load_imagefolder
 from resexp.data.normalize import Normalization, channel_statistics, pixel_mean
 from resexp.data.registry import build_data
 from resexp.data.root import cache_dir
@@ -100,6 +102,24 @@ def test_a_damaged_cache_is_rebuilt(make_tree: Tree, damage: str) -> None:
             {"truncate": bytes(content[: len(content) // 2]), "flip": bytes(content), "empty": b""}[damage]
         )
     assert build_data(source="imagefolder", root=str(root)).digest() == before.digest()
+
+
+def test_after_the_first_image_of_another_size_the_rest_is_not_decoded(
+    make_tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = make_tree({"train": {"cat": 200, "dog": 200}, "test": {"cat": 1, "dog": 1}})
+    Image.new("RGB", (48, 16)).save(tree / "train" / "cat" / "1.png")
+    decoded = []
+
+    def read(path: str, image_size: int | None) -> np.ndarray:
+        decoded.append(path)
+        time.sleep(0.002)  # as long as a photograph takes
+        return np.asarray(Image.open(path).convert("RGB"))
+
+    monkeypatch.setattr("resexp.data.imagefolder._read_image", read)
+    with pytest.raises(UserError, match="48x16 pixels, the images before it"):
+        load_imagefolder(root=str(tree))
+    assert len(decoded) < 200
 
 
 def test_images_of_several_sizes_need_a_size(make_tree: Tree) -> None:

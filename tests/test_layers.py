@@ -69,6 +69,7 @@ ALLOWED = {  # module: what of resexp it may import, besides the package's own U
         "run",
         "runtime",
         "state",
+        "system",
         "weights",
     },
     "training": {"builder", "config", "evaluate", "meter", "run_folder", "runtime", "state"},

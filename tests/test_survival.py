@@ -11,10 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import TINY, differences, end_state
 
 from resexp import UserError, config, system
 from resexp.cli import main
+from resexp.cli.main import COMMANDS, Command
 from resexp.config.keys import as_name, check_name
 from resexp.console import printable
 from resexp.data.root import cache_dir
@@ -298,6 +300,30 @@ def test_every_flipped_bit_in_a_summary_is_noticed() -> None:
         except ValueError:
             continue
         assert found == value, at  # a flip in the white space between
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+    ],
+)
+def test_where_memory_ends_one_line_says_what_to_make_smaller(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("resexp.training.train_step", fail)
+    assert main(["train", *TINY]) == 2
+    said = capsys.readouterr().err
+    assert "not enough memory; take a smaller protocol.batch_size" in said and "Traceback" not in said
+    assert Run(config.load(TINY).run_dir).status == "failed"
+    monkeypatch.undo()
+    monkeypatch.setitem(COMMANDS, "models", Command(fail, ""))  # type: ignore[arg-type]
+    assert main(["models"]) == 2 and "not enough memory" in capsys.readouterr().err
 
 
 def test_a_finished_run_of_images_that_have_changed_is_not_the_answer(

@@ -13,6 +13,7 @@ import resexp
 from resexp import RunError, UserError, did_you_mean
 from resexp.cli import analyze, bench, completion, evaluation, lists, results, sweeps, train
 from resexp.console import any_console, message
+from resexp.system import NO_MEMORY, lacks_memory
 
 EXAMPLES = """
 first steps:
@@ -106,6 +107,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunError as error:
         message(f"resexp: {error}")
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        message(f"resexp: error: {NO_MEMORY}")
+        return 2
     except KeyboardInterrupt:
         print("resexp: stopped", file=sys.stderr)
         return 130

@@ -107,8 +107,9 @@ def _decode(
 ) -> tuple[np.ndarray, np.ndarray]:
     """uint8 (N, H, W, 3) and labels (N,). Pillow decodes outside the interpreter's lock, so threads help."""
     images: np.ndarray | None = None
-    with ThreadPoolExecutor() as pool:
-        decoded = pool.map(lambda file: _read_image(file[0], image_size), files, chunksize=64)
+    pool = ThreadPoolExecutor()
+    try:
+        decoded = pool.map(lambda file: _read_image(file[0], image_size), files)
         for index, image in enumerate(decoded):
             if images is None:
                 images = np.empty((len(files), *image.shape), dtype=np.uint8)
@@ -120,6 +121,8 @@ def _decode(
             images[index] = image
             if progress and ((index + 1) % 500 == 0 or index + 1 == len(files)):
                 progress(f"decoding {folder}", index + 1, len(files))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after a mistake, or Ctrl-C, the rest is not decoded first
     if images is None:
         raise ValueError("no files to decode")
     return images, np.array([label for _, label in files])
