@@ -124,6 +124,25 @@ def test_states_come_from_the_folder_and_from_the_queue(tmp_path: Path, monkeypa
     assert [job.outcome for job in sweep.jobs] == ["unknown", "unknown", "unknown", "waiting"]
 
 
+def test_a_queue_that_does_not_answer_once_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = plan_sweep(config.expand([*TINY, "seed=0", "launcher=slurm"]))
+    run_dir = sweep.jobs[0].cfg.run_dir
+    run_dir.mkdir(parents=True)
+    write_json(run_dir / slurm.JOB, {"job": "7_0"})
+    asked = tmp_path / "asked"
+    answers = "1) echo '7_0 RUNNING';; 2) exit 1;; *) echo '7_0 COMPLETED';;"
+    fake(tmp_path / "bin", monkeypatch, squeue=f"echo . >> {asked}; case $(wc -l < {asked}) in {answers} esac")
+    monkeypatch.setattr(slurm, "POLL_SECONDS", 0)
+    slurm.wait_for(sweep)
+    assert len(asked.read_text().split()) == 3 and sweep.jobs[0].outcome == "failed"  # gone, and without a summary
+    said = capsys.readouterr().err
+    assert said.index("running") < said.index("unknown") < said.index("failed")
+    monkeypatch.setenv("PATH", "/nowhere")  # where there is no queue to ask, nothing is waited for
+    slurm.wait_for(sweep)
+
+
 def test_status_starts_nothing_and_wait_is_for_clusters(resexp: Resexp) -> None:
     shown = resexp("sweep", *TINY, "seed=0,1", "--status")
     assert shown.returncode == 0 and shown.stdout.count("waiting") == 2, shown.stderr

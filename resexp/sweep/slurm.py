@@ -227,7 +227,11 @@ def refresh(sweep: Sweep) -> None:
 
 
 def wait_for(sweep: Sweep) -> None:
-    """Show the table until no job is in the queue. Ctrl-C leaves the jobs as they are."""
+    """Show the table until no job is in the queue. Ctrl-C leaves the jobs as they are.
+
+    A queue that does not answer, as a busy one may, is asked again.
+    """
+    going_on = {JobState.QUEUED, JobState.RUNNING} | ({JobState.UNKNOWN} if shutil.which("squeue") else set())
     console = Console(stderr=True)
     seen: dict[str, str] = {}
     with Live(console=console, transient=True) if console.is_terminal else contextlib.nullcontext() as live:
@@ -239,7 +243,7 @@ def wait_for(sweep: Sweep) -> None:
                 if seen.get(job.name) != job.outcome:
                     seen[job.name] = job.outcome
                     message(f"{job.name}: {job.outcome}{f' ({job.message})' if job.message else ''}")
-            if all(job.outcome not in (JobState.QUEUED, JobState.RUNNING) for job in sweep.jobs):
+            if all(job.outcome not in going_on for job in sweep.jobs):
                 return
             time.sleep(POLL_SECONDS)
 
