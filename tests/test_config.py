@@ -1,6 +1,7 @@
 """Names, overrides and run folders; every mistake is one line that helps."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import yaml
 from helpers import write_run
 
 from resexp import UserError, catalog, config
+from resexp.run.reader import read_run
 from resexp.studies.claims import Outcome, judge
 from resexp.studies.groups import group_runs, matches
 
@@ -174,6 +176,24 @@ def test_a_run_folders_configuration_reads_back(tmp_path: Path) -> None:
     cfg = config.load(["dataset=synthetic", "model=plain26", "protocol.lr=0.3"])
     (tmp_path / "config.yaml").write_text(config.to_yaml(cfg))
     assert config.load_file(tmp_path / "config.yaml") == cfg
+
+
+@pytest.mark.parametrize("name", ["1e3", "1_000", "0x1f", "yes", "null", "1.5", "2026-01-01"])
+def test_a_name_that_looks_like_something_else_stays_a_name(name: str, tmp_path: Path) -> None:
+    cfg = config.load(["dataset=imagefolder", f"dataset.root={tmp_path}", f"dataset.name='{name}'"])
+    (tmp_path / "config.yaml").write_text(config.to_yaml(cfg))
+    assert config.load_file(tmp_path / "config.yaml") == cfg and cfg.dataset.name == name
+
+
+def test_a_folder_whose_name_is_no_text_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    for part in ("train/cat", "train/dog", "val/cat", "val/dog"):
+        (folder / part).mkdir(parents=True)
+    monkeypatch.setenv("RESEXP_DATA", str(folder))
+    cfg = config.load(["dataset=imagefolder"])
+    (tmp_path / "config.yaml").write_text(config.to_yaml(cfg))
+    assert config.load_file(tmp_path / "config.yaml") == cfg
+    assert read_run(tmp_path).config["dataset"]["root"] == str(folder)
 
 
 @pytest.mark.parametrize(

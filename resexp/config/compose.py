@@ -19,6 +19,7 @@ from resexp.config.keys import check_folder, describe_keys
 from resexp.config.overrides import GROUPS, jobs_of, key_of, near_key, parse, parse_word
 from resexp.config.schema import Config
 from resexp.config.start import check_continuation, finished_run
+from resexp.run.reader import load_yaml
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 # Beside the package in a checkout, inside it in an installed wheel.
@@ -58,7 +59,8 @@ def expand(overrides: Sequence[str], config_dir: Path | None = None) -> list[tup
 def load_file(path: Path) -> Config:
     """The configuration that a run folder keeps. Raises UserError if it is not one, or of another version."""
     with one_line_errors(str(path)):
-        return cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))))
+        kept = load_yaml(path.read_text(encoding="utf-8"))  # OmegaConf's own reader takes a name like 1e3 for a number
+        return cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(kept))))
 
 
 def names(group: str, config_dir: Path | None = None) -> list[str]:

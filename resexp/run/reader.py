@@ -45,7 +45,7 @@ class Run:
 
     def load(self, name: str) -> dict[str, Any]:
         """One of the run's small files; empty if there is none. Raises UserError if it is damaged."""
-        return _read(self.path / name, _load_yaml if name == CONFIG else load_checked)
+        return _read(self.path / name, load_yaml if name == CONFIG else load_checked)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -138,8 +138,12 @@ def _records(text: str) -> list[dict[str, Any]]:
     return [r for r in records if isinstance(r, dict) and r.get("split") in SPLITS and type(r.get("step")) is int]
 
 
-def _load_yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_YAML)
+def load_yaml(text: str) -> Any:
+    """What ``yaml.safe_dump`` wrote, names of folders that are no text included. Raises yaml.YAMLError."""
+    try:
+        return yaml.load(text, Loader=_YAML)
+    except yaml.YAMLError:  # the fast one refuses the escapes of such names
+        return yaml.safe_load(text)
 
 
 def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
