@@ -33,6 +33,14 @@ def is_ignored(name: str) -> bool:
     return number is not None and signal.getsignal(number) == signal.SIG_IGN
 
 
+def expand_home(path: str | Path, key: str) -> Path:
+    """A path with ``~`` and ``~name`` written out. Raises UserError where there is no such home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{key}={path}: there is no such home folder; write the path in full") from None
+
+
 NO_MEMORY = (
     "not enough memory; take a smaller protocol.batch_size, dataset.image_size or model.width, or "
     "activation_checkpointing=true"

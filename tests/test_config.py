@@ -239,3 +239,24 @@ def test_a_mistake_is_answered_in_one_line(words: list[str], answer: str) -> Non
 def test_a_missing_configuration_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         config.load([], tmp_path / "nowhere")
+
+
+def test_a_tilde_is_written_out_wherever_a_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))  # Windows'
+    assert config.load(["output_dir='~/results'"]).run_dir.parent == tmp_path / "results" / "runs"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["output_dir='~nobodyx/results'"],
+        ["dataset=imagefolder", "dataset.root='~nobodyx/birds'"],
+        ["dataset=imagenet", "dataset.wnid_file='~nobodyx/list'"],
+        ["init_from='~nobodyx/weights.pt'"],
+        ["resume_from='~nobodyx/run'"],
+    ],
+)
+def test_the_home_of_nobody_is_named(words: list[str]) -> None:
+    with pytest.raises(UserError, match=r"=~nobodyx/\w+(\.pt)?: there is no such home folder; write the path in full"):
+        config.load(words)

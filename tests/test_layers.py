@@ -39,7 +39,7 @@ ALLOWED = {  # module: what of resexp it may import, besides the package's own U
     "schedule": set(),
     "parallel": {"system"},
     "data": {"system", "catalog", "console", "data", "parallel"},
-    "config": {"config", "catalog", "data", "run"},
+    "config": {"config", "catalog", "data", "run", "system"},
     "models": {"models", "catalog"},
     "checkpoint": {"config", "run"},
     "runtime": {"system", "config", "console", "parallel"},

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from resexp.system import expand_home
+
 KEY = "output_dir="
 
 
@@ -21,7 +23,7 @@ class Words(argparse.Action):
         words = [str(word) for word in values or ()]
         for word in words:
             if word.startswith(KEY):
-                namespace.output_dir = Path(word.removeprefix(KEY) or ".")
+                namespace.output_dir = expand_home(word.removeprefix(KEY) or ".", "output_dir")
         setattr(namespace, self.dest, [word for word in words if not word.startswith(KEY)])
 
 

@@ -13,12 +13,13 @@ from resexp.config.launcher import LauncherConfig
 from resexp.config.model import ModelConfig
 from resexp.config.start import digest_of, finished_run, name_of
 from resexp.data.registry import READERS
+from resexp.system import expand_home
 
 
 def read_wnids(file: str) -> list[str]:
     """The first word of each line. Raises UserError."""
     try:
-        lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
+        lines = expand_home(file, "dataset.wnid_file").read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"dataset.wnid_file={file}: cannot read it ({error}); name a text file of wnids") from None
     wnids = [line.split()[0] for line in lines if line.strip()]
@@ -58,9 +59,10 @@ class DatasetConfig:
         check_choice("dataset.source", self.source, list(READERS))
         folder = self.root or os.environ.get("RESEXP_DATA")
         if READERS[self.source].named_by_folder and folder:
-            beneath = Path(folder).expanduser() / self.name
+            expanded = expand_home(folder, "dataset.root" if self.root else "RESEXP_DATA")
+            beneath = expanded / self.name
             named = self.root is None and (beneath / "train").is_dir()  # RESEXP_DATA may hold several data sets
-            self.root = str((beneath if named else Path(folder).expanduser()).resolve())
+            self.root = str((beneath if named else expanded).resolve())
             if self.name == self.source:
                 self.name = as_name(Path(self.root).name)
         if self.wnid_file:
@@ -247,6 +249,7 @@ class Config:
             self.device.startswith("cuda:") and self.device[5:].isdecimal()
         )
         check(known, "device", self.device, "choose from auto, cpu, cuda, cuda:1, mps")
+        self.output_dir = str(expand_home(self.output_dir, "output_dir"))
         self._name_start()
         fades, fade = self.model.connection == "fading", self.protocol.fade
         check(not fade or fades, "protocol.fade", fade, "acts only with model.connection=fading; drop it")
@@ -276,7 +279,7 @@ class Config:
         check(not (self.init_from and self.resume_from), "init_from", self.init_from, "drop it, or drop resume_from")
         if self.init_from and not self.init_digest:
             self.init_digest = digest_of(self.init_from)
-            self.init_from = str(Path(self.init_from).expanduser().resolve())
+            self.init_from = str(expand_home(self.init_from, "init_from").resolve())
         if self.resume_from and not self.resumed_run:
             run = finished_run(self.resume_from)
             rule = f"must be more than the {run.step} of {self.resume_from}, to go on from it"

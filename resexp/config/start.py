@@ -2,11 +2,11 @@
 
 import hashlib
 from collections.abc import Iterable
-from pathlib import Path
 
 from resexp import UserError
 from resexp.config.keys import check
 from resexp.run.reader import CHECKPOINT, Run, Status, read_run
+from resexp.system import expand_home
 
 KEPT = ("seed", "protocol.batch_size", "protocol.val_size", "protocol.optimizer")
 
@@ -14,15 +14,15 @@ KEPT = ("seed", "protocol.batch_size", "protocol.val_size", "protocol.optimizer"
 def digest_of(file: str) -> str:
     """Of a file's content, which names the run wherever the file lies. Raises UserError if it cannot be read."""
     try:
-        with Path(file).expanduser().open("rb") as opened:
+        with expand_home(file, "init_from").open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
-    except (OSError, RuntimeError) as error:  # RuntimeError: ~ of nobody
-        raise UserError(f"init_from={file}: {getattr(error, 'strerror', None) or error}; name a weights file") from None
+    except OSError as error:
+        raise UserError(f"init_from={file}: {error.strerror or error}; name a weights file") from None
 
 
 def finished_run(folder: str) -> Run:
     """The run that another one goes on from. Raises UserError unless it is finished and has its checkpoint."""
-    run = read_run(Path(folder).expanduser())
+    run = read_run(expand_home(folder, "resume_from"))
     remedy = "; the command that began it resumes it" if run.status == Status.INTERRUPTED else ""
     check(run.status == Status.FINISHED, "resume_from", folder, f"is {run.status}, not finished{remedy}")
     check((run.path / CHECKPOINT).is_file(), "resume_from", folder, f"has no {CHECKPOINT}; repeat the run to make one")

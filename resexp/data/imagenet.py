@@ -72,7 +72,11 @@ def load_imagenet(
         fingerprint = "".join(_fingerprint(files, 0) for files in splits)
     else:
         prints = [_fingerprint(files, longest) for files in splits]
-        folder = Path(pack).expanduser() if pack else cache_dir() / "packs" / f"{tree.resolve().name}-{prints[0][:12]}"
+        folder = (
+            system.expand_home(pack, "dataset.pack")
+            if pack
+            else cache_dir() / "packs" / f"{tree.resolve().name}-{prints[0][:12]}"
+        )
         loaded = [
             _packed(files, folder, print_, crop, longest, progress)
             for files, print_ in zip(splits, prints, strict=True)

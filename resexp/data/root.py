@@ -12,10 +12,7 @@ def data_root(root: str | Path | None, source: str) -> Path:
     folder = root or os.environ.get("RESEXP_DATA")
     if not folder:
         raise UserError(f"{source}: where are the images? Name their folder: dataset.root=/path, or export RESEXP_DATA")
-    try:
-        return Path(folder).expanduser()
-    except RuntimeError:
-        raise UserError(f"{source}: {folder}: there is no home folder here; write the path in full") from None
+    return system.expand_home(folder, "dataset.root" if root else "RESEXP_DATA")
 
 
 def cache_dir() -> Path:
