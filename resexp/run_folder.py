@@ -160,7 +160,7 @@ class RunFolder:
                 "take protocol.precision=fp32"
             )
         if cfg.fast and state.watch.device.type == "cpu" and are_outdated():
-            yield "kernels of an earlier checkout are not used, which makes this slower; make install builds new ones"
+            yield "kernels of another checkout or machine are not used, which is slower; make install builds new ones"
         yield (
             f"{cfg.dataset.name}: {len(data.train):,} training, {len(data.val or ()):,} validation, "
             f"{len(data.test):,} test images; protocol {p.name}: {p.steps:,} steps of {p.batch_size}"

@@ -241,17 +241,29 @@ def test_kernels_of_an_earlier_checkout_are_not_called_and_a_run_says_so(
     smoke = ["train", "dataset=synthetic", "protocol=smoke", f"output_dir={tmp_path}"]
     assert not kernels.are_outdated()
     assert main([*smoke, "seed=0"]) == 0
-    assert "earlier checkout" not in capsys.readouterr().err
+    assert "another checkout" not in capsys.readouterr().err
     kernels._library.cache_clear()
     monkeypatch.setattr(kernels, "VERSION", 10**6)
     assert load_kernels() is None
     assert main([*smoke, "seed=1"]) == 0
     assert (
-        "kernels of an earlier checkout are not used, which makes this slower; make install builds new ones"
+        "kernels of another checkout or machine are not used, which is slower; make install builds new ones"
         in capsys.readouterr().err
     )
     assert main([*smoke, "seed=2", "fast=false"]) == 0  # asks for none
-    assert "earlier checkout" not in capsys.readouterr().err
+    assert "another checkout" not in capsys.readouterr().err
+    monkeypatch.undo()
+    kernels._library.cache_clear()
+
+
+@needs_kernel
+def test_kernels_of_another_machine_are_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    good, bad = next(kernels._files()), tmp_path / "_kernels.cpython-311-riscv64.so"
+    bad.write_bytes(b"\x7fELF" + bytes(100))
+    for files, there in (([bad, good], True), ([bad], False)):
+        kernels._library.cache_clear()
+        monkeypatch.setattr(kernels, "_files", lambda files=files: iter(files))
+        assert (load_kernels() is not None) == there and kernels.are_outdated() != there
     monkeypatch.undo()
     kernels._library.cache_clear()
 

@@ -16,7 +16,7 @@ from helpers import TINY, write_reference, write_run
 from resexp import catalog, config
 from resexp.cli import main, sweeps
 from resexp.run.progress import duration
-from resexp.run.reader import CHECKPOINT, METRICS, Run, find_runs
+from resexp.run.reader import CHECKPOINT, METRICS, SUMMARY, Run, find_runs
 from resexp.run.store import runs_at
 from resexp.studies.claims import Outcome, judge
 from resexp.studies.find import find_study
@@ -223,6 +223,9 @@ def test_what_is_left_is_estimated_from_measured_speed_and_scaled_by_multiply_ad
     assert estimate_left(jobs) is None
     write_run(Path("outputs/runs"), ["model=plain20", "dataset=cifar10", "seed=7"], images_per_s=1000.0)
     seconds = 64_000 * 128 / 1000
+    assert estimate_left(jobs) == pytest.approx(seconds * (1 + 252_887_680 / 40_551_040))
+    damaged = write_run(Path("outputs/runs"), ["model=plain20", "seed=8"])  # of no concern to this sweep
+    (damaged.path / SUMMARY).write_text('{"status": "fin')
     assert estimate_left(jobs) == pytest.approx(seconds * (1 + 252_887_680 / 40_551_040))
 
 

@@ -36,7 +36,7 @@ def load_kernels() -> ctypes.CDLL | None:
 
 
 def are_outdated() -> bool:
-    """Whether they were built from an earlier checkout: then they are not called."""
+    """Whether they were built from another checkout, or for another kind of machine: then they are not called."""
     return _library() is None and any(_files())
 
 
@@ -48,9 +48,12 @@ def _files() -> Iterator[Path]:
 def _library() -> ctypes.CDLL | None:
     types: dict[str, Any] = {"p": ctypes.c_void_p, "l": ctypes.c_long, "f": ctypes.c_float, "i": ctypes.c_int}
     for path in _files():
-        library = ctypes.CDLL(str(path))
+        try:
+            library = ctypes.CDLL(str(path))
+        except OSError:  # of another kind of processor, say, in a folder that several machines share
+            continue
         if not hasattr(library, "kernels_version") or library.kernels_version() != VERSION:
-            return None  # their arguments may be others
+            continue  # their arguments may be others
         for name, letters in _SIGNATURES.items():
             if hasattr(library, name):
                 getattr(library, name).argtypes = [types[letter] for letter in letters]

@@ -1,10 +1,11 @@
 """How long a sweep will take, from measured speed."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resexp import catalog
+from resexp import UserError, catalog
 from resexp.data.registry import READERS
 from resexp.run.reader import find_runs
 from resexp.sweep.plan import Job, JobState
@@ -40,8 +41,9 @@ def estimate_left(jobs: Sequence[Job], now: Mapping[str, float] | None = None) -
     if now:
         measured[_cost_key(dataclasses.asdict(jobs[0].cfg))] = dict(now)
     for run in () if now else find_runs(jobs[0].cfg.run_dir.parent):
-        if run.images_per_s:
-            measured.setdefault(_cost_key(run.config), {})[catalog.net_name(run.config["model"])] = run.images_per_s
+        with contextlib.suppress(UserError):  # a damaged run is none of this sweep's
+            if run.images_per_s:
+                measured.setdefault(_cost_key(run.config), {})[catalog.net_name(run.config["model"])] = run.images_per_s
     total = 0.0
     for job in jobs:
         if job.outcome == JobState.FINISHED:
