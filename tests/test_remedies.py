@@ -14,7 +14,7 @@ from helpers import write_run
 from torch import Tensor, nn
 
 from resexp import UserError, catalog, config
-from resexp.analysis.remedies import Start, correlation_row, likeness, measure_start, move, own_share
+from resexp.analysis.remedies import Start, correlation_row, dimensions, likeness, measure_start, move, own_share
 from resexp.analysis.subject import Trained, read_subject
 from resexp.builder import build_net, build_optimizer
 from resexp.cli import main
@@ -616,13 +616,33 @@ def test_a_change_of_a_linear_layer_moves_what_it_makes_by_as_much() -> None:
     assert torch.equal(net[0].weight.detach(), before)  # type: ignore[union-attr, operator, arg-type]
 
 
+def test_features_that_vary_alike_have_all_dimensions_and_a_net_that_collapses_one() -> None:
+    net = nn.Sequential(nn.Conv2d(10, 10, 1, bias=False), nn.Flatten(), nn.Linear(10, 2)).double()
+    nn.init.dirac_(net[0].weight)  # type: ignore[arg-type]
+    images = torch.randn(20_000, 10, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert dimensions(net, images) == pytest.approx(10, rel=0.01)
+    images[:, 5:] = 0
+    assert dimensions(net, images) == pytest.approx(5, rel=0.01)
+    images[:, 1:] = images[:, :1]
+    assert dimensions(net, images) == pytest.approx(1, rel=1e-6)
+
+
+def test_the_images_of_a_deep_plain_net_differ_in_few_dimensions() -> None:
+    images = torch.randn(256, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = [dimensions(build(name), images) for name in ("plain8", "plain20", "plain56")]
+    assert found == sorted(found, reverse=True) and found[-1] < 4 < dimensions(build("resnet56"), images)
+
+
 def test_a_mechanism_goes_with_the_error_or_does_not() -> None:
-    starts = [Start(growth=10.0**n, update=1.0, likeness=0.1 * n, dead=math.nan, own=-n, moved=n) for n in range(6)]
+    starts = [
+        Start(growth=10.0**n, update=1.0, likeness=0.1 * n, dead=math.nan, own=-n, moved=n, spread=9 - n)
+        for n in range(6)
+    ]
     errors = [1.0, 2.0, 3.0, 5.0, 4.0, 6.0]
     rows = {key: correlation_row(key, starts, errors) for key in Start._fields}
     assert rows["growth"].measured == "0.94" and rows["growth"].agrees is True
     assert rows["likeness"].measured == "0.94" and rows["likeness"].agrees is False
-    assert rows["own"].measured == "-0.94" and rows["own"].agrees is True
+    assert rows["own"].measured == rows["spread"].measured == "-0.94" and rows["own"].agrees is True
     assert rows["update"].agrees is None and rows["dead"].agrees is None  # all alike; none known
 
 

@@ -3,9 +3,10 @@
 For every net as it starts: how much larger the first layers' gradient is than the last ones' (Yang et al. 2019), how
 long the first update of the first layer is, how much the gradients at different images resemble each other (Balduzzi et
 al. 2017), how many channels no image activates, how much of what the net makes of an image is the image's own (by batch
-norm the rest comes from the images beside it), and how far its last features move when its first layer changes a
-little. If an explanation is right, nets that train better are those in which its mechanism is milder, whatever the
-remedy was meant for.
+norm the rest comes from the images beside it), how far its last features move when its first layer changes a little,
+and in how many dimensions the images' last features differ (Daneshmand et al. 2020: deep layers may bring all images
+onto one line). If an explanation is right, nets that train better are those in which its mechanism is milder, whatever
+the remedy was meant for.
 """
 
 import math
@@ -41,6 +42,7 @@ class Start(NamedTuple):
     dead: float  # share of channels
     own: float  # share of the features' variance
     moved: float  # of the last features, by a change of the first layer, in their own size
+    spread: float  # dimensions of the images' last features
 
 
 MECHANISMS = {
@@ -50,6 +52,7 @@ MECHANISMS = {
     "dead": "share of channels that no image activates",
     "own": "share of the features that is the image's own",
     "moved": "features moved by a 1 % change of layer 1",
+    "spread": "dimensions in which the images' features differ",
 }
 EXPECTED = {  # the sign of the rank correlation with the training error, and who says so
     "growth": (1, "above {}: the more it grows, the worse", "Yang et al. 2019"),
@@ -58,11 +61,12 @@ EXPECTED = {  # the sign of the rank correlation with the training error, and wh
     "dead": (1, "above {}: the more, the worse", "popular articles on ReLU and shortcuts"),
     "own": (-1, "below -{}: the more, the better", "batch norm's noise, as it adds up over layers"),
     "moved": (1, "above {}: the farther, the worse", "a net that is chaotic cannot be trained (Xiao et al. 2018)"),
+    "spread": (-1, "below -{}: the more, the better", "Daneshmand et al. 2020"),
 }
 
 
 def analyze(nets: Sequence[Trained], *, images: int = 256) -> Finding:
-    """Six mechanisms of each net at its start, beside its training error at the end.
+    """The mechanisms of each net at its start, beside its training error at the end.
 
     :param images: training images of a gradient; 64 of them are compared with each other.
     """
@@ -74,9 +78,10 @@ def analyze(nets: Sequence[Trained], *, images: int = 256) -> Finding:
     rows = [
         Row(
             id=f"start-{net.full_label}",
-            what=f"{net.full_label}: gradient's growth; first update; likeness; dead channels; own share; move of 1 %",
+            what=f"{net.full_label}: gradient's growth; first update; likeness; dead channels; own share; move of 1 %; "
+            "dimensions",
             measured=f"{start.growth:.3g}; {start.update:.3g}; {start.likeness:.2f}; {100 * start.dead:.1f} %; "
-            f"{start.own:.2f}; {start.moved:.2f}, and {error:.1f} % training error",
+            f"{start.own:.2f}; {start.moved:.2f}; {start.spread:.1f}, and {error:.1f} % training error",
         )
         for net, start, error in sorted(zip(nets, starts, errors, strict=True), key=lambda one: one[2])
     ]
@@ -155,6 +160,7 @@ def measure_start(net: Trained, count: int) -> Start:
         dead=_dead(fresh, inputs),
         own=own_share(fresh, images, p.batch_size),
         moved=move(fresh, inputs),
+        spread=dimensions(fresh, inputs),
         update=first_update(fresh, net.cfg, inputs, labels),  # last: it changes the net
     )
 
@@ -168,6 +174,17 @@ def first_update(net: nn.Module, cfg: Config, inputs: Tensor, labels: Tensor) ->
     before = weight.detach().clone()
     optimizer.step()
     return float((weight.detach() - before).norm() / before.norm())
+
+
+@torch.no_grad()
+def dimensions(net: nn.Module, inputs: Tensor) -> float:
+    """In how many dimensions the inputs' last features differ: (sum of v)^2 / sum of v^2, v their variances.
+
+    1 where they lie on a line, and the number of features where these vary alike and have nothing in common.
+    """
+    features = _features(net, inputs)
+    variances = torch.linalg.svdvals(features - features.mean(dim=0)).square()
+    return float(variances.sum().square() / variances.square().sum())
 
 
 def likeness(net: nn.Module, inputs: Tensor) -> float:
