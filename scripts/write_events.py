@@ -11,15 +11,14 @@ from pathlib import Path
 
 from resexp import UserError
 from resexp.run.reader import CONFIG, EVENTS, Run, read_run
-from resexp.run.store import SUFFIX, runs_at
+from resexp.run.store import runs_at, stores
 from resexp.run.tensorboard import write_missing_events
 from resexp.studies.find import REFERENCE
 
 
 def stored_runs(folder: Path) -> dict[Path, Run]:
     """The reference runs, by the folder of their events."""
-    stores = sorted((folder / REFERENCE).glob(f"*{SUFFIX}"))
-    runs = [(store, run) for store in stores for run in runs_at(store).values()]
+    runs = [(store, run) for store in stores(folder / REFERENCE) for run in runs_at(store).values()]
     return {folder / "tensorboard" / store.stem / run.path.name: run for store, run in runs}
 
 

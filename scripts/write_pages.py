@@ -25,7 +25,7 @@ from resexp.catalog import FAMILIES, NAMED
 from resexp.config import read_yaml
 from resexp.console import PIPED_WIDTH, make_table, markdown_table, tally
 from resexp.run.reader import Run
-from resexp.run.store import SUFFIX, runs_at
+from resexp.run.store import SUFFIX, runs_at, stores
 from resexp.studies import finding
 from resexp.studies.claims import Outcome, Verdict, judge
 from resexp.studies.find import REFERENCE, StudyRuns, find_study
@@ -346,7 +346,7 @@ def _analysis(name: str, found: finding.Finding) -> list[str]:
 
 def _other_files() -> list[Path]:
     taken = set(reference_studies())
-    return [file for file in sorted(FOLDER.glob(f"*{SUFFIX}")) if file.stem not in taken]
+    return [file for file in stores(FOLDER) if file.stem not in taken]
 
 
 def _others(file: Path) -> list[str]:

@@ -67,8 +67,8 @@ def test_the_page_holds_everything_and_needs_nothing_else(tmp_path: Path) -> Non
     assert all(run.path.name in text for run in runs)
     plot = plots_of(text)["degradation"]
     assert {line["name"] for line in plot["lines"]} == set(STUDY) and plot["drops"] == [640, 960]
-    assert len(plot["lines"]) == 4 * 2 * 3  # nets, splits, and the mean and two seeds
-    assert all(len(plot["steps"][line["x"]]) == len(line["y"]) > 1 for line in plot["lines"])
+    assert len(plot["lines"]) == 4 * 2 and all(line["seeds"] == [0, 1] for line in plot["lines"])  # nets, splits
+    assert all(len(plot["steps"][line["x"]]) == len(y) > 1 for line in plot["lines"] for y in line["ys"])
     assert all(str(markupsafe.escape(one.claim)) in text for one in load_popular())
 
 

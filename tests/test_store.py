@@ -8,7 +8,7 @@ from helpers import write_run
 
 from resexp import UserError
 from resexp.run.reader import METRICS, TAIL, Run
-from resexp.run.store import keep_runs, runs_at, unpack_run
+from resexp.run.store import keep_runs, runs_at, stores, unpack_run
 
 
 def test_a_run_comes_back_from_its_line_as_it_was(tmp_path: Path) -> None:
@@ -31,6 +31,28 @@ def test_a_run_that_two_studies_share_is_kept_once_if_its_numbers_are_the_same(t
     other = write_run(tmp_path / "elsewhere", ["model=plain20"], train_error=7.0)  # another processor's rounding
     keep_runs([other], tmp_path / "third.jsonl")
     assert runs_at(tmp_path / "third.jsonl")[run.path.name].summary["train_error"] == 7.0
+
+
+def test_a_file_that_grows_large_goes_on_in_others_which_are_read_and_written_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [write_run(tmp_path / "runs", ["model=plain20", f"seed={seed}"], train_error=seed) for seed in range(6)]
+    file = tmp_path / "kept" / "one.jsonl"
+    keep_runs(runs[:1], file)
+    size = file.stat().st_size
+    monkeypatch.setattr("resexp.run.store.PART_BYTES", 2 * size + size // 2)
+    keep_runs(runs[1:], file)
+    names = ["one.2.jsonl", "one.3.jsonl", "one.jsonl"]
+    assert sorted(path.name for path in file.parent.iterdir()) == names and stores(file.parent) == [file]
+    assert all(path.stat().st_size < 3 * size for path in file.parent.iterdir())
+    found = runs_at(file)
+    assert sorted(run.summary["train_error"] for run in found.values()) == list(range(6))
+    keep_runs([runs[5]], file.with_name("two.jsonl"))  # points to it, in whichever part it lies
+    assert runs_at(file.with_name("two.jsonl"))[runs[5].path.name].metrics == runs[5].metrics
+    monkeypatch.undo()
+    keep_runs(runs[:1], file)
+    assert sorted(path.name for path in file.parent.iterdir()) == ["one.jsonl", "two.jsonl"]
+    assert runs_at(file).keys() == found.keys()
 
 
 @pytest.mark.parametrize("line", ["", "{", "[]", '{"name": "a"}', '{"name": "a", "config.yaml": 3}'])

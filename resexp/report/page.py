@@ -15,7 +15,7 @@ from resexp.report import plots
 from resexp.run.files import write_text
 from resexp.run.progress import duration
 from resexp.run.reader import Run
-from resexp.run.store import SUFFIX, runs_at
+from resexp.run.store import runs_at, stores
 from resexp.studies import finding
 from resexp.studies.claims import Outcome, judge
 from resexp.studies.find import REFERENCE, RUNS, StudyRuns, find_study, readable
@@ -109,6 +109,7 @@ def write_report(output_dir: Path, path: Path, config_dir: Path | None = None) -
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    templates.policies["json.dumps_kwargs"] = {"sort_keys": True, "separators": (",", ":")}
     text = templates.get_template("report.html.j2").render(
         version=resexp.__version__,
         now=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -180,7 +181,7 @@ def _other_runs(output_dir: Path, shown: set[Path], config_dir: Path | None) -> 
         own.setdefault(title, []).append(run)
     others = [(title, "Own runs.", runs) for title, runs in own.items()]
     taken = {config.outline_study(name, config_dir).reference for name in config.names("study", config_dir)}
-    for file in sorted((output_dir / REFERENCE).glob(f"*{SUFFIX}")):
+    for file in stores(output_dir / REFERENCE):
         if file.stem not in taken:
             runs = readable(runs_at(file).values())
             others.append((f"Other runs: {file.stem}", "Reference runs, committed with resexp.", runs))

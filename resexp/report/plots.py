@@ -34,7 +34,7 @@ def colours(groups: Sequence[Group]) -> dict[str, str]:
 
 
 def curves(groups: Sequence[Group]) -> dict[str, Any]:
-    """Training and test error of each group over the steps: the mean over its seeds, and each seed's.
+    """Training and test error of each group over the steps, a list for each seed; the page calculates their mean.
 
     Most curves of a study have the same steps: these are written once, and ``x`` of a line is the place of its own.
     """
@@ -47,10 +47,8 @@ def curves(groups: Sequence[Group]) -> dict[str, Any]:
                 continue
             kept = _kept(len(steps))
             place = known.setdefault(tuple(steps[i] for i in kept), len(known))
-            drawn: dict[int | None, Any] = {None: np.mean(list(seeds.values()), axis=0)}
-            for seed, errors in (drawn | (seeds if len(seeds) > 1 else {})).items():
-                values = _short(errors[i] for i in kept)
-                lines.append({"name": group.name, "split": split, "seed": seed, "x": place, "y": values})
+            values = [_short(errors[i] for i in kept) for errors in seeds.values()]
+            lines.append({"name": group.name, "split": split, "seeds": list(seeds), "x": place, "ys": values})
     return {
         "kind": "curves",
         "colours": colours(groups),

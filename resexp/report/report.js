@@ -38,8 +38,18 @@ function smooth(values) {
   });
 }
 
+const mean = (curves) => curves[0].map((_, index) => {
+  const values = curves.map((curve) => curve[index]);
+  return values.includes(null) ? null : values.reduce((sum, value) => sum + value, 0) / values.length;
+});
+
+function eachSeed(line) {
+  return line.seeds.length > 1 ? line.seeds.map((seed, index) => ({ ...line, seed, y: line.ys[index] })) : [];
+}
+
 function curveColumns(key, spec, seeds) {
-  const lines = spec.lines.filter((line) => (line.seed !== null) === seeds && !shown.hidden.has(`${key} ${line.name}`));
+  const visible = spec.lines.filter((line) => !shown.hidden.has(`${key} ${line.name}`));
+  const lines = seeds ? visible.flatMap(eachSeed) : visible.map((line) => ({ ...line, y: mean(line.ys) }));
   const drawable = (value) => (shown.log && value <= 0 ? NaN : value);
   return {
     xs: lines.map((line) => spec.steps[line.x]),

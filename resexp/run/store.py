@@ -1,11 +1,14 @@
 """Runs kept as the lines of one JSONL file: settings, environment, log and summary of each, without checkpoints.
 
 ``outputs/reference/STUDY.jsonl`` holds a study's reference runs this way. A run that several studies share is a line of
-one file; in the others a line ``{"name": ..., "kept_in": STUDY}`` points to it.
+one file; in the others a line ``{"name": ..., "kept_in": STUDY}`` points to it. A file that would be large goes on in
+``STUDY.2.jsonl``, ``STUDY.3.jsonl`` and so on, which are read and written with it.
 """
 
+import itertools
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +21,7 @@ from resexp.run.files import CHECKSUMS, crc32_of, write_checked, write_json, wri
 from resexp.run.reader import CONFIG, ENV, METRICS, SUMMARY, Run, find_runs
 
 SUFFIX = ".jsonl"
+PART_BYTES = 900_000  # of a file, before it goes on in another one
 MACHINES = ("dataset.root=", "output_dir=", "--config-dir=")  # words of a command that name folders
 
 
@@ -65,16 +69,46 @@ def runs_at(path: Path) -> dict[str, Run]:
 def _read_lines(path: Path) -> dict[str, dict[str, Any]]:
     """The lines of a file, by the names of their runs."""
     found = {}
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], start=1):
-        try:
-            line = json.loads(text)
-            parts = () if "kept_in" in line else (CONFIG, ENV, SUMMARY, METRICS)
-            if not all(isinstance(line[part], dict) for part in parts):
-                raise TypeError
-            found[line["name"]] = line
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}, line {number}: damaged; restore the file") from None
+    for file in _parts(path):
+        for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                line = json.loads(text)
+                needed = () if "kept_in" in line else (CONFIG, ENV, SUMMARY, METRICS)
+                if not all(isinstance(line[key], dict) for key in needed):
+                    raise TypeError
+                found[line["name"]] = line
+            except (ValueError, KeyError, TypeError):
+                raise UserError(f"{file}, line {number}: damaged; restore the file") from None
     return found
+
+
+def stores(folder: Path) -> list[Path]:
+    """The ``.jsonl`` files of runs in a folder, sorted; of one in several parts the first."""
+    return [path for path in sorted(folder.glob(f"*{SUFFIX}")) if not re.search(r"\.\d+$", path.stem)]
+
+
+def _part(path: Path, number: int) -> Path:
+    return path if number == 1 else path.with_name(f"{path.stem}.{number}{SUFFIX}")
+
+
+def _parts(path: Path) -> list[Path]:
+    """The files there are of one, in order."""
+    return list(itertools.takewhile(Path.is_file, (_part(path, number) for number in itertools.count(1))))
+
+
+def _write_lines(path: Path, lines: Mapping[str, dict[str, Any]]) -> None:
+    """By name, in as many parts as their size asks for. The last part first: a run is never in none of them."""
+    texts = [""]
+    for name in sorted(lines):
+        text = json.dumps(lines[name]) + "\n"
+        if texts[-1] and len(texts[-1]) + len(text) > PART_BYTES:
+            texts.append("")
+        texts[-1] += text
+    before = _parts(path)
+    for number in range(len(texts), 0, -1):
+        write_text(_part(path, number), texts[number - 1])
+    for file in before[len(texts) :]:
+        file.unlink()
 
 
 def keep_runs(runs: Iterable[Run], path: Path) -> None:
@@ -84,7 +118,7 @@ def keep_runs(runs: Iterable[Run], path: Path) -> None:
     kind of processor, which rounds differently, it is kept again.
     """
     lines = _read_lines(path)
-    others = {other.stem: _read_lines(other) for other in sorted(path.parent.glob(f"*{SUFFIX}")) if other != path}
+    others = {other.stem: _read_lines(other) for other in stores(path.parent) if other != path}
     for run in runs:
         name, record = run.path.name, _record(run)
         keepers = [keeper for keeper, theirs in others.items() if name in theirs and _alike(theirs[name], record)]
@@ -92,7 +126,7 @@ def keep_runs(runs: Iterable[Run], path: Path) -> None:
     if not lines:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(json.dumps(lines[name]) + "\n" for name in sorted(lines)))
+    _write_lines(path, lines)
 
 
 def _record(run: Run) -> dict[str, Any]:
