@@ -50,7 +50,7 @@ FINDINGS = {  # analysis: for each row whether it agrees with what was expected 
     "recurrent": "---nyy",
     "relu-collapse": "yy-yyyynyyy",
     "responses-eighth": "----y",
-    "remedies": "yynnyy------------------------------------",
+    "remedies": "nnnnnny---------------------------------",
     "responses": "--------yyy",
     "shattering": "yyy-yyy-ynyyyy",
     "sparsity": "--n",

@@ -143,6 +143,8 @@ def test_the_best_setting_of_each_side_is_that_of_its_training_error(tmp_path: P
         for net, lr, error in words
         for seed in (0, 1, 2)
     ]
+    tried = ["model=plain56", "protocol.lr=0.001", "seed=0"]  # and not taken, so not compared
+    runs.append(write_run(tmp_path, tried, train_error=1.0, test_error=1.0))
     best = Claim(text="t", metric="test_error", net="plain56", minus="plain20", at_least=0, best=True)
     verdict = judge([best], group_runs(runs))[0]
     assert verdict.effects == (60.0 - 97.0,) and verdict.word == Outcome.FAILS

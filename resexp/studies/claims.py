@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from resexp.config import Claim
 from resexp.run.reader import Status
-from resexp.studies.groups import Group, final_error, guessing_error, matches
+from resexp.studies.groups import Group, final_error, guessing_error, matches, with_most_seeds
 from resexp.studies.stats import LEAST_SEEDS, POWER, Difference, paired, seeds_needed, welch
 
 
@@ -120,8 +120,8 @@ def _judge(claim: Claim, groups: Sequence[Group]) -> Verdict:
 
 
 def _judge_best(claim: Claim, sides: Sequence[Sequence[Group]]) -> Verdict:
-    """Each side at the setting with the lowest mean training error, by its own runs."""
-    known = [[group for group in side if group.error("train_error") and group.error(claim.metric)] for side in sides]
+    """Each side at the setting with the lowest mean training error, of those with the most seeds, by its own runs."""
+    known = [with_most_seeds([group for group in side if group.error("train_error")], claim.metric) for side in sides]
     if not all(known) or any(map(_is_under_way, (group for side in sides for group in side))):
         return Verdict(claim, Outcome.OPEN)
     chosen = [min(side, key=lambda group: group.mean("train_error")) for side in known]

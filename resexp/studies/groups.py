@@ -215,6 +215,12 @@ def final_error(run: Run, metric: str) -> float | None:
     return number(run.summary.get(metric)) if run.status == Status.FINISHED else None
 
 
+def with_most_seeds(groups: Sequence[Group], metric: str) -> list[Group]:
+    """Those with the most values: a setting that was tried in fewer seeds is not compared with one that was taken."""
+    most = max((len(group.values(metric)) for group in groups), default=0)
+    return [group for group in groups if most and len(group.values(metric)) == most]
+
+
 def guessing_error(run: Run) -> float:
     """In percent, of a net that takes each class as often as any other."""
     return 100 * (1 - 1 / run.summary.get("classes", 10))

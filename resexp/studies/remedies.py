@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from resexp.studies.groups import Group
+from resexp.studies.groups import Group, with_most_seeds
 from resexp.studies.stats import Difference, share
 
 METRIC = "train_error"
@@ -68,8 +68,7 @@ def find_remedies(groups: Sequence[Group], explanations: Mapping[str, str]) -> l
 def _remedy(family: str, words: frozenset[str], groups: Sequence[Group], why: str) -> Remedy:
     depth = max(group.depth for group in groups)
     deepest = [group for group in groups if group.depth == depth]
-    seeds = max(len(group.values(METRIC)) for group in deepest)  # a rate with fewer was tried, and not taken
-    best = min((g for g in deepest if len(g.values(METRIC)) == seeds), key=lambda group: group.mean(METRIC))
+    best = min(with_most_seeds(deepest, METRIC), key=lambda group: group.mean(METRIC))
     rate = _value(best, RATE)
     nets = {group.depth: group for group in groups if _value(group, RATE) == rate}
     return Remedy(family, words, why, nets, [group for group in deepest if group is not best])
