@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from resexp import UserError, catalog, config
 from resexp.analysis.remedies import Start, correlation_row, dimensions, likeness, measure_start, move, own_share
 from resexp.analysis.subject import Trained, read_subject
-from resexp.builder import build_net, build_optimizer
+from resexp.builder import build_net, build_optimizer, load_data
 from resexp.cli import main
 from resexp.config.studies import load_study
 from resexp.figures.remedies import draw_remedies
@@ -625,6 +625,25 @@ def test_features_that_vary_alike_have_all_dimensions_and_a_net_that_collapses_o
     assert dimensions(net, images) == pytest.approx(5, rel=0.01)
     images[:, 1:] = images[:, :1]
     assert dimensions(net, images) == pytest.approx(1, rel=1e-6)
+
+
+def test_rounding_alone_changes_the_gradient_of_a_fresh_deep_plain_net() -> None:
+    """Why plain-56 is a lottery (docs/why.md): float32 against float64, the first convolution's gradient."""
+    data = load_data(config.load(["dataset=digits"]))
+    images, labels = data.train.take(slice(0, 64)).views("centre", 64).__next__()
+    inputs = images[0].double() / 255
+
+    def error(name: str) -> float:
+        net = build_net(config.load(["dataset=digits", f"model={name}", "model.width=8", "fast=false"]), data).train()
+        gradients = []
+        for dtype in (torch.float64, torch.float32):
+            net = net.to(dtype)
+            net.zero_grad()
+            F.cross_entropy(net(inputs.to(dtype)), labels.long()).backward()
+            gradients.append(next(net.parameters()).grad.double())  # type: ignore[union-attr]
+        return float((gradients[1] - gradients[0]).norm() / gradients[0].norm())
+
+    assert error("plain56") > 0.03 and error("resnet56") < 0.003
 
 
 def test_the_images_of_a_deep_plain_net_differ_in_few_dimensions() -> None:
