@@ -7,7 +7,7 @@ import pytest
 
 from resexp import config
 from resexp.run.reader import CONFIG
-from resexp.run.store import runs_at, unpack_run
+from resexp.run.store import runs_at, stores, unpack_run
 
 
 def known_here(name: str) -> tuple[dict, bool]:
@@ -45,7 +45,7 @@ def test_the_runs_of_every_study_keep_their_names(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.slow
 def test_the_reference_runs_are_named_by_their_settings(tmp_path: Path) -> None:
-    runs = [run for store in golden.REFERENCE.glob("*.jsonl") for run in runs_at(store).values()]
+    runs = [run for store in stores(golden.REFERENCE) for run in runs_at(store).values()]
     assert len(runs) > 300
     for run in runs:
         unpack_run(run, tmp_path / "run")
