@@ -628,13 +628,17 @@ def test_features_that_vary_alike_have_all_dimensions_and_a_net_that_collapses_o
 
 
 def test_rounding_alone_changes_the_gradient_of_a_fresh_deep_plain_net() -> None:
-    """Why plain-56 is a lottery (docs/why.md): float32 against float64, the first convolution's gradient."""
+    """Why plain-56 is a lottery (docs/why.md): float32 against float64, the first convolution's gradient, eight seeds.
+
+    One seed says little: a single unit that rounding turns on or off is a hundredth of ResNet-56's gradient.
+    """
     data = load_data(config.load(["dataset=digits"]))
     images, labels = data.train.take(slice(0, 64)).views("centre", 64).__next__()
     inputs = images[0].double() / 255
 
-    def error(name: str) -> float:
-        net = build_net(config.load(["dataset=digits", f"model={name}", "model.width=8", "fast=false"]), data).train()
+    def error(name: str, seed: int) -> float:
+        words = ["dataset=digits", f"model={name}", "model.width=8", "fast=false", f"seed={seed}"]
+        net = build_net(config.load(words), data).train()
         gradients = []
         for dtype in (torch.float64, torch.float32):
             net = net.to(dtype)
@@ -643,7 +647,8 @@ def test_rounding_alone_changes_the_gradient_of_a_fresh_deep_plain_net() -> None
             gradients.append(next(net.parameters()).grad.double())  # type: ignore[union-attr]
         return float((gradients[1] - gradients[0]).norm() / gradients[0].norm())
 
-    assert error("plain56") > 0.03 and error("resnet56") < 0.003
+    plain, residual = (sum(error(name, seed) for seed in range(8)) / 8 for name in ("plain56", "resnet56"))
+    assert plain > 0.1 and residual < plain / 10
 
 
 def test_the_images_of_a_deep_plain_net_differ_in_few_dimensions() -> None:
