@@ -15,19 +15,17 @@ import sys
 from pathlib import Path
 
 from resexp import UserError, config
-from resexp.run.reader import CHECKPOINT, Run
+from resexp.run.reader import CHECKPOINT, DONE, Run, Status
 from resexp.run.store import SUFFIX, keep_runs, runs_at, unpack_run
 from resexp.studies import finding
 from resexp.studies.find import runs_of
 from resexp.studies.popular import ANALYSIS
 
-ENDED = ("finished", "diverged")
-
 
 def is_new(run: Run, there: dict[str, Run]) -> bool:
     """Whether the target lacks it: neither has it ended there, nor can it resume there from a checkpoint."""
     other = there.get(run.path.name)
-    return other is None or not (other.status in ENDED or (other.path / CHECKPOINT).is_file())
+    return other is None or not (other.status in DONE or (other.path / CHECKPOINT).is_file())
 
 
 def copy_findings(source: Path, target: Path) -> int:
@@ -47,7 +45,7 @@ def main() -> int:
     parser.add_argument("target", type=Path, metavar="TO")
     parser.add_argument("--unfinished", action="store_true", help="also runs that were interrupted")
     args = parser.parse_args()
-    wanted = (*ENDED, "interrupted") if args.unfinished else ENDED
+    wanted = (*DONE, Status.INTERRUPTED) if args.unfinished else DONE
     try:
         if args.study == ANALYSIS:
             return copy_findings(args.source, args.target)

@@ -162,6 +162,21 @@ def test_a_setting_added_later_changes_no_hash() -> None:
     assert config.identity(later) == config.identity(cfg.model)
 
 
+def test_a_variant_may_have_other_values_than_the_sweep(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    lines = ["title: t", "sweep:", "- dataset=digits", "- seed=0", "- protocol.lr=0.1,0.01"]
+    lines += ["variants:", "- model=plain20", "- model=resnet20 protocol.lr=0.001 seed=1,2"]
+    (tmp_path / "study" / "mine.yaml").write_text("\n".join(lines))
+
+    def runs(*words: str) -> set[tuple[str, int, float]]:
+        jobs = config.load_study("mine", words, tmp_path)[1]
+        return {(cfg.model.name, cfg.seed, cfg.protocol.lr) for _, cfg in jobs}
+
+    plain = {("plain20", 0, 0.1), ("plain20", 0, 0.01)}
+    assert runs() == plain | {("resnet20", 1, 0.001), ("resnet20", 2, 0.001)}
+    assert runs("seed=7") == {("plain20", 7, 0.1), ("plain20", 7, 0.01), ("resnet20", 7, 0.001)}
+
+
 def test_the_users_own_folder_adds_names(tmp_path: Path) -> None:
     (tmp_path / "protocol").mkdir()
     (tmp_path / "protocol" / "mine.yaml").write_text("defaults: [digits]\nname: mine\nlr: 0.05\n")

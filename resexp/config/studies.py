@@ -64,7 +64,8 @@ class Other:
 class Study:
     """The runs behind one published figure or table, and its claims.
 
-    ``variants`` are words that belong together, ``model.order=full model.dropout=0.1``: the sweep is run with each.
+    ``variants`` are words that belong together, ``model.order=full model.dropout=0.1``: the sweep is run with each,
+    and a word of theirs takes the place of the sweep's for the same key.
     ``published`` gives the paper's number for a net, or a net and settings. ``published_on`` says what the paper's nets
     were trained on where the study's are not: then its numbers are not compared with ours, only their directions are.
     ``reference`` is the folder of its reference runs; empty: that of its name. ``folder`` is the ``--config-dir`` of
@@ -104,18 +105,27 @@ class Study:
 def load_study(
     name: str, overrides: Sequence[str] = (), config_dir: Path | None = None
 ) -> tuple[Study, list[tuple[list[str], Config]]]:
-    """A study and its runs; the given overrides take the place of its own for the same keys. Raises UserError."""
+    """A study and its runs. Raises UserError.
+
+    A variant's words take the place of the sweep's for the same keys, and the given overrides that of both.
+    """
     study = _read_study(name, config_dir)
     given = {key_of(word) for word in parse(overrides)}
     net_words = {"model", "depth", "family"}
     replaced = given | (net_words if given & net_words else set())
     runs: dict[str, tuple[list[str], Config]] = {}
     for variant in study.variants or [""]:
-        words = [*study.sweep, *variant.split()]
-        kept = [word for word in words if key_of(parse([word])[0]) not in replaced]
+        own = variant.split()
+        varied = replaced | {_key(word) for word in own}
+        kept = [word for word in study.sweep if _key(word) not in varied]
+        kept += [word for word in own if _key(word) not in replaced]
         for job, cfg in expand([*kept, *overrides], config_dir):
             runs.setdefault(cfg.run_name, (job, cfg))
     return study, list(runs.values())
+
+
+def _key(word: str) -> str:
+    return key_of(parse([word])[0])
 
 
 @functools.cache

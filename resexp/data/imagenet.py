@@ -19,7 +19,7 @@ from resexp.data.registry import Progress
 from resexp.data.root import cache_dir, data_root
 from resexp.data.source import Source
 from resexp.data.stream import Stream
-from resexp.data.tree import ANNOTATIONS, class_folders, is_image
+from resexp.data.tree import ANNOTATIONS, annotation_files, class_folders, is_image
 
 PAPER_CROP = 224
 LONGEST = 480  # the largest shorter side of the paper, at a crop of 224: a pack keeps no more
@@ -162,7 +162,7 @@ def _annotated(root: Path) -> dict[str, list[str]] | None:
     images = sorted(_images(folder, val))
     if not images:
         return None
-    files = [place / name for place in (val, root) for name in ANNOTATIONS if (place / name).is_file()]
+    files = annotation_files(root)
     if not files:
         raise UserError(
             f"data set {val}: images without class folders, and none of {', '.join(ANNOTATIONS)} beside them; add one"

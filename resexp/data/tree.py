@@ -72,24 +72,19 @@ def say_left_out(folder: Path, left_out: Counter[str]) -> None:
         message(f"data set {folder}: left out files that are no images: {kinds}")
 
 
+def annotation_files(root: Path) -> list[Path]:
+    """Those that say what the images of a flat ``val/`` are, in it or beside it."""
+    return [path for place in (root / "val", root) for name in ANNOTATIONS if (path := place / name).is_file()]
+
+
 def fingerprint(root: Path, *, sizes: bool) -> str:
     """Of the names of all images and annotations of a data set, and of their sizes if these are asked for.
 
     Nothing else below the folder counts: file managers leave their own files there, and a run may be written into it.
     """
+    images = [root / split / name for split in SPLITS for name in image_files(root / split, Counter())]
     sha = hashlib.sha256()
-    for split in SPLITS:
-        for place, folders, names in os.walk(root / split, followlinks=True):
-            folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in NOT_CLASSES)
-            for name in sorted(names):
-                if is_image(name) or name in ANNOTATIONS:
-                    _add(sha, Path(place) / name, root, sizes)
-    for name in ANNOTATIONS:
-        if (root / name).is_file():
-            _add(sha, root / name, root, sizes)
+    for path in [*images, *annotation_files(root)]:
+        size = path.stat().st_size if sizes and path.exists() else ""
+        sha.update(os.fsencode(f"{path.relative_to(root)} {size}\n"))
     return sha.hexdigest()[:16]
-
-
-def _add(sha: "hashlib._Hash", path: Path, root: Path, sizes: bool) -> None:
-    size = path.stat().st_size if sizes and path.exists() else ""
-    sha.update(os.fsencode(f"{path.relative_to(root)} {size}\n"))

@@ -116,22 +116,22 @@ class DiracConv3x3(Conv3x3):
         return F.conv2d(x, self.folded(), stride=self.stride, padding=self.padding), x
 
 
-def make_activation(name: str, channels: int, layers: int) -> nn.Module:
+def make_activation(name: str, channels: int, slope: float) -> nn.Module:
     """By its name. A parametric ReLU learns a slope for each channel, without weight decay (He et al. 2015b).
 
-    :param layers: of the net that have an activation.
+    :param slope: below zero, of those that have one.
     """
     match name:
         case "leaky-relu":
-            return nn.LeakyReLU(SLOPE)
+            return nn.LeakyReLU(slope)
         case "prelu":
-            prelu = nn.PReLU(channels, init=SLOPE)
+            prelu = nn.PReLU(channels, init=slope)
             prelu.weight.decays = False  # type: ignore[attr-defined]
             return prelu
         case "crelu":
             return CReLU()
         case "tailored-relu":
-            return TailoredReLU(tailored_slope(layers))
+            return TailoredReLU(slope)
         case "none":
             return nn.Identity()
     return nn.ReLU()
@@ -144,8 +144,9 @@ def apply_remedies(net: nn.Module, settings: Mapping[str, Any]) -> None:
     ``linear-ends`` a block has ReLUs between its convolutions alone, not at its end (Sandler et al. 2018, Sec. 3.2).
     """
     activation, norm = settings.get("activation", "relu"), settings.get("norm", "batch")
-    layers = sum(isinstance(module, BatchNorm) for module in net.modules())
+    slope = SLOPE
     if activation == "tailored-relu":
+        slope = tailored_slope(sum(isinstance(module, BatchNorm) for module in net.modules()))
         for module in net.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.gain = 1  # type: ignore[assignment]  # its scale does what a gain of sqrt(2) does for ReLUs
@@ -163,7 +164,7 @@ def apply_remedies(net: nn.Module, settings: Mapping[str, Any]) -> None:
                 if (here, norm) != ("relu", "batch"):
                     channels = child.num_features
                     kind = NormThen if norm == "batch" else ShiftThen
-                    setattr(parent, name, kind(channels, make_activation(here, channels, layers)))
+                    setattr(parent, name, kind(channels, make_activation(here, channels, slope)))
             elif isinstance(child, Conv3x3) and settings.get("convolution") == "dirac":
                 setattr(parent, name, DiracConv3x3(child.in_channels, child.out_channels, child.stride[0]))
 

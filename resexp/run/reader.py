@@ -34,6 +34,7 @@ class Status(StrEnum):
     NEW = "new"
 
 
+DONE = (Status.FINISHED, Status.DIVERGED)  # those with a result, which never train again
 ENDED = (Status.FINISHED, Status.INTERRUPTED, Status.DIVERGED, Status.FAILED)  # those of a summary
 
 

@@ -97,7 +97,7 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _write_lines(path: Path, lines: Mapping[str, dict[str, Any]]) -> None:
-    """By name, in as many parts as their size asks for. The last part first: a run is never in none of them."""
+    """By name, in as many parts as their size asks for; the last part first: a file that grows never lacks a run."""
     texts = [""]
     for name in sorted(lines):
         text = json.dumps(lines[name]) + "\n"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from resexp.config import Claim
-from resexp.run.reader import Status
+from resexp.run.reader import DONE
 from resexp.studies.groups import Group, final_error, guessing_error, matches, with_most_seeds
 from resexp.studies.stats import LEAST_SEEDS, POWER, Difference, paired, seeds_needed, welch
 
@@ -110,7 +110,7 @@ def _judge(claim: Claim, groups: Sequence[Group]) -> Verdict:
         found.append(Comparison(setting, seeds, one, two, welch(one, two), pairs))
     words = [_word(claim, one) for one in found]
     undecided = [one for one, its in zip(found, words, strict=True) if its == Outcome.UNDECIDED]
-    if not found or any(map(_is_under_way, (group for side in sides for group in side))):
+    if not found or _waits(sides):
         words.append(Outcome.OPEN)
     word = next(word for word in WORST_FIRST if word in words)
     if word != Outcome.OPEN and _all_guess(sides, claim.metric):
@@ -122,7 +122,7 @@ def _judge(claim: Claim, groups: Sequence[Group]) -> Verdict:
 def _judge_best(claim: Claim, sides: Sequence[Sequence[Group]]) -> Verdict:
     """Each side at the setting with the lowest mean training error, of those with the most seeds, by its own runs."""
     known = [with_most_seeds([group for group in side if group.error("train_error")], claim.metric) for side in sides]
-    if not all(known) or any(map(_is_under_way, (group for side in sides for group in side))):
+    if not all(known) or _waits(sides):
         return Verdict(claim, Outcome.OPEN)
     chosen = [min(side, key=lambda group: group.mean("train_error")) for side in known]
     one, two = (group.values(claim.metric) for group in chosen)
@@ -165,9 +165,9 @@ def _bounds(claim: Claim) -> tuple[float, float]:
     )
 
 
-def _is_under_way(group: Group) -> bool:
-    """Whether all its runs have begun and none has ended."""
-    return not any(run.status in (Status.FINISHED, Status.DIVERGED) for run in group.runs)
+def _waits(sides: Sequence[Sequence[Group]]) -> bool:
+    """Whether a net of either side has begun to train, and no run of it is done."""
+    return not all(any(run.status in DONE for run in group.runs) for side in sides for group in side)
 
 
 def _all_guess(sides: Sequence[Sequence[Group]], metric: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from resexp import catalog, config
 from resexp.config import Study
-from resexp.run.reader import Status
+from resexp.run.reader import DONE, Status
 from resexp.studies.groups import Group, matches
 from resexp.studies.published import Published, Spread, published, spread
 
@@ -91,8 +91,7 @@ def _is_fresh(config: dict[str, Any]) -> bool:
 
 def _cell(group: Group, metric: str) -> str:
     value = group.error(metric)
-    ended = (Status.FINISHED, Status.DIVERGED)
-    others = [run.status for run in group.runs if run.status not in ended]
+    others = [run.status for run in group.runs if run.status not in DONE]
     diverged = sum(run.status == Status.DIVERGED for run in group.runs)
     if value is None:
         return others[0] if others else "-"
