@@ -12,7 +12,7 @@ from torch import nn
 import resexp
 from resexp.catalog import NAMED
 
-dependencies = ["torch", "hydra", "omegaconf", "safetensors", "filelock", "psutil"]
+dependencies = ["torch", "hydra", "omegaconf", "safetensors", "filelock", "psutil", "rich", "yaml", "numpy"]
 WEIGHTS = Path(__file__).parent / "outputs" / "reference" / "weights"
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from resexp import UserError, config
 from resexp.run import reader
-from resexp.run.reader import CONFIG, Status, find_runs, read_run
+from resexp.run.reader import CONFIG, DONE, find_runs, read_run
 from resexp.studies import finding
 from resexp.studies.claims import Verdict, judge
 from resexp.studies.find import RUNS, StudyRuns, find_study
@@ -128,11 +128,12 @@ def build(
 def train(*overrides: str) -> Run:
     """Train one net as ``resexp train`` does: ``train("model=plain20", "protocol=smoke")``.
 
-    A finished run is returned as it is, a partial one resumes. Ctrl-C, or a notebook's stop, ends it with a checkpoint:
-    its status is then ``interrupted``, and the same call goes on. In a thread there are no signals.
+    A run that has finished or diverged is returned as it is, a partial one resumes. Ctrl-C, or a notebook's stop, ends
+    it with a checkpoint: its status is then ``interrupted``, and the same call goes on. In a thread there are no
+    signals.
     """
     cfg = config.load(overrides)
-    if run_here(cfg).status_to_train != Status.FINISHED:
+    if run_here(cfg).status_to_train not in DONE:
         from resexp.run_folder import open_run
         from resexp.runtime import stop_signals
         from resexp.training import train as train_net
@@ -144,15 +145,20 @@ def train(*overrides: str) -> Run:
 
 @contextlib.contextmanager
 def _torch_as_it_was() -> Iterator[None]:
-    """A run sets torch's number of threads and its generator, which the caller's own work goes on with afterwards."""
+    """A run sets torch's number of threads, its generator, and whether its operations are deterministic.
+
+    The caller's own work goes on with what there was before.
+    """
     import torch
 
-    threads = torch.get_num_threads()
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     with torch.random.fork_rng(devices=[]):
         try:
             yield
         finally:
             torch.set_num_threads(threads)
+            if torch.are_deterministic_algorithms_enabled() != deterministic:
+                torch.use_deterministic_algorithms(deterministic)
 
 
 def runs(output_dir: str | Path = "outputs") -> list[Run]:

@@ -96,7 +96,8 @@ def build_state(cfg: Config, data: Dataset, device: torch.device, world: World |
             normalization=normalization_of(data.train, p.normalize, p.mean, p.std),
             world=world,
         ),
-        noise=Noise(cfg.seed, device, world.rank),
+        # All processes drop the same blocks (Huang et al. 2016, Sec. 3): those that are left share statistics.
+        noise=Noise(cfg.seed, device, 0 if drops_blocks(net) else world.rank),
         counts=Counts(device, batch_size=p.batch_size, size=len(data.train), world=world),
         watch=Stopwatch(device),
         precision=p.precision,

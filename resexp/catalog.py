@@ -63,7 +63,8 @@ LEAST = {  # the smallest value of the knobs that are numbers
     "transform_scale": 0.0,
     "gradient_scale": 0.0,
 }
-MOST = {"dropout": 1.0, "skip_dropout": 1.0, "survival": 1.0, "compression": 1.0, "pools": 5}
+MOST_LAYERS = 100_000  # a typo rather than a net
+MOST = {"width": 65_536, "dropout": 1.0, "skip_dropout": 1.0, "survival": 1.0, "compression": 1.0, "pools": 5}
 
 SE_REDUCTION = 16  # Hu et al. 2018, Sec. 6.4
 PAPER_IMAGE = {"cifar": ((3, 32, 32), 10), "imagenet": ((3, 224, 224), 1000), "digits": ((1, 8, 8), 10)}
@@ -143,6 +144,8 @@ def resolve(model: Mapping[str, Any]) -> dict[str, Any]:
             if (name, key) == ("plain", "shortcut"):
                 rule = f"a plain net has no shortcut; drop it, or take model=resnet{depth}"
             raise UserError(f"model.{key}={value}: {rule}")
+    if depth > MOST_LAYERS:
+        raise UserError(f"depth={depth}: must be at most {MOST_LAYERS}")
     full = {"family": name, "depth": depth, **family.knobs, **{k: v for k, v in given.items() if v is not None}}
     _check_values({key: value for key, value in full.items() if key in given and value is not None})
     family.complete(full, given)

@@ -15,6 +15,19 @@ from resexp.run.files import write_bytes
 
 EARLIER_VERSION = "its checkpoint is of an earlier version"
 
+DAMAGE = (  # what zipfile, pickle and torch raise, each at damage of its own
+    zipfile.BadZipFile,
+    zlib.error,
+    pickle.UnpicklingError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+)
+
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write ``state``: ``path`` is old or new, never half. Raises OSError if the disk is full, say."""
@@ -34,8 +47,8 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
         if not isinstance(saved, dict):
             raise EOFError("holds no state of a run")
         return saved
-    except (zipfile.BadZipFile, EOFError, RuntimeError, pickle.UnpicklingError, zlib.error) as error:
-        reason = str(error).splitlines()[0]
+    except DAMAGE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: truncated or damaged ({reason}); remove it to start the run again") from None
 
 
@@ -59,5 +72,6 @@ def check_data(saved: dict[str, Any], digest: str, name: str, run_dir: Path) -> 
     """Raise UserError if a checkpoint was trained on other images than these."""
     if saved["data"] != digest:
         raise UserError(
-            f"{run_dir}: {name} has other images than when this run started; set another dataset.name or output_dir"
+            f"{run_dir}: {name} has other images than when this run started, or they were packed then and are not now "
+            "(dataset.pack_gb); set another dataset.name or output_dir"
         )

@@ -21,10 +21,12 @@ class Noise:
     """What dropout and stochastic depth draw from: torch's own generators, which take no other.
 
     Nothing is seeded before ``start``.
+
+    :param rank: processes of one rank draw the same.
     """
 
     def __init__(self, seed: int, device: torch.device, rank: int = 0) -> None:
-        self.device = device
+        self.device, self.rank = device, rank
         self.generators = [torch.default_generator]
         if device.type == "cuda":
             self.generators.append(torch.cuda.default_generators[device.index or 0])
@@ -106,7 +108,7 @@ class State:
         self.counts.load_state_dict(saved["counts"])
         self.watch.load_state_dict(saved["watch"])
         self.step, self.results = saved["step"], dict(saved["results"])
-        rank = self.world.rank
+        rank = self.noise.rank
         if rank < len(saved["noise"]):
             self.noise.load_state_dict(saved["noise"][rank])
         else:  # a process that was not there before: noise of its own, never that of another

@@ -44,7 +44,11 @@ def load_weights(net: nn.Module, path: Path, *, key: str = "weights", new_classe
                 f"{where}: tensor {number}, {there} {tuple(tensor.shape)}, does not fit {here} {tuple(mine.shape)}; "
                 "take the net, classes and images of these weights"
             )
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if tensor.layout != torch.strided or not tensor.is_floating_point() or tensor.is_meta:
+            raise UserError(
+                f"{where}: {there} has no plain numbers ({tensor.layout}, {tensor.dtype}); take another file"
+            )
+        if not tensor.isfinite().all():
             raise UserError(f"{where}: {there} has values that are not finite; take another file")
     if len(theirs) != len(ours):
         longer, missing = (theirs, "the net") if len(theirs) > len(ours) else (ours, "the file")
@@ -72,7 +76,7 @@ def comparable(state: dict[str, Any]) -> Named:
     return [
         (name.removeprefix("module."), tensor)
         for name, tensor in state.items()
-        if isinstance(tensor, Tensor) and name.rpartition(".")[2] not in PASSED_OVER
+        if isinstance(name, str) and isinstance(tensor, Tensor) and name.rpartition(".")[2] not in PASSED_OVER
     ]
 
 

@@ -237,7 +237,7 @@ def test_a_folder_whose_name_is_no_text_is_read_back(tmp_path: Path, monkeypatch
         (["protocol.precision=int8"], "choose from fp32, bf16, fp16"),
         (["dataset.root=/x"], "dataset=digits does not use it"),
         (["device=gpu"], "choose from auto, cpu, cuda"),
-        (["threads=0"], "threads=0: must be at least 1"),
+        (["threads=0"], "threads=0: must be from 1 to 4096"),
         (["max_minutes=0"], "must be above 0"),
         (["seed=0,1"], "resexp sweep runs them all"),
         (["plain56"], "write key=value"),
@@ -274,4 +274,20 @@ def test_a_tilde_is_written_out_wherever_a_folder_is_named(tmp_path: Path, monke
 )
 def test_the_home_of_nobody_is_named(words: list[str]) -> None:
     with pytest.raises(UserError, match=r"=~nobodyx/\w+(\.pt)?: there is no such home folder; write the path in full"):
+        config.load(words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model.width=9223372036854775807"],
+        ["model=mlp10", "model.width=99999999999"],
+        ["model=resnet30000002"],
+        ["threads=99999999999"],
+        ["protocol.batch_size=99999999999"],
+    ],
+    ids=lambda words: words[-1],
+)
+def test_numbers_that_no_machine_can_take_are_refused_at_once(words: list[str]) -> None:
+    with pytest.raises(UserError, match=r"must be .*(at most|from 1 to)"):
         config.load(words)

@@ -436,3 +436,16 @@ def test_transparent_pixels_are_white(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "logo.png")
     found = np.asarray(read_image(tmp_path / "logo.png"))
     assert found[0, 0].tolist() == [10, 20, 30] and found[1:].min() == 255
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Failed to decode image"), AttributeError("seek"), KeyError(3)])
+def test_whatever_an_image_reader_raises_names_the_file(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    Image.new("RGB", (4, 4)).save(tmp_path / "cat.png")
+    monkeypatch.setattr("resexp.data.decode.ImageOps.exif_transpose", fail)
+    with pytest.raises(UserError, match=r"cat\.png: not a readable image"):
+        read_image(tmp_path / "cat.png")

@@ -1,5 +1,9 @@
 """The nets are the papers' nets."""
 
+import copy
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from resexp import UserError, catalog, config
 from resexp.models.blocks import ORDERS, Paths
 from resexp.models.build import build_model, builder_of, count_macs, count_parameters
 from resexp.models.connections import Add, Gated
+from resexp.models.conv1x1 import Conv1x1
 from resexp.models.shortcuts import ZeroPad
 from resexp.models.stages import stages
 from resexp.studies.published import published
@@ -443,7 +448,7 @@ def test_a_dense_layer_adds_its_growth_to_all_that_came_before() -> None:
 def test_densenets_dropout_follows_each_convolution() -> None:
     net = build("densenet_bc40_k4", dropout=0.2)
     layer = net.stages[0][0].transform
-    assert [type(m) for m in layer.conv1] == [nn.Conv2d, nn.Dropout]
+    assert [type(m) for m in layer.conv1] == [Conv1x1, nn.Dropout]
     assert sum(isinstance(m, nn.Dropout) for m in net.modules()) == 36 + 2  # two a layer of 18, and the transitions
 
 
@@ -622,3 +627,62 @@ def test_lrn_acts_on_our_activations_as_on_the_papers() -> None:
         ours = F.relu(F.conv2d(x, conv.weight, padding=1))
         theirs = F.relu(F.conv2d(255 * x, conv.weight * 0.01 / (2 / 27) ** 0.5, padding=1))
         assert torch.allclose(lrn(ours) / ours.clamp(min=1e-9), papers(theirs) / theirs.clamp(min=1e-9), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated, and people use it
+@pytest.mark.parametrize("way", ["compile", "trace", "export"])
+def test_a_trained_net_can_be_followed_by_torchs_compilers(way: str) -> None:
+    """They cannot follow a kernel, and would compute with memory that nobody has written."""
+    net = build_model(family="resnet", depth=8, width=8, fast=True).eval().to(memory_format=torch.channels_last)
+    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        expected = net(x)
+        follow: dict[str, Callable[[], Any]] = {
+            "compile": lambda: torch.compile(net, backend="eager"),
+            "trace": lambda: torch.jit.trace(net, x),
+            "export": lambda: torch.export.export(net, (x,)).module(),
+        }
+        torch.testing.assert_close(follow[way]()(x), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_hooks_reach_every_convolution() -> None:
+    net = build_model(family="resnet", depth=8, width=8, fast=True).train()
+    seen: list[str] = []
+    for name, module in net.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda *_, name=name: seen.append(name))
+    net(torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last))
+    assert len(seen) == len(set(seen)) == 7
+
+
+@pytest.mark.parametrize("family", [{"family": "vgg", "depth": 11}, {"family": "densenet", "depth": 40}])
+def test_the_shorter_side_decides_whether_an_image_vanishes(family: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="vanish"):
+        build_model(**family, image_shape=(3, 32, 2))
+
+
+def test_copies_of_a_net_decay_what_it_decays() -> None:
+    net = build_model(family="plain", depth=8, activation="prelu", convolution="dirac")
+    flags = [getattr(p, "decays", True) for p in net.parameters()]
+    assert [getattr(p, "decays", True) for p in copy.deepcopy(net).parameters()] == flags and not all(flags)
+
+
+@pytest.mark.parametrize("words", [{"shortcut": "B"}, {"transform": "bottleneck", "shortcut": "B"}], ids=str)
+def test_narrow_nets_that_project_train(words: dict[str, Any]) -> None:
+    """torch's own gradient of a strided 1x1 convolution of few channels ends the process, now and then."""
+    code = f"""
+import torch
+from resexp.models.build import build_model
+net = build_model(family="resnet", depth=11 if "transform" in {words} else 8, width=4, **{words}).train()
+net = net.to(memory_format=torch.channels_last)
+for _ in range(40):
+    net(torch.randn(64, 3, 16, 16).to(memory_format=torch.channels_last)).sum().backward()
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+def test_a_strided_convolution_of_few_channels_is_the_same_as_torchs() -> None:
+    for channels in (4, 8):
+        conv = Conv1x1(channels, 6, 2)
+        x = torch.randn(2, channels, 7, 8)
+        torch.testing.assert_close(conv(x), F.conv2d(x, conv.weight, stride=2))

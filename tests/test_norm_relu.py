@@ -278,3 +278,20 @@ def test_in_bf16_torch_does_the_work_where_the_kernel_does_not_apply() -> None:
         norm.fast = True
         y = norm.relu(x.to(memory_format=torch.channels_last).bfloat16(), shortcut)
         assert y.grad_fn.name() == "ReluBackward0"  # type: ignore[union-attr]
+
+
+@needs_kernel
+def test_a_default_type_of_the_callers_changes_no_gradient() -> None:
+    x, norm = channels_last((4, 8, 8, 8), seed=0), BatchNorm(8)
+    norm.fast = True
+
+    def gradients() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(norm.relu(x).square().sum(), (x, norm.weight, norm.bias))
+
+    expected = gradients()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = gradients()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))

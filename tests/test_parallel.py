@@ -184,3 +184,14 @@ def test_a_port_in_use_and_a_batch_that_cannot_be_shared_are_one_line(resexp: Ca
     assert "Traceback" not in taken.stderr
     odd = resexp("train", *TINY, env={**os.environ, **where, "WORLD_SIZE": "3"})
     assert odd.returncode == 2 and odd.stderr.count("\n") == 1 and "3 processes cannot share" in odd.stderr
+
+
+@pytest.mark.slow
+def test_processes_drop_the_same_blocks() -> None:
+    """Their batch norms share statistics: a block that one of them left out would leave the others waiting."""
+    words = ["model=resnet8", "model.width=4", "model.survival=0.5", "protocol.steps=40", "protocol.batch_size=16"]
+    words += ["protocol.lr_drops=[]", "device=cpu", "threads=1", "tensorboard=false"]
+    command = torchrun("-m", "resexp", "train", *words)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "finished at step 40" in result.stdout

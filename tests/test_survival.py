@@ -1,5 +1,6 @@
 """What happens around a run: signals, terminals, locks, file systems without this or that, names, damaged files."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -14,7 +15,7 @@ import pytest
 import torch
 from helpers import TINY, differences, end_state
 
-from resexp import UserError, config, system
+from resexp import UserError, checkpoint, config, system
 from resexp.cli import main
 from resexp.cli.main import COMMANDS, Command
 from resexp.config.keys import as_name, check_name
@@ -341,3 +342,15 @@ def test_a_finished_run_of_images_that_have_changed_is_not_the_answer(
     for command in ("train", "sweep"):
         assert main([command, *words]) == 2
         assert f"finished with other images than {tree} has now" in capsys.readouterr().err
+
+
+def test_every_flipped_bit_in_a_checkpoint_ends_in_one_line(tmp_path: Path) -> None:
+    """In the folder of the archive, too, which has no checksum."""
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, {"step": 3, "net": {f"layer{n}.weight": torch.ones(4) for n in range(6)}})
+    content = path.read_bytes()
+    start = content.index(b"PK\x01\x02")
+    for at in range(start, len(content)):
+        path.write_bytes(flipped(content, at))
+        with contextlib.suppress(UserError):
+            checkpoint.load(path, torch.device("cpu"))

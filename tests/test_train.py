@@ -823,7 +823,9 @@ def test_weights_and_biases_logs_offline_and_a_resumed_run_goes_on(tmp_path: Pat
     summary, run = run_tiny("wandb=true")
     parts = sorted((run.path / "wandb").glob("offline-run-*/*.wandb"))
     assert [part.name for part in parts] == [f"run-{run.path.name}.wandb"] * 2
-    logged = [line for part in parts for line in wandb_history(part)]
+    deadline = time.monotonic() + 30  # a process of wandb's own writes them, some time after it was told to
+    while not (logged := [line for part in parts for line in wandb_history(part)]) and time.monotonic() < deadline:
+        time.sleep(0.2)
     assert [line["_step"] for line in logged if "error/train" in line] == [3, 6, 9, 12]
     assert [line["error/test"] for line in logged if "error/test" in line][-1] == summary["test_error"]
 

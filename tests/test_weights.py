@@ -1,11 +1,13 @@
 """Weights of others: what fits a net, what is refused, and what a file may hold beside them."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import TINY
+from torch import Tensor
 
 from resexp import UserError, config
 from resexp.builder import build_net, load_data
@@ -66,6 +68,26 @@ def test_weights_that_are_no_numbers_are_refused(value: float) -> None:
     torch.save(state, "theirs.pt")
     with pytest.raises(UserError, match=r"theirs\.pt: head\.weight has values that are not finite"):
         load_weights(net, Path("theirs.pt"))
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+@pytest.mark.parametrize(
+    "change",
+    [lambda t: t.to(torch.complex64), lambda t: t.to(torch.int64), lambda t: t.to_sparse(), lambda t: t.to("meta")],
+    ids=["complex", "whole", "sparse", "meta"],
+)
+def test_weights_of_a_kind_that_would_lose_something_are_refused(change: Callable[[Tensor], Tensor]) -> None:
+    net, state = net_and_state()
+    state["head.weight"] = change(state["head.weight"])
+    torch.save(state, "theirs.pt")
+    with pytest.raises(UserError, match=r"theirs\.pt: head\.weight has no plain numbers"):
+        load_weights(net, Path("theirs.pt"))
+
+
+def test_a_file_of_tensors_without_names_is_no_state() -> None:
+    torch.save({0: torch.zeros(3)}, "theirs.pt")
+    with pytest.raises(UserError, match=r"theirs\.pt: holds no state dict"):
+        load_weights(net_and_state()[0], Path("theirs.pt"))
 
 
 def test_a_whole_pickled_program_is_answered_with_what_to_do() -> None:

@@ -81,6 +81,7 @@ class DatasetConfig:
         check_name("dataset.name", self.name)
 
 
+MOST_THREADS, MOST_IMAGES = 4096, 10**7
 PRECISIONS = ("fp32", "bf16", "fp16")
 VIEWS = ("centre", "ten-crop", "multi-scale")
 
@@ -155,6 +156,7 @@ class ProtocolConfig:
             for key in keys:
                 check(getattr(self, key) >= bound, f"protocol.{key}", getattr(self, key), f"must be at least {bound}")
 
+        check(self.batch_size <= MOST_IMAGES, "protocol.batch_size", self.batch_size, f"must be at most {MOST_IMAGES}")
         check_name("protocol.name", self.name)
         at_least(1, "steps", "eval_every", "log_every", "warmup_window", "warmup_limit")
         at_least(2, "batch_size")  # batch norm has no variance of one image
@@ -200,9 +202,8 @@ class ProtocolConfig:
         check_choice("protocol.final_view", self.final_view, VIEWS)
         check_choice("protocol.normalize", self.normalize, ("pixel-mean", "channel", "imagenet", "none"))
         check(not self.std or self.mean != [], "protocol.std", self.std, "needs protocol.mean")
-        check(
-            len(self.std) in (0, len(self.mean)), "protocol.std", self.std, "must have as many values as protocol.mean"
-        )
+        fits = len(self.std) in (0, len(self.mean))
+        check(fits, "protocol.std", self.std, "must have as many values as protocol.mean")
         check(all(one > 0 for one in self.std), "protocol.std", self.std, "must be above 0")
         check_choice("protocol.optimizer", self.optimizer, ("sgd", "adamw"))
         check_choice("protocol.precision", self.precision, PRECISIONS)
@@ -256,7 +257,7 @@ class Config:
         check(not fades or bool(fade), "model.connection", "fading", "needs protocol.fade, as in protocol.fade=[0,640]")
         for key in ("threads", "workers"):
             value = getattr(self, key)
-            check(value is None or value >= 1, key, value, "must be at least 1, or null")
+            check(value is None or 1 <= value <= MOST_THREADS, key, value, f"must be from 1 to {MOST_THREADS}, or null")
         crops = READERS[self.dataset.source].photographs
         for key, unset in (("scales", []), ("colour", 0.0), ("final_view", "centre")):
             value = getattr(self.protocol, key)

@@ -25,7 +25,9 @@ def read_image(path: Path | str) -> Image.Image:
                 upright = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
             return upright.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's readers of damaged files raise anything
         raise UserError(f"{path}: not a readable image ({error}); replace it or remove it") from None
 
 

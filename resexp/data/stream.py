@@ -117,6 +117,7 @@ class Stream:
             num_workers=self.workers,
             collate_fn=torch.stack,
             pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # else it would draw from torch's own, whose dropout a resumed run repeats
         )
         try:
             yield from loader

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resexp.models.connections import Add, Concatenate, Connection
+from resexp.models.conv1x1 import Conv1x1
 from resexp.models.conv3x3 import Conv3x3
 from resexp.models.norm_relu import BatchNorm
 
@@ -51,6 +52,8 @@ def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, grou
     """A convolution of odd kernel that keeps the size but for its stride, without bias: batch norm has one."""
     if (kernel, groups) == (3, 1):
         return Conv3x3(in_channels, out_channels, stride)
+    if kernel == 1 and groups == 1:
+        return Conv1x1(in_channels, out_channels, stride)
     return nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
 
 
@@ -132,7 +135,7 @@ class Transform(nn.Module):
             conv = getattr(self, f"conv{index}")
             if index == self.count:
                 x = F.dropout(x, self.dropout, self.training)
-            if index == 1 and x is skip and self.training and isinstance(conv, Conv3x3):
+            if index == 1 and x is skip and self.training and isinstance(conv, Conv3x3) and conv.shares_input:
                 x, skip = conv.beside(x)  # nothing came between: both read the same x
             else:
                 x = conv(x)

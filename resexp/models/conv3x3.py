@@ -32,9 +32,15 @@ class Conv3x3(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         return self.beside(x)[0]
 
+    @property
+    def shares_input(self) -> bool:
+        """Whether ``beside`` may take the place of a call: it gains something, and passes no hook over."""
+        return self.fast and not (self._forward_hooks or self._forward_pre_hooks or self._backward_hooks)
+
     def beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The output, and x for what else reads it: where a kernel allows, the two gradients are summed as it works."""
-        kernels = load_kernels() if self.fast and takes_kernels(self) else None
+        fits = x.dim() == 4 and x.shape[1] == self.in_channels  # else torch says what is wrong
+        kernels = load_kernels() if self.fast and fits and takes_kernels(self) else None
         if kernels and is_plain_cpu(self.weight, dtype=torch.float32):
             if works_in(torch.float32) and is_plain_cpu(x, dtype=torch.float32):
                 if self._fits_direct(x) and kernels.conv3x3_supported():

@@ -45,7 +45,7 @@ def build_densenet(
     knobs: dict[str, Any], *, image_shape: tuple[int, int, int], classes: int, activation_checkpointing: bool
 ) -> DenseNet:
     """A net of ``catalog.resolve``'s settings. Raises UserError for an image that the transitions make vanish."""
-    channels, side = knobs["width"], image_shape[1]
+    channels, side = knobs["width"], min(image_shape[1:])
     blocks = densenet_blocks(knobs)
     large = len(blocks) == 4 and side > SMALL_SIDE
     if large:

@@ -28,7 +28,7 @@ def build_googlenet(
     net = googlenet(weights=None, num_classes=classes, aux_logits=False, init_weights=False)
     for layer in [m for m in net.modules() if isinstance(getattr(m, "bn", None), nn.BatchNorm2d)]:
         layer.bn = BatchNorm(layer.bn.num_features, eps=layer.bn.eps)  # ours knows groups of images
-    channels, side, _ = image_shape
+    channels, side = image_shape[0], min(image_shape[1:])
     if side < LEAST_SIDE:
         where = "in the pooling after the third stage of googlenet"
         raise UserError(f"images of {side} pixels vanish {where}; take at least {LEAST_SIDE}")

@@ -70,8 +70,12 @@ def is_plain_cpu(*tensors: Tensor, dtype: torch.dtype) -> bool:
 
 
 def takes_kernels(module: nn.Module) -> bool:
-    """In training and, where no gradients are asked, in evaluation: those that are may be differentiated again."""
-    return module.training or not torch.is_grad_enabled()
+    """In training and, where no gradients are asked, in evaluation: those that are may be differentiated again.
+
+    Never while torch.compile, torch.export or torch.jit.trace follow the operations: they cannot follow a kernel.
+    """
+    followed = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not followed and (module.training or not torch.is_grad_enabled())
 
 
 def works_in(dtype: torch.dtype) -> bool:

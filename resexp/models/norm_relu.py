@@ -127,7 +127,8 @@ class _NormReLU(torch.autograd.Function):
     ) -> Tensor:
         assert norm.running_mean is not None and norm.running_var is not None
         y = torch.empty_like(x)
-        batch = torch.empty(4 * len(weight))  # mean, 1 / standard deviation, and what they make of weight and bias
+        # mean, 1 / standard deviation, and what they make of weight and bias
+        batch = x.new_empty(4 * len(weight), dtype=torch.float32)
         _check(
             kernels.norm_relu_forward(
                 *_activations(x, shortcut, y),
@@ -151,7 +152,7 @@ class _NormReLU(torch.autograd.Function):
         x, y, batch = ctx.saved_tensors
         dy = dy.contiguous(memory_format=torch.channels_last)
         channels = len(batch) // 4
-        dx, dweight, dbias = torch.empty_like(x), torch.empty(channels), torch.empty(channels)
+        dx, (dweight, dbias) = torch.empty_like(x), batch.new_empty(2, channels)
         dshortcut = torch.empty_like(x) if ctx.joins else None
         _check(
             ctx.kernels.norm_relu_backward(

@@ -91,6 +91,12 @@ class ShiftThen(Activated):
         return x + self.bias[:, None, None]
 
 
+class Undecayed(nn.Parameter):
+    """A parameter without weight decay, and so are its copies."""
+
+    decays = False  # what the optimiser asks
+
+
 class DiracConv3x3(Conv3x3):
     """A 3x3 convolution by ``a I + b W/|W|``, with a and b for each output channel (Zagoruyko & Komodakis 2017, Eq. 3).
 
@@ -101,10 +107,8 @@ class DiracConv3x3(Conv3x3):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__(in_channels, out_channels, stride)
-        self.identity_scale = nn.Parameter(torch.ones(out_channels))
-        self.weight_scale = nn.Parameter(torch.full((out_channels,), 0.1))
-        for scale in (self.identity_scale, self.weight_scale):
-            scale.decays = False  # type: ignore[attr-defined]  # what the optimiser asks
+        self.identity_scale = Undecayed(torch.ones(out_channels))
+        self.weight_scale = Undecayed(torch.full((out_channels,), 0.1))
 
     def folded(self) -> Tensor:
         """The weights of the plain convolution that does the same. (out, in, 3, 3)."""
@@ -126,7 +130,7 @@ def make_activation(name: str, channels: int, slope: float) -> nn.Module:
             return nn.LeakyReLU(slope)
         case "prelu":
             prelu = nn.PReLU(channels, init=slope)
-            prelu.weight.decays = False  # type: ignore[attr-defined]
+            prelu.weight = Undecayed(prelu.weight.data)
             return prelu
         case "crelu":
             return CReLU()

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from resexp.models.blocks import ORDERS, Block, NormReLU, Paths, Transform, conv
 from resexp.models.connections import Add, Connection, Fading, Gated, Mix, Scaled, SkipInit
+from resexp.models.conv1x1 import Conv1x1
 from resexp.models.norm_relu import BatchNorm
 from resexp.models.shortcuts import make_shortcut
 from resexp.models.stages import SMALL_SIDE, stages
@@ -261,5 +262,5 @@ def make_connection(knobs: dict[str, Any], in_channels: int, out: int, stride: i
             return SkipInit(shortcut)
         case "concatenate":
             return Mix(shortcut, out)
-    gate = nn.Conv2d(in_channels, out, kernel_size=1, stride=stride)
+    gate = Conv1x1(in_channels, out, stride, bias=True)
     return Gated(shortcut, gate, knobs["gate_bias"], exclusive=knobs["connection"] == "exclusive-gate")

@@ -12,6 +12,7 @@ C                 1x1 convolution, batch norm          1x1 convolution, batch no
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resexp.models.conv1x1 import Conv1x1
 from resexp.models.norm_relu import BatchNorm
 
 
@@ -39,7 +40,7 @@ def projection(in_channels: int, out_channels: int, stride: int, norm: bool = Tr
 
     :param norm: False after a pre-activation, whose batch norm comes first (He et al. 2016, the authors' code).
     """
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
+    conv = Conv1x1(in_channels, out_channels, stride)
     return nn.Sequential(conv, BatchNorm(out_channels)) if norm else conv
 
 

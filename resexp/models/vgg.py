@@ -70,7 +70,7 @@ def build_vgg(
 
     :raises UserError: for an image that the pooling layers make vanish.
     """
-    channels, side, _ = image_shape
+    channels, side = image_shape[0], min(image_shape[1:])
     small = side <= SMALL_SIDE
     variant, pools = knobs["variant"], knobs["pools"]
     stages: list[nn.Module] = []
