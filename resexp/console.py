@@ -47,6 +47,11 @@ def message(text: str) -> None:
         print(printable(text).replace("\n", "\\n"), file=sys.stderr, flush=True)
 
 
+def count(number: int, noun: str) -> str:
+    """``count(1, "run")`` -> ``"1 run"``, ``count(1200, "run")`` -> ``"1,200 runs"``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def tally(words: Sequence[str]) -> str:
     """``tally(["holds", "open", "holds"])`` -> ``"2 holds, 1 open"``."""
     return ", ".join(f"{count} {word}" for word, count in Counter(words).items())
@@ -58,7 +63,8 @@ def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str
     for index, name in enumerate(columns):
         cells = [row[index] for row in rows if row[index] not in ("", "-")]
         numeric = bool(cells) and all(cell[:1].isdigit() or cell[:1] in "+-<>" for cell in cells)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        # A number that is broken in two reads as two.
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
     for row in rows:
         table.add_row(*map(printable, row))
     return table

@@ -49,6 +49,8 @@ def main() -> int:
     try:
         if args.study == ANALYSIS:
             return copy_findings(args.source, args.target)
+        if not args.source.exists():
+            raise UserError(f"{args.source}: no such folder or file; name a place of runs")
         jobs = [cfg for _, cfg in config.load_study(args.study)[1]]
         there = runs_at(args.target)
         copied = [run for run in runs_of(jobs, runs_at(args.source)) if run.status in wanted and is_new(run, there)]

@@ -71,6 +71,10 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
     args = parser.parse_intermixed_args()
     try:
+        for flag, number in (("--steps", args.steps), ("--side-by-side", args.side_by_side)):
+            config.check(number >= 1, flag, number, "must be at least 1")
+        if args.json and not args.json.parent.is_dir():
+            raise UserError(f"--json {args.json}: no folder {args.json.parent}; name another file")
         result = project(args.study, args.overrides, steps=args.steps, together=args.side_by_side)
     except UserError as error:
         print(f"project_study: error: {error}", file=sys.stderr)

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from resexp import UserError, config
@@ -59,9 +60,17 @@ def publish(folder: Path, target: Path) -> Path:
         "git_commit": run.env.get("git_commit"),
     }
     path = target / (folder.name.rpartition("-")[0] + SAFETENSORS)
+    if path.is_file() and (other := _run_of(path)) != folder.name:
+        raise UserError(f"{folder}: {path} has the weights of {other}; name another folder: --to")
     target.mkdir(parents=True, exist_ok=True)
     save_file(kept, path, metadata={key: str(value) for key, value in told.items()})
     return path
+
+
+def _run_of(path: Path) -> str:
+    """Whose weights a file holds."""
+    with safe_open(path, framework="pt") as file:
+        return (file.metadata() or {}).get("run", "?")
 
 
 def main() -> int:

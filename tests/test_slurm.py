@@ -124,6 +124,29 @@ def test_states_come_from_the_folder_and_from_the_queue(tmp_path: Path, monkeypa
     assert [job.outcome for job in sweep.jobs] == ["unknown", "unknown", "unknown", "waiting"]
 
 
+def test_what_may_be_in_the_queue_is_not_submitted_again_while_it_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = config.expand([*TINY, "seed=0,1", "launcher=slurm"])
+    for _, cfg in jobs:
+        cfg.run_dir.mkdir(parents=True)
+        write_json(cfg.run_dir / slurm.JOB, {"job": "7_0"})
+    fake(tmp_path / "bin", monkeypatch, sbatch="touch submitted", sinfo="echo all", squeue="exit 1")
+    with pytest.raises(UserError, match="2 runs submitted before may still be in the queue"):
+        slurm.submit_sweep(jobs)
+    assert not Path("submitted").exists() and json.loads((jobs[0][1].run_dir / slurm.JOB).read_text())["job"] == "7_0"
+
+
+def test_no_job_is_submitted_whose_number_could_not_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = config.expand([*TINY, "launcher=slurm"])
+    Path("outputs").mkdir()
+    Path("outputs/runs").touch()  # a file where the folder should be
+    fake(tmp_path / "bin", monkeypatch, sbatch="touch submitted", sinfo="echo all", squeue="true")
+    with pytest.raises(UserError, match=r"cannot write into outputs.*nothing was started"):
+        slurm.submit_sweep(jobs)
+    assert not Path("submitted").exists()
+
+
 def test_a_queue_that_does_not_answer_once_is_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

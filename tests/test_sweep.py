@@ -1,5 +1,6 @@
 """Sweeps survive what happens to their runs; studies end with a figure, a table and verdicts."""
 
+import io
 import json
 import os
 import re
@@ -12,9 +13,13 @@ from pathlib import Path
 
 import pytest
 from helpers import TINY, write_reference, write_run
+from rich.console import Console
 
-from resexp import catalog, config
+from resexp import UserError, catalog, config
 from resexp.cli import main, sweeps
+from resexp.cli.show import draw
+from resexp.console import make_table
+from resexp.run.lock import open_folder
 from resexp.run.progress import duration
 from resexp.run.reader import CHECKPOINT, METRICS, SUMMARY, Run, find_runs
 from resexp.run.store import runs_at
@@ -22,9 +27,10 @@ from resexp.studies.claims import Outcome, judge
 from resexp.studies.find import find_study
 from resexp.studies.groups import group_runs
 from resexp.studies.tables import table_rows
-from resexp.sweep.estimate import estimate_left, is_long
+from resexp.sweep import local, slurm
+from resexp.sweep.estimate import is_long, seconds_left, seconds_together
 from resexp.sweep.local import choose_workers
-from resexp.sweep.plan import Job, plan_sweep
+from resexp.sweep.plan import Job, JobState, Sweep, plan_sweep
 
 Resexp = Callable[..., subprocess.CompletedProcess]
 MANY = [word for word in TINY if not word.startswith("model=")] + ["model=plain8,resnet8"]
@@ -57,7 +63,75 @@ def test_a_diverging_run_fails_alone(resexp: Resexp) -> None:
     assert result.returncode == 1
     assert "diverged at step" in result.stderr
     assert sorted(Run(path).status for path in Path("outputs/runs").iterdir()) == ["diverged", "finished"]
+    assert "left:" not in result.stderr
+    again = resexp("sweep", *TINY, "protocol.lr=0.1,1e38")  # and is not trained again only to diverge again
+    assert again.returncode == 1 and "1 already finished, 1 already diverged" in again.stderr
+    assert "remove the folder" in again.stderr and "starting" not in again.stderr
+    alone = resexp("train", *TINY, "protocol.lr=1e38")
+    assert alone.returncode == 1 and "diverged already" in alone.stderr
     assert "protocol.lr=0.1" in result.stdout and "protocol.lr=1e+38" in result.stdout
+
+
+@pytest.mark.slow
+def test_what_all_runs_lack_ends_a_sweep_in_one_line(resexp: Resexp) -> None:
+    lacking = ["dataset=cifar10", "dataset.root=/none", "seed=0,1,2,3,4,5", "workers=2"]
+    result = resexp("sweep", *[word for word in TINY if not word.startswith("dataset")], *lacking)
+    assert result.returncode == 2
+    assert [line for line in result.stderr.splitlines() if "error" in line] == [result.stderr.splitlines()[-1]]
+    assert "/none" in result.stderr and "left:" not in result.stderr
+
+
+@pytest.mark.slow
+def test_what_one_run_lacks_leaves_the_others_alone(resexp: Resexp) -> None:
+    result = resexp("sweep", *TINY[1:], "dataset=cifar10,digits", "workers=1")
+    assert result.returncode == 1
+    assert "RESEXP_DATA" in result.stderr and "left: 1 of 2 runs" in result.stderr
+    assert [Run(path).status for path in Path("outputs/runs").glob("*-digits-*")] == ["finished"]
+
+
+def test_a_run_killed_after_its_summary_is_finished() -> None:
+    (overrides, cfg), *_ = config.expand(TINY)
+    write_run(cfg.run_dir.parent, overrides)
+    dying = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+    dying.wait()
+    job = Job(overrides, cfg, process=dying, outcome=JobState.RUNNING)
+    local._collect(job, stopped=True)
+    assert job.outcome == JobState.FINISHED
+
+
+def test_the_live_table_of_many_runs_shows_those_that_run() -> None:
+    jobs = [Job(overrides, cfg) for overrides, cfg in config.expand([*TINY, "seed=range(0,40)"])]
+    for job in jobs[:25]:
+        job.outcome = JobState.FINISHED
+    jobs[25].outcome = JobState.RUNNING
+    table = local.live_table(Sweep(jobs, workers=1), most=10)
+    assert table.row_count == 1 and table.caption == "beside 25 finished, 14 waiting"
+    assert local.live_table(Sweep(jobs, workers=1)).row_count == 40
+
+
+def test_the_status_of_a_run_that_trains_or_was_killed() -> None:
+    (overrides, cfg), *_ = config.expand(TINY)
+    sweep = plan_sweep([(overrides, cfg)])
+    write_run(cfg.run_dir.parent, overrides, status="interrupted")
+    (cfg.run_dir / SUMMARY).unlink()
+    (cfg.run_dir / CHECKPOINT).touch()
+    slurm.refresh(sweep)
+    assert sweep.jobs[0].outcome == JobState.INTERRUPTED and "killed" in sweep.jobs[0].message
+    with open_folder(cfg.run_dir):
+        slurm.refresh(sweep)
+    assert sweep.jobs[0].outcome == JobState.RUNNING
+
+
+@pytest.mark.slow
+def test_a_study_with_other_settings_leaves_the_studys_own_figure_alone(resexp: Resexp) -> None:
+    Path("outputs/figures").mkdir(parents=True)
+    Path("outputs/figures/precision.png").touch()
+    words = ["protocol.steps=2", "protocol.lr_drops=[]", "seed=0"]
+    result = resexp("study", "precision", "model=plain8", "model.width=2", *words)
+    assert "not the study's own runs" in result.stderr
+    assert not Path("outputs/figures/precision.png").read_bytes()
+    assert len(list(Path("outputs/figures").glob("precision-*.png"))) == 1
+    assert "protocol.steps=2" in result.stdout
 
 
 @pytest.mark.slow
@@ -220,13 +294,13 @@ def test_a_studys_data_sets_are_read_from_its_file_alone(tmp_path: Path) -> None
 
 def test_what_is_left_is_estimated_from_measured_speed_and_scaled_by_multiply_adds() -> None:
     jobs = [Job(overrides, cfg) for overrides, cfg in config.expand(["model=plain20,plain110", "dataset=cifar10"])]
-    assert estimate_left(jobs) is None
+    assert seconds_left(jobs) is None
     write_run(Path("outputs/runs"), ["model=plain20", "dataset=cifar10", "seed=7"], images_per_s=1000.0)
     seconds = 64_000 * 128 / 1000
-    assert estimate_left(jobs) == pytest.approx(seconds * (1 + 252_887_680 / 40_551_040))
+    assert seconds_left(jobs) == pytest.approx([seconds, seconds * 252_887_680 / 40_551_040])
     damaged = write_run(Path("outputs/runs"), ["model=plain20", "seed=8"])  # of no concern to this sweep
     (damaged.path / SUMMARY).write_text('{"status": "fin')
-    assert estimate_left(jobs) == pytest.approx(seconds * (1 + 252_887_680 / 40_551_040))
+    assert seconds_left(jobs) == pytest.approx([seconds, seconds * 252_887_680 / 40_551_040])
 
 
 def test_only_a_sweep_of_hours_says_beforehand_how_long_it_takes() -> None:
@@ -243,9 +317,18 @@ def test_only_a_sweep_of_hours_says_beforehand_how_long_it_takes() -> None:
 def test_a_measurement_now_takes_the_place_of_what_the_folder_says() -> None:
     jobs = [Job(overrides, cfg) for overrides, cfg in config.expand(["model=plain20,plain110", "dataset=cifar10"])]
     write_run(Path("outputs/runs"), ["model=plain20", "dataset=cifar10", "seed=7"], images_per_s=1000.0)
-    slow = estimate_left(jobs, {"plain20": 100.0})
-    usual = estimate_left(jobs)
-    assert slow is not None and usual is not None and slow == pytest.approx(10 * usual)
+    slow = seconds_left(jobs, (jobs[0].cfg, 100.0))
+    usual = seconds_left(jobs)
+    assert slow is not None and usual is not None and sum(slow) == pytest.approx(10 * sum(usual))
+
+
+def test_every_study_can_say_how_long_it_takes_from_one_net() -> None:
+    for name in ("remedies", "dense-vs-residual-small", "highway-small", "transformer-depth-small", "precision"):
+        jobs = [Job(overrides, cfg) for overrides, cfg in config.load_study(name)[1]]
+        seconds = seconds_left(jobs, (jobs[0].cfg, 1000.0))
+        assert seconds and len(seconds) == len(jobs) and min(seconds) > 0
+    assert seconds_together([60.0, 60.0, 60.0], 2) == 90.0
+    assert seconds_together([10.0, 80.0], 2) == 80.0  # one run cannot be shared out
 
 
 def test_a_long_study_begins_with_its_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -254,7 +337,7 @@ def test_a_long_study_begins_with_its_time(monkeypatch: pytest.MonkeyPatch, caps
     with pytest.raises(pytest.fail.Exception):
         main(["study", "he2015-fig6-eighth", "model=plain20", "dataset.root=/none", "seed=0"])
     seconds = 2 * 8000 * 128 / 400  # at both rates
-    assert f"about {duration(seconds)} for 2 runs" in capsys.readouterr().err
+    assert f"about {duration(seconds)} of training for 2 runs" in capsys.readouterr().err
 
 
 def test_runs_share_their_sweeps_session_and_so_its_nice_value(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,7 +485,9 @@ def test_a_long_sweep_says_beforehand_how_long_it_will_take_and_how_long_in_bf16
     jobs = config.expand([*words, "protocol.steps=90000", "seed=0,1"])
     sweeps._say_how_long(jobs)
     said = capsys.readouterr().err.splitlines()
-    assert said[0].startswith("about 64 h 00 min for 2 runs one after another, by resnet20's 100 images/s here now")
+    assert said[0].startswith(
+        "about 64 h 00 min of training for 2 runs one after another, by resnet20's 100 images/s here now"
+    )
     assert said[1] == "in bf16 about 25 h 36 min: protocol.precision=bf16, which are other runs"
 
 
@@ -413,3 +498,40 @@ def test_runs_that_differ_within_one_protocol_stay_apart_beside_another_protocol
     assert len(labels) == 3
     assert sum("protocol.precision=bf16" in label for label in labels) == 1
     assert sum("protocol=he2015-cifar" in label and "momentum" not in label for label in labels) == 1
+
+
+def test_two_protocols_are_compared_whatever_data_they_suit(capsys: pytest.CaptureFixture[str]) -> None:
+    for pair in (["he2015-cifar", "he2015-imagenet"], ["he2015-imagenet", "vgg-imagenet"]):
+        assert main(["protocols", *pair]) == 0
+        assert "scales" in capsys.readouterr().out
+    assert main(["protocols", "digits", "digits"]) == 0
+    assert "differ in nothing" in capsys.readouterr().out
+    assert main(["protocols", "digits", "nosuch"]) == 2
+
+
+def test_published_multiply_adds_have_the_unit_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(" resnet50 "))
+    assert "3,857.97" in line and "3,800" in line
+
+
+def test_a_narrow_terminal_breaks_no_number() -> None:
+    rows = [["a long name of a net " * 3, "11,515,688", "3,644.49", "0,1,2,3,4"]]
+    console = Console(file=io.StringIO(), width=50)
+    console.print(make_table(("net", "parameters", "multiply-adds", "seeds"), rows))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(number in text for number in rows[0][1:])
+
+
+def test_a_table_is_printed_though_its_figure_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    group = group_runs([write_run(tmp_path, ["model=plain20"])])
+
+    def full(*_: object, **__: object) -> list[Path]:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("resexp.figures.study.draw_study", full)
+    with pytest.raises(UserError, match="No space"):
+        draw(group, tmp_path / "figures" / "x", title="t", note="n", study=None)
+    assert "plain20" in capsys.readouterr().out

@@ -39,8 +39,9 @@ def bench(args: argparse.Namespace) -> int:
     cfg = config.load(args.overrides, args.config_dir)
     words = [[f"protocol.precision={one}"] for one in args.precision.split(",")] if args.precision else [[]]
     cfgs = [config.load([*args.overrides, *word], args.config_dir) for word in words]
-    if args.json and not args.json.parent.is_dir():
-        raise UserError(f"--json {args.json}: no folder {args.json.parent}")
+    if args.json and (args.json.is_dir() or not args.json.parent.is_dir()):
+        what = "is a folder" if args.json.is_dir() else f"no folder {args.json.parent}"
+        raise UserError(f"--json {args.json}: {what}; name a file")
     from resexp.bench.measure import bench, growth
     from resexp.figures.cost import draw_bench, draw_growth
     from resexp.figures.study import slug
@@ -55,26 +56,27 @@ def bench(args: argparse.Namespace) -> int:
         results = bench(cfgs, against=args.against, rounds=args.rounds, steps=args.steps)
         result = {one["precision"]: one for one in results}
     figures = Path(cfg.output_dir) / "figures"
+    failed, written = None, []
     try:  # the files first: a closed pipe ends the printing
         if args.json:
             args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        if args.images:
-            written = []
-        elif args.growth:
+        if args.growth:
             written = draw_growth(result, figures / "growth")
-        else:
+        elif not args.images:
             written = draw_bench(results, figures / slug(f"bench {cfg.model.name} {cfg.dataset.name}"))
     except OSError as error:
-        raise UserError(f"cannot write {error.filename}: {error.strerror}; set another file or output_dir=") from None
+        failed = f"cannot write {error.filename}: {error.strerror}; set another file or output_dir="
     if args.images:
         _print_images(result)
-        return 0
-    if args.growth:
+    elif args.growth:
         for axis, points in result["axes"].items():
             print_table((axis, "images/s, median", "least", "most", "peak memory"), _growth_rows(points))
     else:
         _print_bench(results)
-    print("figure: " + ", ".join(map(str, written)))
+    if failed:
+        raise UserError(failed)  # what was measured has been said
+    if written:
+        print("figure: " + ", ".join(map(str, written)))
     return 0
 
 

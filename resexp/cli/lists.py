@@ -29,8 +29,9 @@ def models(args: argparse.Namespace) -> int:
         (_, height, side), classes = net.image
         family, depth = net.settings["family"], net.settings["depth"]
         known = [published(net.name, key) for key in ("params", "gmacs")]
-        counts = [f"{net.parameters:,}", str(known[0] or "-"), f"{net.macs / 1e6:,.2f}", str(known[1] or "-")]
-        source = next((entry.source for entry in known if entry), FAMILIES[family].paper)
+        theirs = f"{float(known[1].value) * 1000:,.0f}" if known[1] else "-"  # published in thousands of millions
+        counts = [f"{net.parameters:,}", str(known[0] or "-"), f"{net.macs / 1e6:,.2f}", theirs]
+        source = "; ".join(dict.fromkeys(one.source for one in known if one)) or FAMILIES[family].paper
         rows.append([net.name, str(depth), *counts, f"{height}x{side}, {classes}", source])
     columns = ("net", "layers", "parameters", "published", "M multiply-adds", "published", "image, classes", "source")
     title = (
@@ -63,9 +64,12 @@ def protocols(args: argparse.Namespace) -> int:
         rows = [[name, config.about("protocol", name, args.config_dir)] for name in known]
         print_table(("protocol", "what"), rows)
         return 0
-    first, second = (config.flatten(config.load([f"protocol={name}"], args.config_dir).protocol) for name in args.names)
+    first, second = (config.protocol_settings(name, args.config_dir) for name in args.names)
     differing = [key for key in first if first[key] != second[key] and key not in ("name", "about")]
-    rows = [[key, str(first[key]), str(second[key])] for key in differing]
+    rows = [[key, *("null" if its[key] is None else str(its[key]) for its in (first, second))] for key in differing]
+    if not rows:
+        print(f"{args.names[0]} and {args.names[1]} differ in nothing")
+        return 0
     print_table(("setting", *args.names), rows)
     return 0
 

@@ -106,8 +106,9 @@ def _verify_popular(args: argparse.Namespace) -> int:
         _print_json([dict(zip(COLUMNS, row, strict=True)) for row in answer_rows(answers)])
     else:
         print_table(COLUMNS, answer_rows(answers), f"{len(answers)} popular claims")
-        outcomes = [one.agrees or "cannot be tested" for one in answers]
-        print(f"{len(answers)} answers; the evidence agrees: {tally(outcomes)}")
+        testable = [one.agrees for one in answers if one.agrees]
+        untestable = f"{len(answers) - len(testable)} cannot be tested"
+        print(f"{len(answers)} answers, of which {untestable}; does the evidence agree? {tally(testable)}")
     return int(not all(one.stands for one in answers))
 
 

@@ -21,15 +21,6 @@ def draw(groups: "list[Group]", path: Path, *, title: str, note: str, study: "St
     from resexp.studies.tables import TABLE_COLUMNS, other_rows, table_rows
 
     rows = table_rows(groups, study)
-    try:
-        written = draw_study(groups, path, kind=study.figure if study else "curves", title=title, note=note)
-        if study and study.gaps:
-            gap = path.with_name(f"{path.name}-gap")
-            written += draw_gaps(study.gaps, groups, gap, title=f"{title}: gaps over the steps", note=note)
-        table_file = path.with_name(path.name + ".md")
-        table_file.write_text(f"{title}. {note}\n\n{markdown_table(TABLE_COLUMNS, rows)}", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write into {path.parent}: {error.strerror}; set another output folder") from None
     print_table(TABLE_COLUMNS, rows, title)
     if study and study.explanations:
         remedies = find_remedies(groups, study.explanations)
@@ -38,6 +29,15 @@ def draw(groups: "list[Group]", path: Path, *, title: str, note: str, study: "St
         print_table(
             ("source", "length", *study.others[0].nets), other_rows(study), "Published, test error %, by length"
         )
+    try:  # what was measured has been said, whatever becomes of the files
+        written = draw_study(groups, path, kind=study.figure if study else "curves", title=title, note=note)
+        if study and study.gaps:
+            gap = path.with_name(f"{path.name}-gap")
+            written += draw_gaps(study.gaps, groups, gap, title=f"{title}: gaps over the steps", note=note)
+        table_file = path.with_name(path.name + ".md")
+        table_file.write_text(f"{title}. {note}\n\n{markdown_table(TABLE_COLUMNS, rows)}", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write into {path.parent}: {error.strerror}; set another output folder") from None
     print("figure: " + ", ".join(map(str, written)))
 
 

@@ -13,10 +13,11 @@ from resexp.cli.show import draw, show_verdicts
 if TYPE_CHECKING:
     from resexp.config import Config, Study
     from resexp.studies.groups import Group
-    from resexp.sweep.plan import Sweep
+    from resexp.sweep.plan import Job, Sweep
 
     Jobs = list[tuple[list[str], Config]]
 
+DECIDING = ("model", "depth", "family", "dataset=", "dataset.image_size", "protocol")  # what makes another study of one
 MEASURED_STEPS = 4  # of a training, several times: about ten seconds for a net of 20 layers
 
 
@@ -45,20 +46,34 @@ def sweep(args: argparse.Namespace) -> int:
     nets = list(dict.fromkeys(cfg.model.name for _, cfg in jobs))
     title = ", ".join(nets) if len(nets) <= 6 else f"{len(nets)} nets"
     datasets = " ".join(dict.fromkeys(cfg.dataset.name for _, cfg in jobs))
-    settings = hashlib.sha256(" ".join(sorted(cfg.run_name for _, cfg in jobs)).encode()).hexdigest()[:6]
-    _show_sweep(sweep, title=title, stem=slug(f"{title} {datasets} {settings}"))
+    _show_sweep(sweep, title=title, stem=slug(f"{title} {datasets} {_digest(jobs)}"))
     return _sweep_exit_code(sweep)
+
+
+def _digest(jobs: "Jobs") -> str:
+    return hashlib.sha256(" ".join(sorted(cfg.run_name for _, cfg in jobs)).encode()).hexdigest()[:6]
+
+
+def _own_title(title: str, overrides: "list[str]") -> str:
+    """A study's title with the settings that make other runs of it."""
+    changed = [word for word in overrides if word.startswith(DECIDING)]
+    return f"{title} ({' '.join(changed)})" if changed else title
 
 
 def study(args: argparse.Namespace) -> int:
     from resexp import config
+    from resexp.studies.tables import is_whole
 
     study, jobs = config.load_study(args.name, args.overrides, args.config_dir)
     print(study.title, file=sys.stderr)
     sweep = _launch(jobs, args)
     if sweep is None:
         return 0
-    groups = _show_sweep(sweep, title=study.title, stem=study.name, study=study)
+    title, stem = study.title, study.name
+    if not is_whole(study, [dataclasses.asdict(cfg) for _, cfg in jobs]):
+        title, stem = _own_title(title, args.overrides), f"{stem}-{_digest(jobs)}"
+        print("not the study's own runs: figures, verify and report leave them out", file=sys.stderr)
+    groups = _show_sweep(sweep, title=title, stem=stem, study=study)
     from resexp.studies.claims import Outcome
     from resexp.studies.verdicts import in_words
 
@@ -93,25 +108,29 @@ def _launch(jobs: "Jobs", args: argparse.Namespace) -> "Sweep | None":
 
 
 def _say_how_long(jobs: "Jobs") -> None:
-    """Before a sweep of hours: how many, from a measurement of its smallest net now; and how many in bf16."""
-    from resexp.console import message
+    """Before a sweep of hours: how many, from a measurement of its smallest net now; and how many in bf16.
+
+    Raises UserError if that net cannot train, so that no run is started in vain.
+    """
+    from resexp.console import count, message
     from resexp.run.progress import duration
-    from resexp.sweep.estimate import estimate_left, is_long
+    from resexp.sweep.estimate import is_long, seconds_left
     from resexp.sweep.plan import plan_sweep
 
-    todo = [job for job in plan_sweep(jobs).jobs if job.outcome != "finished"]
+    todo = plan_sweep(jobs).unfinished
     if not todo or not is_long(todo):
         return
     from resexp.bench.measure import measure_together
     from resexp.runtime import multiplies, set_up_device
 
     cfg = min(todo, key=lambda job: job.cfg.model.depth).cfg
-    rate = measure_together(cfg, 1, MEASURED_STEPS).get("images_per_s")
-    left = estimate_left(todo, {cfg.model.name: rate}) if rate else None
-    if rate is None or left is None:
-        return
+    measured = measure_together(cfg, 1, MEASURED_STEPS)
+    if "failed" in measured:
+        raise UserError(measured["failed"])
+    rate = measured["images_per_s"]
+    left = sum(seconds_left(todo, (cfg, rate)) or [])
     message(
-        f"about {duration(left)} for {len(todo)} runs one after another, by {cfg.model.name}'s "
+        f"about {duration(left)} of training for {count(len(todo), 'run')} one after another, by {cfg.model.name}'s "
         f"{rate:,.0f} images/s here now; you can stop it, and the same command resumes"
     )
     if cfg.protocol.precision == "fp32" and multiplies("bf16", set_up_device(cfg)):
@@ -123,29 +142,34 @@ def _say_how_long(jobs: "Jobs") -> None:
 
 def _show_sweep(sweep: "Sweep", *, title: str, stem: str, study: "Study | None" = None) -> "list[Group]":
     """Figure, table, and what is left. Returns the groups of runs."""
+    from resexp.console import count
     from resexp.run.progress import duration
     from resexp.run.reader import CONFIG
     from resexp.studies.groups import group_runs
-    from resexp.sweep.estimate import estimate_left
+    from resexp.sweep.estimate import seconds_left, seconds_together
 
     output_dir = Path(sweep.jobs[0].cfg.output_dir)
     groups = group_runs([job.run for job in sweep.jobs if (job.cfg.run_dir / CONFIG).is_file()])
     if groups:
         draw(groups, output_dir / "figures" / stem, title=title, note="Own runs.", study=study)
     for job in sweep.failed:
-        print(f"{job.name}: {job.message}; see {job.cfg.run_dir / 'log.txt'}", file=sys.stderr)
+        print(f"{job.name}: {job.message}; see {_log_of(job)}", file=sys.stderr)
     if sweep.unfinished:
-        left = estimate_left(sweep.jobs)
-        time_left = (
-            f"about {duration(left / sweep.workers)} at the measured speed" if left is not None else "speed unknown"
-        )
+        left = seconds_left(sweep.jobs)
+        together = f"about {duration(seconds_together(left, sweep.workers))} at the measured speed" if left else ""
         steps = sum(job.cfg.protocol.steps - job.run.step for job in sweep.unfinished)
         print(
-            f"left: {len(sweep.unfinished)} of {len(sweep.jobs)} runs, {steps:,} steps, {time_left}; "
-            "the same command resumes",
+            f"left: {len(sweep.unfinished)} of {count(len(sweep.jobs), 'run')}, {count(steps, 'step')}, "
+            f"{together or 'speed unknown'}; the same command resumes",
             file=sys.stderr,
         )
     return groups
+
+
+def _log_of(job: "Job") -> Path:
+    """What the job printed; submitit's folder, if it ended before resexp began."""
+    own = job.cfg.run_dir / "log.txt"
+    return own if own.is_file() or job.cfg.launcher.name == "local" else Path(job.cfg.output_dir) / "slurm"
 
 
 def _sweep_exit_code(sweep: "Sweep") -> int:

@@ -13,16 +13,18 @@ if TYPE_CHECKING:
 
 def train_net(args: argparse.Namespace) -> int:
     from resexp import config
-    from resexp.run.reader import Status
-    from resexp.sweep.plan import run_here
+    from resexp.run.reader import DONE, Status
+    from resexp.sweep.plan import diverged_before, run_here
 
     cfg = config.load(args.overrides, args.config_dir)
     run = run_here(cfg)
-    if run.status_to_train == Status.FINISHED:
+    if run.status_to_train in DONE:
+        diverged = run.status_to_train == Status.DIVERGED
         if rank() == 0:
-            print(f"{cfg.run_dir}: finished already; another seed= is another run", file=sys.stderr)
+            said = diverged_before(run) if diverged else "finished already; another seed= is another run"
+            print(f"{cfg.run_dir}: {said}", file=sys.stderr)
             print(result_line(cfg, run.summary))
-        return 0
+        return int(diverged)
     from resexp.parallel import end_process, launched_in_parallel
     from resexp.run_folder import open_run
     from resexp.runtime import stop_signals

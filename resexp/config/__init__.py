@@ -1,6 +1,6 @@
 """All configuration: ``load(overrides) -> Config``. The only package that names hydra or omegaconf."""
 
-from resexp.config.compose import CONF, about, expand, load, load_file, names, read_yaml
+from resexp.config.compose import CONF, about, expand, load, load_file, names, protocol_settings, read_yaml
 from resexp.config.keys import (
     check,
     check_choice,
@@ -50,6 +50,7 @@ __all__ = [
     "names",
     "outline_study",
     "own_runs",
+    "protocol_settings",
     "read_yaml",
     "setting",
     "to_yaml",

@@ -88,6 +88,14 @@ def about(group: str, name: str, config_dir: Path | None = None) -> str:
         return str(OmegaConf.select(OmegaConf.load(path), "about", default=""))
 
 
+def protocol_settings(name: str, config_dir: Path | None = None) -> dict[str, Any]:
+    """A protocol as its file has it, whatever data sets it suits. Raises UserError."""
+    find_file("protocol", name, config_dir)
+    with one_line_errors(f"protocol={name}"):
+        composed = _checked_groups((("protocol", name),), (), config_dir)
+        return cast(dict[str, Any], OmegaConf.to_container(composed.protocol))
+
+
 def compose_config(overrides: Sequence[str], config_dir: Path | None) -> Config:
     check_folder(config_dir)
     groups: dict[str, str] = {}

@@ -58,6 +58,11 @@ def is_its_own(study: Study, run: dict[str, Any]) -> bool:
     return _is_fresh(run) and _experiment(run) in _own_experiments(study.name, study.folder)
 
 
+def is_whole(study: Study, runs: Sequence[dict[str, Any]]) -> bool:
+    """Whether these are all of the study's own experiments, in any seeds, and no others."""
+    return frozenset(map(_experiment, runs)) == _own_experiments(study.name, study.folder)
+
+
 @functools.cache
 def _own_experiments(name: str, folder: str) -> frozenset[str]:
     return frozenset(_experiment(dataclasses.asdict(cfg)) for cfg in config.own_runs(name, folder))

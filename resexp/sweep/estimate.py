@@ -2,10 +2,14 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+import json
+import math
+from collections.abc import Sequence
 from typing import Any
 
-from resexp import UserError, catalog
+from resexp import UserError
+from resexp.config import Config, ModelConfig, completed
 from resexp.data.registry import READERS
 from resexp.run.reader import find_runs
 from resexp.sweep.plan import Job, JobState
@@ -15,58 +19,70 @@ LONG = 2e10  # steps times images, pixels and layers: from here on a sweep says 
 
 def is_long(jobs: Sequence[Job]) -> bool:
     """Whether what is left takes hours rather than minutes on a few cores: by steps, images, pixels and layers."""
-    left = (job for job in jobs if job.outcome != JobState.FINISHED)
-    return (
-        sum(
-            (job.cfg.protocol.steps - job.run.step)
-            * job.cfg.protocol.batch_size
-            * job.cfg.model.depth
-            * (job.cfg.dataset.image_size or READERS[job.cfg.dataset.source].side) ** 2
-            for job in left
-        )
-        > LONG
-    )
+    left = [job for job in jobs if job.outcome not in (JobState.FINISHED, JobState.DIVERGED)]
+    images = ((job.cfg.protocol.steps - job.run.step) * job.cfg.protocol.batch_size for job in left)
+    work = (count * job.cfg.model.depth * _side(job.cfg) ** 2 for count, job in zip(images, left, strict=True))
+    return sum(work) > LONG
 
 
-def estimate_left(jobs: Sequence[Job], now: Mapping[str, float] | None = None) -> float | None:
-    """Seconds of one worker that the unfinished jobs still need; None if nothing alike was measured.
+def seconds_left(jobs: Sequence[Job], now: tuple[Config, float] | None = None) -> list[float] | None:
+    """Of training, for each job that is left, by a worker of its own; None if nothing alike was measured.
 
-    The speed of a net is that of its runs in this folder on such images; a net without any is scaled from the measured
-    net nearest in size by their multiply-adds.
+    The speed of a net is that of the runs in this folder on such images that are nearest to it in multiply-adds, and
+    scaled by these.
 
-    :param now: images/s of nets just measured on the first job's images; it takes the place of the folder's.
+    :param now: the settings of a net just measured, and its images/s; it takes the place of the folder's.
     """
-    macs = {net.name: net.macs for net in catalog.NAMED}
-    measured: dict[tuple[Any, ...], dict[str, float]] = {}
+    measured: dict[tuple[Any, ...], list[tuple[float, float]]] = {}  # (multiply-adds of an image, images/s)
+    configs = [dataclasses.asdict(job.cfg) for job in jobs]
     if now:
-        measured[_cost_key(dataclasses.asdict(jobs[0].cfg))] = dict(now)
+        anything = (_macs(dataclasses.asdict(now[0])), now[1])
+        measured = {_cost_key(one): [anything] for one in configs}
     for run in () if now else find_runs(jobs[0].cfg.run_dir.parent):
         with contextlib.suppress(UserError):  # a damaged run is none of this sweep's
             if run.images_per_s:
-                measured.setdefault(_cost_key(run.config), {})[catalog.net_name(run.config["model"])] = run.images_per_s
-    total = 0.0
-    for job in jobs:
-        if job.outcome == JobState.FINISHED:
+                measured.setdefault(_cost_key(run.config), []).append((_macs(run.config), run.images_per_s))
+    seconds = []
+    for job, one in zip(jobs, configs, strict=True):
+        if job.outcome in (JobState.FINISHED, JobState.DIVERGED):
             continue
-        rates = measured.get(_cost_key(dataclasses.asdict(job.cfg)), {})
-        name = job.cfg.model.name
-        if name not in rates:
-            known = [other for other in rates if other in macs and name in macs]
-            if not known:
-                return None
-            nearest = min(known, key=lambda other: abs(macs[other] - macs[name]))
-            rates[name] = rates[nearest] * macs[nearest] / macs[name]
-        total += (job.cfg.protocol.steps - job.run.step) * job.cfg.protocol.batch_size / rates[name]
-    return total
+        known = measured.get(_cost_key(one))
+        if not known:
+            return None
+        macs = _macs(one)
+        nearest, rate = min(known, key=lambda one: abs(math.log(one[0] / macs)))
+        left = (job.cfg.protocol.steps - job.run.step) * job.cfg.protocol.batch_size
+        seconds.append(left / (rate * nearest / macs))
+    return seconds
+
+
+def seconds_together(seconds: Sequence[float], workers: int) -> float:
+    """Of runs side by side: no less than the longest."""
+    return max(max(seconds), sum(seconds) / workers)
+
+
+def _side(cfg: Config) -> int:
+    return cfg.dataset.image_size or READERS[cfg.dataset.source].side
+
+
+def _macs(config: dict[str, Any]) -> float:
+    """Multiply-adds of a run's net for one image."""
+    dataset = config["dataset"]
+    model = json.dumps(completed(ModelConfig, config["model"]), sort_keys=True)
+    return _count(model, dataset["image_size"] or READERS[dataset["source"]].side)
+
+
+@functools.cache
+def _count(model: str, side: int) -> float:
+    import torch
+
+    from resexp.models.build import build_model, count_macs
+
+    shape = (3, side, side)
+    with torch.device("meta"):
+        return count_macs(build_model(**json.loads(model), image_shape=shape), shape)
 
 
 def _cost_key(config: dict[str, Any]) -> tuple[Any, ...]:
-    """What images/s depend on besides the net."""
-    dataset, protocol = config["dataset"], config["protocol"]
-    return (
-        dataset["name"],
-        dataset["image_size"],
-        protocol["batch_size"],
-        protocol["precision"],
-        config["model"]["width"],
-    )
+    """What the rate of multiply-adds depends on most."""
+    return config["dataset"]["name"], config["dataset"]["image_size"], config["protocol"]["precision"]

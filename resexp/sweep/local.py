@@ -18,15 +18,16 @@ from rich.table import Table
 
 from resexp import UserError, system
 from resexp.config import Config
-from resexp.console import make_table, message
+from resexp.console import count, make_table, message, tally
 from resexp.run.lock import is_held
 from resexp.run.progress import duration
-from resexp.run.reader import Status
+from resexp.run.reader import DONE, Status
 from resexp.sweep.plan import Job, JobState, Sweep, available_bytes, plan_sweep
 
 LOG = "log.txt"  # what a run's process printed
 POLL_SECONDS = 0.2
 REPORT_SECONDS = 15.0  # between plain lines where there is no terminal
+TABLE_FRAME = 6  # lines of the live table besides its rows
 GPU_WORKERS = 4  # runs on one GPU: a small net leaves most of it idle
 STOPPING = system.stop_signals("SIGINT", "SIGTERM", "SIGHUP")
 START_SECONDS = 5.0  # with less than this left of max_minutes a run is not started: it would only load
@@ -45,8 +46,8 @@ def run_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path | No
     device = (system.gpu() or "cpu") if cfg.device == "auto" else cfg.device
     sweep.workers = max(1, min(cfg.workers or choose_workers(device, cores), len(todo)))
     sweep.memory = available_bytes(device)
-    skipped = f", {len(sweep.jobs) - len(todo)} already finished" if len(todo) < len(sweep.jobs) else ""
-    message(f"{len(sweep.jobs)} runs{skipped}; {sweep.workers} side by side")
+    done = tally([f"already {job.outcome}" for job in sweep.jobs if job.outcome != JobState.WAITING])
+    message(f"{count(len(sweep.jobs), 'run')}{f', {done}' if done else ''}; {sweep.workers} side by side")
 
     extra = ["--config-dir", str(config_dir)] if config_dir else []
     start = functools.partial(_start, extra=extra, threads=max(1, cores // sweep.workers))
@@ -57,17 +58,21 @@ def run_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path | No
             _run(sweep, start, deadline, show)
         finally:
             _leave_no_process(sweep.jobs)
-    if len(todo) > 1:
-        took, alone = time.monotonic() - began, sum(job.seconds for job in todo)
+    ended = [job for job in todo if job.seconds]
+    if len(ended) > 1:
+        took, alone = time.monotonic() - began, sum(job.seconds for job in ended)
         message(
-            f"{len(todo)} runs in {duration(took)}; their own times add up to {duration(alone)}: "
+            f"{len(ended)} runs in {duration(took)}; their own times add up to {duration(alone)}: "
             f"{alone / took:.2f} at once"
         )
     return sweep
 
 
 def _run(sweep: Sweep, start: Callable[..., None], deadline: float, show: Callable[[list[Job]], None]) -> None:
-    """Start jobs as places become free, until all have ended or the sweep is stopped."""
+    """Start jobs as places become free, until all have ended or the sweep is stopped.
+
+    Raises UserError if none can start, all for the same reason: no images, say, or no GPU.
+    """
     pending = (JobState.WAITING, JobState.RUNNING, JobState.ELSEWHERE)
     while any(job.outcome in pending for job in sweep.jobs):
         running = [job for job in sweep.jobs if job.outcome == JobState.RUNNING]
@@ -88,6 +93,8 @@ def _run(sweep: Sweep, start: Callable[..., None], deadline: float, show: Callab
         for job in running:
             _announce(job)
             _collect(job, stopped=sweep.stopped_by is not None)
+        if refusal := sweep.common_refusal:
+            raise UserError(refusal)
         show(running)
 
 
@@ -97,13 +104,13 @@ def _shown(sweep: Sweep) -> Iterator[Callable[[list[Job]], None]]:
     console = Console(stderr=True)
     if console.is_terminal and sweep.unfinished:
         with Live(console=console, refresh_per_second=2, transient=True) as live:
-            yield lambda _: live.update(live_table(sweep))
+            yield lambda _: live.update(live_table(sweep, most=max(1, console.height - TABLE_FRAME)))
         return
     reported = time.monotonic()
 
     def report(running: list[Job]) -> None:
         nonlocal reported
-        if time.monotonic() - reported > REPORT_SECONDS:
+        if running and time.monotonic() - reported > REPORT_SECONDS:
             reported = time.monotonic()
             message("running: " + ", ".join(f"{job.name} {job.run.step}/{job.cfg.protocol.steps}" for job in running))
 
@@ -116,10 +123,10 @@ def _signals_passed_on(sweep: Sweep) -> Iterator[None]:
 
     def forward(number: int, _frame: FrameType | None) -> None:
         sweep.stopped_by = number
-        message("stopping: the running nets save their checkpoints")
-        for job in sweep.jobs:
-            if job.process and job.process.poll() is None:
-                system.ask_to_stop(job.process, number)
+        running = [job.process for job in sweep.jobs if job.process and job.process.poll() is None]
+        message("stopping" + ": the running nets save their checkpoints" * bool(running))
+        for process in running:
+            system.ask_to_stop(process, number)
 
     left_alone = getattr(signal, "SIGHUP", None) if system.is_ignored("SIGHUP") else None  # nohup
     before = {number: signal.signal(number, forward) for number in STOPPING if number != left_alone}
@@ -172,10 +179,11 @@ def _leave_to_others(job: Job) -> None:
 
 
 def _take_back(job: Job) -> None:
-    """The other process has ended: the run is finished, or goes on here."""
-    job.outcome = JobState.FINISHED if job.run.status_to_train == Status.FINISHED else JobState.WAITING
-    if job.outcome == JobState.FINISHED:
-        message(f"{job.name}: finished by the other process")
+    """The other process has ended: the run has a result, or goes on here."""
+    status = job.run.status_to_train
+    job.outcome = JobState(status) if status in DONE else JobState.WAITING
+    if status in DONE:
+        message(f"{job.name}: {status} by the other process")
 
 
 def _announce(job: Job) -> None:
@@ -203,9 +211,12 @@ def _collect(job: Job, *, stopped: bool) -> None:
     if code == 2 and is_held(job.cfg.run_dir):  # another process was quicker
         _leave_to_others(job)
         return
+    job.seconds = time.monotonic() - job.began
     status = job.run.status_to_train
-    if status in (Status.FINISHED, Status.INTERRUPTED) and code in (0, *(128 + number for number in STOPPING)):
-        job.outcome = JobState(status)
+    if status == Status.FINISHED:  # whatever killed its process after that
+        job.outcome = JobState.FINISHED
+    elif status == Status.INTERRUPTED and code in (0, *(128 + number for number in STOPPING)):
+        job.outcome = JobState.INTERRUPTED
     elif stopped and code in (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT):
         job.outcome, job.message = JobState.INTERRUPTED, "before its first step"
     elif status == Status.DIVERGED and code == 1:
@@ -215,21 +226,31 @@ def _collect(job: Job, *, stopped: bool) -> None:
         lines = (job.cfg.run_dir / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
         last = lines[-1] if lines else "no message"
         job.message = f"killed by signal {-code}" if code < 0 else f"exit code {code}: {last}"
+        if code == 2:  # all the others may do the same: the end of the sweep tells
+            job.refusal = last.removeprefix("resexp: error: ")
+            return
     summary = job.run.whole_summary
     numbers = ""
     if job.outcome == JobState.FINISHED:
         numbers = f": train {summary['train_error']:.2f}%, test {summary['test_error']:.2f}%"
     elif summary.get("status") == Status.INTERRUPTED:
         numbers = f" at step {summary['step']}, saved"
-    job.seconds = time.monotonic() - job.began
     took = duration(job.seconds)
     message(f"{job.name}: {job.outcome}{numbers}{f' ({job.message})' if job.message else ''} in {took}")
 
 
-def live_table(sweep: Sweep) -> Table:
-    """How far each run is, read from its folder."""
+def live_table(sweep: Sweep, *, most: int | None = None) -> Table:
+    """How far each run is, read from its folder.
+
+    :param most: rows; of more runs those that are neither waiting nor finished come first, and the others are counted.
+    """
+    jobs, caption = sweep.jobs, None
+    if most is not None and len(jobs) > most:
+        quiet = (JobState.WAITING, JobState.FINISHED)
+        jobs = [job for job in jobs if job.outcome not in quiet][:most]
+        caption = f"beside {tally([job.outcome for job in sweep.jobs if job not in jobs])}"
     rows = []
-    for job in sweep.jobs:
+    for job in jobs:
         run = job.run
         last = run.latest if job.outcome != JobState.WAITING else {}
         errors = [f"{last[split]['error']:.2f}" if split in last else "-" for split in ("train", "test")]
@@ -239,4 +260,6 @@ def live_table(sweep: Sweep) -> Table:
     columns = ["run", "state", "step", "train error %", "test error %", "images/s", "note"]
     if not any(row[-1] for row in rows):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
-    return make_table(columns, rows)
+    table = make_table(columns, rows)
+    table.caption, table.caption_justify = caption, "left"
+    return table

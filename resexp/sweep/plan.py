@@ -45,6 +45,7 @@ class Job:
     seconds: float = 0.0  # of its process here
     outcome: JobState = JobState.WAITING
     message: str = ""
+    refusal: str = ""  # the line by which its process refused to start
     settings: str = ""  # those in which it differs from the other jobs, besides net and seed
 
     @property
@@ -83,7 +84,17 @@ class Sweep:
 
     @property
     def unfinished(self) -> list[Job]:
-        return [job for job in self.jobs if job.outcome != JobState.FINISHED]
+        """Those that the same command would go on with: a run that has diverged would only do so again."""
+        return [job for job in self.jobs if job.outcome not in (JobState.FINISHED, JobState.DIVERGED)]
+
+    @property
+    def common_refusal(self) -> str:
+        """The line by which every job that was started refused to, if two did, or the only one; else empty."""
+        begun = [job for job in self.jobs if job.process]
+        refusals = [job.refusal for job in begun if job.outcome != JobState.RUNNING]
+        if any(job.announced for job in begun) or len(refusals) < min(2, len(self.unfinished)):
+            return ""
+        return refusals[0] if len(set(refusals)) == 1 else ""
 
 
 def plan_sweep(jobs: Sequence[tuple[list[str], Config]]) -> Sweep:
@@ -94,9 +105,17 @@ def plan_sweep(jobs: Sequence[tuple[list[str], Config]]) -> Sweep:
         own = [word for word in job.overrides if word not in shared and word.split("=")[0] not in ("model", "seed")]
         job.settings = " ".join(word.removeprefix("model.") for word in own)
         refuse_other_images(job.run, job.cfg.dataset)
-        if job.run.status_to_train == Status.FINISHED:
+        status = job.run.status_to_train
+        if status == Status.FINISHED:
             job.outcome, job.message = JobState.FINISHED, "was finished already"
+        elif status == Status.DIVERGED:
+            job.outcome, job.message = JobState.DIVERGED, diverged_before(job.run)
     return sweep
+
+
+def diverged_before(run: Run) -> str:
+    """What to say of a run that has diverged and is asked for again: it would do the same."""
+    return f"diverged already, at step {run.step}; try a smaller protocol.lr, or remove the folder to repeat it"
 
 
 def run_here(cfg: Config) -> Run:

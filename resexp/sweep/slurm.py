@@ -17,8 +17,9 @@ from rich.live import Live
 
 from resexp import UserError, did_you_mean
 from resexp.config import Config, LauncherConfig
-from resexp.console import message
+from resexp.console import count, message
 from resexp.run.files import write_json
+from resexp.run.lock import is_held
 from resexp.run.reader import Status
 from resexp.sweep.local import LOG, live_table
 from resexp.sweep.plan import Job, JobState, Sweep, plan_sweep
@@ -108,15 +109,20 @@ def submit_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path |
 
     sweep = plan_sweep(jobs)
     refresh(sweep)
-    todo = [
-        job
-        for job in sweep.jobs
-        if job.outcome not in (JobState.FINISHED, JobState.QUEUED, JobState.RUNNING)
-        and job.run.status != Status.DIVERGED
-    ]
+    if unknown := [job for job in sweep.jobs if job.outcome == JobState.UNKNOWN]:
+        what = f"{count(len(unknown), 'run')} submitted before may still be in the queue, and squeue does not answer"
+        raise UserError(f"launcher=slurm: {what}; repeat when it does")
+    settled = (JobState.FINISHED, JobState.DIVERGED, JobState.QUEUED, JobState.RUNNING)
+    todo = [job for job in sweep.jobs if job.outcome not in settled]
     folder = Path(cfg.output_dir).resolve() / "slurm"
     extra = ["--config-dir", str(config_dir.resolve())] if config_dir else []
     if todo:
+        try:  # first, so that the number of every job that is submitted has its place
+            for path in (folder, *(job.cfg.run_dir for job in todo)):
+                path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            where = f"cannot write into {cfg.output_dir}: {error.strerror}"
+            raise UserError(f"{where}; nothing was started; set output_dir= to a writable folder") from None
         try:
             executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=TIMEOUTS)
             executor.update_parameters(**parameters(launcher, cfg.workers or len(todo)))
@@ -129,7 +135,6 @@ def submit_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path |
             reason = str(error).strip().splitlines()[-1]
             raise UserError(f"launcher=slurm: SLURM refused the jobs ({reason}); nothing was started") from None
         for job, ticket in zip(todo, submitted, strict=True):
-            job.cfg.run_dir.mkdir(parents=True, exist_ok=True)
             write_json(job.cfg.run_dir / JOB, {"job": ticket.job_id, "time": time.time()})
     kept = len(sweep.jobs) - len(todo)
     message(f"{len(sweep.jobs)} runs: {len(todo)} submitted, {kept} finished or in the queue already")
@@ -217,6 +222,11 @@ def refresh(sweep: Sweep) -> None:
             job.outcome = JobState(run.status)
             if run.status == Status.DIVERGED:
                 job.message = f"diverged at step {run.step}"
+        elif is_held(job.cfg.run_dir):
+            job.outcome = JobState.RUNNING
+        elif run.status == Status.PARTIAL:
+            job.outcome = JobState.INTERRUPTED
+            job.message = f"killed, saved before step {run.step}" if run.step else "killed"
         elif number is None:
             job.outcome = JobState.WAITING
         elif states is None:
