@@ -30,7 +30,7 @@ from resexp.models.remedies import DiracConv3x3, NormThen, TailoredReLU, _next_c
 from resexp.optim import SGD, AdamW
 from resexp.run.reader import find_runs, read_run
 from resexp.schedule import Schedule
-from resexp.studies.groups import group_runs
+from resexp.studies.groups import best_of, group_runs
 from resexp.studies.remedies import find_remedies, remedy_rows, shares
 from resexp.studies.stats import Difference, share, summarize
 
@@ -660,14 +660,17 @@ def test_the_images_of_a_deep_plain_net_differ_in_few_dimensions() -> None:
 def test_a_mechanism_goes_with_the_error_or_does_not() -> None:
     starts = [
         Start(growth=10.0**n, update=1.0, likeness=0.1 * n, dead=math.nan, own=-n, moved=n, spread=9 - n)
-        for n in range(6)
+        for n in range(12)
     ]
-    errors = [1.0, 2.0, 3.0, 5.0, 4.0, 6.0]
+    errors = [1.0, 2.0, 3.0, 5.0, 4.0, 6.0, 7.0, 8.0, 9.0, 11.0, 10.0, 12.0]
     rows = {key: correlation_row(key, starts, errors) for key in Start._fields}
-    assert rows["growth"].measured == "0.94" and rows["growth"].agrees is True
-    assert rows["likeness"].measured == "0.94" and rows["likeness"].agrees is False
-    assert rows["own"].measured == rows["spread"].measured == "-0.94" and rows["own"].agrees is True
+    assert rows["growth"].measured.startswith("0.99 (0.8") and rows["growth"].agrees is True
+    assert rows["likeness"].measured.startswith("0.99 (") and rows["likeness"].agrees is False
+    assert rows["own"].measured == rows["spread"].measured and rows["own"].measured.startswith("-0.99 (-1.00 to -0.8")
+    assert rows["own"].agrees is True
     assert rows["update"].agrees is None and rows["dead"].agrees is None  # all alike; none known
+    loose = correlation_row("growth", starts, [1.0, 2.0, 3.0, 12.0, 4.0, 6.0, 1.5, 8.0, 9.0, 2.5, 10.0, 7.0])
+    assert loose.agrees is None and "to" in loose.measured  # the bound lies within its interval
 
 
 # --- what they close of the gap ---------------------------------------------------------------------------------------
@@ -711,6 +714,21 @@ def test_the_interval_holds_the_true_share_in_19_of_20_cases() -> None:
     assert 0.92 <= hits / 400 <= 0.99
 
 
+def test_where_the_residual_net_is_the_worse_there_is_no_gap_to_close(tmp_path: Path) -> None:
+    runs_of(tmp_path, ["model=plain56"], {0: 5.0, 1: 5.2, 2: 5.1})
+    runs_of(tmp_path, ["model=resnet56"], {0: 20.0, 1: 20.2, 2: 20.1})
+    runs_of(tmp_path, ["model=plain56", "model.init=dirac"], {0: 18.0, 1: 18.2, 2: 18.1})
+    found = find_remedies(group_runs(find_runs(tmp_path)), {})
+    assert shares(found) == {} and all(row[5:] == ["-", "-"] for row in remedy_rows(found))
+
+
+def test_a_setting_of_more_seeds_does_not_win_by_their_number(tmp_path: Path) -> None:
+    runs_of(tmp_path, ["model=plain56"], {0: 70.0, 1: 70.0, 2: 70.0, 3: 1.0, 4: 1.0})
+    runs_of(tmp_path, ["model=plain56", "protocol.lr=0.01"], {0: 55.0, 1: 56.0, 2: 57.0})
+    runs_of(tmp_path, ["model=plain56", "protocol.lr=0.03"], {0: 1.0})
+    assert "0.01" in best_of(group_runs(find_runs(tmp_path)), "train_error").label
+
+
 def test_every_remedy_of_the_study_has_its_explanation(tmp_path: Path) -> None:
     study, jobs = load_study("remedies-rates")
     for number, (words, _) in enumerate(jobs):
@@ -744,6 +762,11 @@ def test_each_remedy_is_judged_at_its_best_rate_by_the_share_it_closes(tmp_path:
     assert rows["init=dirac"][5].startswith("86 % (") and rows["init=dirac"][6] == "yes, in 2 of 2 seeds"
     assert rows["clip_norm=1.0"][6] == "no, in 0 of 2 seeds"
     assert rows["plain"][5:] == rows["resnet"][5:] == ["-", "-"]
+    other = {"protocol.clip_norm=1.0", "protocol.lr=0.01"}
+    usual = [run for group in groups if group.depth == 56 and not other & group.words for run in group.runs]
+    more = group_runs([*usual, write_run(tmp_path / "more", ["model=plain56", "model.init=dirac", "seed=9"])])
+    named = find_remedies(more, {"init=dirac": "why"})
+    assert {remedy.name for remedy in named} == {"resnet", "plain", "init=dirac"}  # though most plain runs have it
     even = [group for group in groups if group.depth == 20]
     assert shares(find_remedies([g for g in even if g.family == "plain"], {})) == {}
     written = draw_remedies(groups, tmp_path / "figure", title="Remedies")

@@ -1,5 +1,6 @@
 """Claims against measurements: intervals, verdicts, and what articles say."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from resexp.studies.groups import group_runs
 from resexp.studies.popular import Agreement, Answer, Evidence, Popular, answer_all, calculate, compare, load_popular
 from resexp.studies.stats import paired, seeds_needed, welch
 from resexp.studies.tables import distance_rows, published_like, table_rows
-from resexp.studies.verdicts import in_words, published_difference, verdict_data, verdict_rows
+from resexp.studies.verdicts import PublishedDifference, in_words, published_difference, verdict_data, verdict_rows
 
 ROOT = Path(__file__).parent.parent
 
@@ -138,7 +139,7 @@ def test_the_best_setting_of_each_side_is_that_of_its_training_error(tmp_path: P
             tmp_path,
             [f"model={net}", f"protocol.lr={lr}", f"seed={seed}"],
             train_error=error + seed / 10,
-            test_error=100 - error,
+            test_error=100 - error + seed / 10,
         )
         for net, lr, error in words
         for seed in (0, 1, 2)
@@ -147,7 +148,7 @@ def test_the_best_setting_of_each_side_is_that_of_its_training_error(tmp_path: P
     runs.append(write_run(tmp_path, tried, train_error=1.0, test_error=1.0))
     best = Claim(text="t", metric="test_error", net="plain56", minus="plain20", at_least=0, best=True)
     verdict = judge([best], group_runs(runs))[0]
-    assert verdict.effects == (60.0 - 97.0,) and verdict.word == Outcome.FAILS
+    assert verdict.effects == (pytest.approx(60.0 - 97.0),) and verdict.word == Outcome.FAILS
     assert "plain56 protocol.lr=0.01 against plain20 protocol.lr=0.1" in verdict.comparisons[0].setting
 
 
@@ -245,10 +246,11 @@ def test_nets_that_guess_say_nothing_of_each_other(best: bool, tmp_path: Path) -
     assert judge([alike], write_sides(tmp_path / "one", [90.0, 89.9, 90.1], [3.0, 3.1, 3.2]))[0].word == Outcome.FAILS
 
 
-def test_two_equal_values_on_each_side_decide_nothing(tmp_path: Path) -> None:
-    """One test image of 359 makes a difference of 0.28: that both seeds have it may be chance."""
-    two, three = (judge([claim(at_least=0)], write_sides(tmp_path / str(n), [0.28] * n, [0.0] * n))[0] for n in (2, 3))
-    assert (two.word, three.word) == (Outcome.UNDECIDED, Outcome.HOLDS)
+@pytest.mark.parametrize("count", [2, 3])
+def test_equal_values_on_each_side_decide_nothing(count: int, tmp_path: Path) -> None:
+    """One test image of 359 makes a difference of 0.28: that all seeds have it may be chance."""
+    sides = write_sides(tmp_path, [0.28] * count, [0.0] * count)
+    assert judge([claim(at_least=0)], sides)[0].word == Outcome.UNDECIDED
 
 
 def test_a_diverged_run_counts_as_guessing(tmp_path: Path) -> None:
@@ -288,8 +290,50 @@ def test_a_published_difference_needs_both_sides_from_one_source() -> None:
     assert (
         differences[0] is not None and differences[0].metric == "test_error" and gates.claims[0].metric == "train_error"
     )
-    assert differences[0].points == pytest.approx(12.35 - 6.61)
-    assert differences[1] is None  # "fails (> 20)" is no number
+    assert differences[0].points == pytest.approx(12.35 - 6.61) and not differences[0].bound
+    assert differences[1] is not None  # "fails (> 20)"
+    assert differences[1].points == pytest.approx(20 - 6.61) and differences[1].bound
+
+
+def test_published_numbers_with_a_remark_and_bounds_stand_beside_claims() -> None:
+    def difference(name: str, net: str, minus: str) -> PublishedDifference | None:
+        one = Claim(text="t", metric="test_error", net=net, minus=minus, at_least=0)
+        return published_difference(one, config.load_study(name)[0])
+
+    paths = difference("cardinality-small", "resnext29_2x5d", "resnext29_1x8d")
+    assert paths is not None and paths.points == pytest.approx(23.0 - 23.9)
+    over = difference("he2015-cifar", "plain110", "plain20")
+    assert over is not None and over.points == pytest.approx(60 - 9.7) and over.bound
+    under = difference("he2015-cifar", "plain20", "plain110")
+    assert under is not None and under.points == pytest.approx(9.7 - 60) and under.bound
+    study = config.load_study("he2015-cifar")[0]
+    capped = dataclasses.replace(study, published={**study.published, "plain20": "> 60", "plain56": "70"})
+    for net, minus in (("plain110", "plain20"), ("plain110", "plain56")):  # either may be the larger
+        one = Claim(text="t", metric="test_error", net=net, minus=minus, at_least=0)
+        assert published_difference(one, capped) is None
+    wider = Claim(text="t", metric="test_error", net="vgg_b_5x5", minus="vgg_b", at_least=0)
+    assert published_difference(wider, config.load_study("vgg-5x5")[0]) is None  # "7 points more than B" is no error
+
+
+def test_an_error_without_steps_stands_beside_no_run(tmp_path: Path) -> None:
+    fig6 = config.load_study("he2015-fig6")[0]
+    groups = group_runs([write_run(tmp_path, [f"model={net}", "dataset=cifar10"]) for net in ("plain32", "plain20")])
+    groups = sorted(groups, key=lambda group: -group.depth)
+    known = published_difference(
+        Claim(text="t", metric="train_error", net="plain32", minus="plain20", at_least=0), fig6, groups
+    )
+    assert known is not None and "zhanghang1989" in known.source and known.elsewhere  # at another rate
+    for words in (
+        ["model=densenet40_k12", "protocol=huang2017-cifar"],
+        ["model=resnext29_8x64d", "protocol=xie2017-cifar"],
+    ):
+        whole, part = (
+            write_run(tmp_path / "d", [*words, "dataset=cifar10", *more]) for more in ([], ["protocol.steps=10"])
+        )
+        assert published_like(whole.config) is not None and published_like(part.config) is None
+    assert (
+        published_like(write_run(tmp_path / "h", ["model=highway32", "dataset=cifar10"]).config) is None
+    )  # other widths
 
 
 def test_distance_is_in_published_deviations_of_the_papers_own_run(tmp_path: Path) -> None:
@@ -464,6 +508,14 @@ def test_agreement_is_computed_from_the_evidence(
     assert compare(needs, [Evidence("a", "", true) for true in found]) == agrees
 
 
+def test_one_seed_neither_supports_an_answer_nor_refutes_it(tmp_path: Path) -> None:
+    for job, _ in config.load_study("dense-vs-residual-small")[1]:
+        write_run(tmp_path / "runs", job, test_error=1.0 if "densenet" in " ".join(job) else 30.0)
+    claim = "A sum hinders the flow of information more than concatenation"
+    found = {one.popular.claim: one for one in answer_all(tmp_path)}[claim]
+    assert Outcome.AS_CLAIMED in found.measured and found.agrees == Agreement.OPEN_YET
+
+
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
     folder = tmp_path_factory.mktemp("outputs")
@@ -495,8 +547,8 @@ def test_an_answer_without_its_ground_fails(tmp_path: Path, capsys: pytest.Captu
 
 def test_new_runs_can_refute_an_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "reference").symlink_to(ROOT / "outputs" / "reference")
-    for job, _ in config.load_study("degradation")[1]:
-        write_run(tmp_path / "runs", job, train_error=1.0 if "model=plain56" in job else 30.0)
+    for job, cfg in config.load_study("degradation", ["seed=0,1,2"])[1]:
+        write_run(tmp_path / "runs", job, train_error=cfg.seed + (1.0 if "model=plain56" in job else 30.0))
     claim = "The degradation is no overfitting"
     answers = {one.popular.claim: one for one in answer_all(tmp_path)}
     assert answers[claim].agrees == Agreement.DISAGREES and not answers[claim].stands

@@ -12,8 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resexp.analysis.lesion import Dropped
-from resexp.analysis.subject import Trained, about, blocks_of, error_of, judged, log_probabilities, replaced
+from resexp.analysis.lesion import Dropped, check_fits
+from resexp.analysis.subject import (
+    Trained,
+    about,
+    blocks_of,
+    error_of,
+    is_comparable,
+    judged,
+    log_probabilities,
+    replaced,
+)
 from resexp.console import message
 from resexp.models.blocks import Transform
 from resexp.studies.finding import Finding, Panel, Row, Series
@@ -35,6 +44,7 @@ def analyze(
     """
     found = []
     for net in nets:
+        check_fits(net)
         part = net.images("test", images)
         count = len(blocks_of(net))
         random = np.random.default_rng(seed)
@@ -122,9 +132,16 @@ def _rows(one: Members, members: int) -> list[Row]:
 
 
 def _compare(found: Sequence[Members]) -> list[Row]:
-    """What was trained with dropped blocks or units, against the first net that was not."""
+    """What was trained with dropped blocks or units, against the first net alike that was not."""
     robust = [one for one in found if one.has_stochastic_depth or one.net.cfg.model.dropout]
-    usual = next((one for one in found if one not in robust), None)
+    others = [one for one in found if one not in robust]
+
+    def alike(one: Members) -> Members | None:
+        """Of its family and depth, too."""
+        kind = one.net.cfg.model.family, one.net.cfg.model.depth
+        same = [other for other in others if kind == (other.net.cfg.model.family, other.net.cfg.model.depth)]
+        return next((other for other in same if is_comparable(one.net, other.net)), None)
+
     return [
         Row(
             id="survives" if one.has_stochastic_depth else "dropout-survives",
@@ -135,7 +152,7 @@ def _compare(found: Sequence[Members]) -> list[Row]:
             agrees=judged(one.cost < usual.cost, one.net, usual.net),
         )
         for one in robust
-        if usual
+        if (usual := alike(one))
     ]
 
 

@@ -29,7 +29,10 @@ def analyze(nets: Sequence[Trained], *, images: int = 64) -> Finding:
         check_fits(net)
         inputs, labels = net.images("test", images)
         double = copy.deepcopy(net.net).double()
-        for number, (stage, x) in enumerate(_stages(double, inputs.double()), start=1):
+        stages = _stages(double, inputs.double())
+        if not stages:
+            raise UserError(f"forward: {net.label}: no shortcut is the identity; take model.shortcut=A or B")
+        for number, (stage, x) in enumerate(stages, start=1):
             found = two_terms(double, stage, x, labels)
             layers = range(1, len(found["whole"]) + 1)
             panels.append(
@@ -94,10 +97,9 @@ def _stages(net: Any, x: Tensor) -> list[tuple[list[Any], Tensor]]:
 def two_terms(net: Any, blocks: Sequence[Any], x: Tensor, labels: Tensor) -> dict[str, list[float]]:
     """For each block l of one stage: norms of the gradient and of its two terms, and what is left of both equations."""
     xs = [x.requires_grad_()]
-    residuals = []
-    for block in blocks:
-        residuals.append(block.survival * block.transform(xs[-1]))
-        xs.append(xs[-1] + residuals[-1])
+    for block in blocks:  # the net's own way, forward and backward; the equations must come to the same
+        xs.append(block(xs[-1]))
+    residuals = [block.survival * block.transform(before) for block, before in zip(blocks, xs, strict=False)]
     after = xs[-1]
     own = next(number for number, stage in enumerate(net.stages) if blocks[-1] in list(stage))
     rest = after

@@ -14,14 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from resexp import UserError
 from resexp.analysis.subject import Trained, about, judged, loss_of, of_one_depth
 from resexp.console import message
 from resexp.studies.finding import Finding, Panel, Row, Series
 
-LEAST = {"points": 3, "side": 0, "curvature": 0}  # of the settings
+LEAST = {"points": 3, "side": 0, "curvature": 0}  # of the settings; a side of 1 is no plane
 
 SOURCE = "Li et al. 2018, Sec. 6"
 TOLERANCE = 0.05  # of an eigenvalue
@@ -49,6 +51,8 @@ def analyze(
         the centre; 1: the centre alone, 0: none.
     :param images: number of training images, from the first.
     """
+    if side == 1:
+        raise UserError("landscape side=1: a plane needs 2 points or more along each edge; 0 leaves it out")
     surfaces = []
     for net in nets:
         part = net.images("train", images)
@@ -102,7 +106,13 @@ class Surface:
 
     @property
     def ratios(self) -> list[float]:
-        return [abs(low / high) for low, high in self.spectrum]
+        """NaN where an eigenvalue is unknown."""
+        return [abs(low / high) if high else math.nan for low, high in self.spectrum]
+
+    @property
+    def greatest_ratio(self) -> float:
+        """NaN if one of them is: it may be the greatest."""
+        return float(np.max(self.ratios))
 
 
 def _panels(surfaces: Sequence[Surface]) -> list[Panel]:
@@ -151,7 +161,7 @@ def _rows(one: Surface) -> list[Row]:
                 id="curvature",
                 what=f"{label}: least and greatest eigenvalue of the Hessian at the weights; their ratio "
                 f"there, and the greatest of {len(one.ratios)} points of the plane",
-                measured=f"{low:.3g}, {high:.3g}; {abs(low / high):.2f}, {max(one.ratios):.2f}",
+                measured=f"{low:.3g}, {high:.3g}; {one.ratios[0]:.2f}, {one.greatest_ratio:.2f}",
                 source=f"{SOURCE}, Fig. 7",
                 expected="near 0 where the surface is convex",
             )
@@ -172,7 +182,8 @@ def _compare(plain: Surface, residual: Surface) -> list[Row]:
         )
     ]
     if plain.spectrum and residual.spectrum:
-        smooth, rough = max(residual.ratios), max(plain.ratios)
+        smooth, rough = residual.greatest_ratio, plain.greatest_ratio
+        decided = abs(smooth / rough - 1) > TIE if rough else False  # and never where one is NaN
         rows.append(
             Row(
                 id="hessian-more-convex",
@@ -180,7 +191,7 @@ def _compare(plain: Surface, residual: Surface) -> list[Row]:
                 measured=f"{smooth:.3f} against {rough:.3f}",
                 expected=f"below, by more than {100 * TIE:.0f} %, in which neither is",
                 source=f"{SOURCE}, Fig. 7",
-                agrees=judged(smooth < rough, *nets) if abs(smooth / rough - 1) > TIE else None,
+                agrees=judged(smooth < rough, *nets) if decided else None,
             )
         )
     return rows
@@ -242,8 +253,11 @@ def extremes(
     """
     weights = list(net.parameters())
     sizes = [weight.numel() for weight in weights]
-    with Moved(net, moves):
-        gradient = torch.autograd.grad(F.cross_entropy(net.eval()(inputs), labels), weights, create_graph=True)
+    with Moved(net, moves), sdpa_kernel(SDPBackend.MATH):  # attention's fast ways cannot be differentiated twice
+        loss = F.cross_entropy(net.eval()(inputs), labels)
+        gradient = torch.autograd.grad(loss, weights, create_graph=True)
+        if not all(bool(one.isfinite().all()) for one in (loss, *gradient)):
+            return math.nan, math.nan
 
         def product(vector: np.ndarray) -> np.ndarray:
             parts = torch.from_numpy(vector.astype(np.float32)).to(inputs.device).split(sizes)
@@ -266,6 +280,8 @@ def extremes(
             )
         except ArpackNoConvergence as error:  # what has converged so far: in most cases the greatest
             values = error.eigenvalues
+        except ArpackError:  # products that are not finite, or all zero
+            return math.nan, math.nan
     low, high = (float(values.min()), float(values.max())) if len(values) > 1 else (math.nan, math.nan)
     return low, high
 

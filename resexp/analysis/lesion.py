@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from resexp import UserError
 from resexp.analysis.subject import Trained, about, blocks_of, error_of, judged, replaced
 from resexp.console import message
+from resexp.models.blocks import Paths
 from resexp.models.shortcuts import make_shortcut
 from resexp.models.vgg import Layer
 from resexp.studies.finding import Finding, Panel, Row, Series
@@ -27,6 +28,7 @@ SOURCE = "Veit et al. 2016, Fig. 3"
 MOST = 20  # blocks dropped together: about where the published curve reaches chance
 SMALL, CHANCE = 5.0, 0.75  # points of error that are little; the part of chance's error that counts as chance
 MONOTONE, JUMP = 0.9, 0.25  # smooth: Spearman's correlation is at least this, no step is more of the whole rise
+LEAST_STEPS = 8  # of a rise that is judged: an even one has steps of half the bound then
 
 
 class Dropped(nn.Module):
@@ -139,6 +141,7 @@ def analyze(
     _check_deletions(nets, deletions)
     singles, several, swapped, rows = [], [], [], []
     for net in nets:
+        check_fits(net)
         inputs, labels = net.images("test", images)
         count = len(units_of(net))
         whole = error_of(net.net, inputs, labels)
@@ -174,6 +177,15 @@ def analyze(
         ],
         rows=rows,
     )
+
+
+def check_fits(net: Trained) -> None:
+    """Raise UserError for blocks that cannot pass x on alone: separate paths, or twice the channels behind a ReLU."""
+    for stage, index in blocks_of(net):
+        if any(isinstance(part, Paths) for part in stage[index].modules()):
+            raise UserError(f"{net.label}: its blocks are separate paths; take model.form=grouped")
+    if getattr(net.cfg.model, "activation", None) == "crelu":
+        raise UserError(f"{net.label}: its layers read twice the channels that they write; take another activation")
 
 
 def _check_deletions(nets: Sequence[Trained], deletions: int) -> None:
@@ -264,7 +276,7 @@ def _judge(net: Trained, whole: float, one: list[float]) -> list[Row]:
 
 def _judge_smooth(net: Trained, name: str, what: str, medians: Sequence[float]) -> list[Row]:
     """Whether the median errors rise smoothly with the damage: in order, and without a jump."""
-    if len(medians) < 4:
+    if len(medians) <= LEAST_STEPS:
         return []
     rise = max(medians) - medians[0]
     rank = float(spearmanr(range(len(medians)), medians).statistic) if rise > 0 else 0.0

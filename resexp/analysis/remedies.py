@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
@@ -29,6 +30,7 @@ from resexp.models.norm_relu import set_statistics
 from resexp.studies.finding import Finding, Panel, Row, Series
 
 STRONG = 0.6  # of a rank correlation, at least, to be called one
+BOOTSTRAPS = 1000
 BATCHES = 32  # from which the images beside an image are drawn
 LEAST_NETS = 5  # with fewer there is no correlation worth the name
 
@@ -107,15 +109,20 @@ def analyze(nets: Sequence[Trained], *, images: int = 256) -> Finding:
 def correlation_row(key: str, starts: Sequence[Start], errors: Sequence[float]) -> Row:
     """Over the nets: does the mechanism go with the training error?"""
     sign, expected, source = EXPECTED[key]
-    rank = rank_correlation([getattr(start, key) for start in starts], errors)
+    rank, low, high = rank_interval([getattr(start, key) for start in starts], errors)
+    least, most = sorted((sign * low, sign * high))
     return Row(
         id=f"goes-with-{key}",
-        what=f"rank correlation with the training error: {MECHANISMS[key]}",
-        measured="-" if math.isnan(rank) else f"{rank:.2f}",
+        what=f"rank correlation with the training error (95 %: {BOOTSTRAPS:,} bootstraps): {MECHANISMS[key]}",
+        measured=_rank_words(rank, low, high),
         expected=expected.format(STRONG),
         source=source,
-        agrees=None if math.isnan(rank) else sign * rank > STRONG,
+        agrees=True if least > STRONG else False if most < STRONG else None,  # undecided: the bound lies between
     )
+
+
+def _rank_words(rank: float, low: float, high: float) -> str:
+    return "-" if math.isnan(rank) else f"{rank:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _with_norm(nets: Sequence[Trained], starts: Sequence[Start], errors: Sequence[float]) -> list[Row]:
@@ -124,16 +131,29 @@ def _with_norm(nets: Sequence[Trained], starts: Sequence[Start], errors: Sequenc
     if len(kept) == len(nets):
         return []
     ranks = {
-        key: rank_correlation([getattr(starts[i], key) for i in kept], [errors[i] for i in kept]) for key in MECHANISMS
+        key: rank_interval([getattr(starts[i], key) for i in kept], [errors[i] for i in kept]) for key in MECHANISMS
     }
     return [
         Row(
             id=f"with-norm-{key}",
             what=f"the same over the {len(kept)} nets with batch norm: {MECHANISMS[key]}",
-            measured="-" if math.isnan(rank) else f"{rank:.2f}",
+            measured=_rank_words(*found),
         )
-        for key, rank in ranks.items()
+        for key, found in ranks.items()
     ]
+
+
+def rank_interval(values: Sequence[float], errors: Sequence[float]) -> tuple[float, float, float]:
+    """Spearman's correlation, and its 95 % interval by bootstraps over the nets; NaN as below."""
+    rank = rank_correlation(values, errors)
+    if math.isnan(rank):
+        return rank, rank, rank
+    random = np.random.default_rng(0)
+    pairs = np.array([(value, error) for value, error in zip(values, errors, strict=True) if not math.isnan(value)])
+    draws = (pairs[random.integers(len(pairs), size=len(pairs))].T for _ in range(BOOTSTRAPS))
+    found = [float(spearmanr(*drawn).statistic) for drawn in draws if all(len(set(side)) > 1 for side in drawn)]
+    low, high = np.percentile(found, (2.5, 97.5)).tolist()
+    return rank, low, high
 
 
 def rank_correlation(values: Sequence[float], errors: Sequence[float]) -> float:

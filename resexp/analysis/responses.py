@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from resexp import UserError
-from resexp.analysis.subject import Trained, about, judged, of_one_depth
+from resexp.analysis.subject import Trained, about, is_comparable, judged, of_one_depth
 from resexp.models.norm_relu import BatchNorm
 from resexp.studies.finding import Finding, Panel, Row, Series
 
@@ -86,7 +86,11 @@ def _expected_order(nets: Sequence[Trained]) -> list[tuple[Trained, Trained]]:
     pairs = [(residual, plain) for plain, residual in of_one_depth(nets)]
     residual = sorted((net for net in nets if net.cfg.model.family == "resnet"), key=lambda net: net.cfg.model.depth)
     steps = zip(residual[1:], residual, strict=False)
-    return pairs + [(deep, shallow) for deep, shallow in steps if deep.cfg.model.depth > shallow.cfg.model.depth]
+    return pairs + [
+        (deep, shallow)
+        for deep, shallow in steps
+        if deep.cfg.model.depth > shallow.cfg.model.depth and is_comparable(deep, shallow)
+    ]
 
 
 def _compare(found: dict[str, list[float]], less: Trained, more: Trained) -> Row:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from resexp import UserError, config
 from resexp.catalog import label_of
-from resexp.config import Config, ProtocolConfig
+from resexp.config import Config, ProtocolConfig, deciding
 from resexp.data.dataset import Dataset
 from resexp.data.normalize import Normalization, normalization_of
 from resexp.models.blocks import Block
@@ -144,14 +144,23 @@ def judged(agrees: bool, *nets: Trained) -> bool | None:
 
 
 def of_one_depth(nets: Sequence[Trained]) -> list[tuple[Trained, Trained]]:
-    """The (plain, residual) pairs of equal depth among the nets."""
+    """The (plain, residual) pairs among the nets that are alike in depth and width, data and protocol."""
     families = [[net for net in nets if net.cfg.model.family == family] for family in ("plain", "resnet")]
     return [
         (plain, residual)
         for plain in families[0]
         for residual in families[1]
-        if plain.cfg.model.depth == residual.cfg.model.depth
+        if is_comparable(plain, residual) and plain.cfg.model.depth == residual.cfg.model.depth
     ]
+
+
+def is_comparable(one: Trained, other: Trained) -> bool:
+    """Whether two nets have one width, and were trained on the same images by the same protocol."""
+
+    def settings(net: Trained) -> tuple[object, ...]:
+        return net.cfg.model.width, deciding(net.cfg.dataset), deciding(net.cfg.protocol)
+
+    return settings(one) == settings(other)
 
 
 def blocks_of(subject: Trained) -> list[tuple[Any, int]]:

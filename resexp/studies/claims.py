@@ -7,8 +7,8 @@ from enum import StrEnum
 
 from resexp.config import Claim
 from resexp.run.reader import DONE
-from resexp.studies.groups import Group, final_error, guessing_error, matches, with_most_seeds
-from resexp.studies.stats import LEAST_SEEDS, POWER, Difference, paired, seeds_needed, welch
+from resexp.studies.groups import Group, best_of, final_error, guessing_error, matches
+from resexp.studies.stats import POWER, Difference, paired, seeds_needed, welch
 
 
 class Outcome(StrEnum):
@@ -54,9 +54,8 @@ class Comparison:
 
     @property
     def spread_is_unknown(self) -> bool:
-        """Of several values that are all the same, by chance perhaps: an interval of no width says too much."""
-        sides = (self.net, self.minus)
-        return all(len(set(side)) == 1 < len(side) for side in sides) and min(map(len, sides)) < LEAST_SEEDS
+        """Of several values that are all the same, as few images make them: an interval of no width says too much."""
+        return all(len(set(side)) == 1 < len(side) for side in (self.net, self.minus))
 
 
 @dataclass(frozen=True)
@@ -120,11 +119,11 @@ def _judge(claim: Claim, groups: Sequence[Group]) -> Verdict:
 
 
 def _judge_best(claim: Claim, sides: Sequence[Sequence[Group]]) -> Verdict:
-    """Each side at the setting with the lowest mean training error, of those with the most seeds, by its own runs."""
-    known = [with_most_seeds([group for group in side if group.error("train_error")], claim.metric) for side in sides]
+    """Each side at the setting with the lowest training error, by its own runs."""
+    known = [[group for group in side if group.error("train_error") and group.error(claim.metric)] for side in sides]
     if not all(known) or _waits(sides):
         return Verdict(claim, Outcome.OPEN)
-    chosen = [min(side, key=lambda group: group.mean("train_error")) for side in known]
+    chosen = [best_of(side, "train_error") for side in known]
     one, two = (group.values(claim.metric) for group in chosen)
     named = [
         " ".join([group.net, *sorted(_setting_words(group, side))]) for group, side in zip(chosen, sides, strict=True)

@@ -4,11 +4,12 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from resexp import catalog, config
 from resexp.run.reader import Run, Status, is_number
-from resexp.studies.stats import Summary, summarize
+from resexp.studies.stats import LEAST_SEEDS, Summary, summarize
 
 
 @dataclass(frozen=True)
@@ -215,10 +216,17 @@ def final_error(run: Run, metric: str) -> float | None:
     return number(run.summary.get(metric)) if run.status == Status.FINISHED else None
 
 
-def with_most_seeds(groups: Sequence[Group], metric: str) -> list[Group]:
-    """Those with the most values: a setting that was tried in fewer seeds is not compared with one that was taken."""
-    most = max((len(group.values(metric)) for group in groups), default=0)
-    return [group for group in groups if most and len(group.values(metric)) == most]
+def best_of(groups: Sequence[Group], metric: str) -> Group:
+    """The one with the lowest mean over the seeds that all have that compete, or over its own where they share none.
+
+    A setting that was tried in one or two seeds does not compete with one that was tried in three: it may be luck.
+    Raises ValueError if none has a value.
+    """
+    values = [(group, group.by_seed(metric)) for group in groups]
+    enough = min(LEAST_SEEDS, max((len(own) for _, own in values), default=0))
+    competing = [(group, own) for group, own in values if own and len(own) >= enough]
+    shared = set.intersection(*(set(own) for _, own in competing)) if competing else set()
+    return min(competing, key=lambda one: fmean(one[1][seed] for seed in shared or one[1]))[0]
 
 
 def guessing_error(run: Run) -> float:

@@ -26,12 +26,7 @@ class Agreement(StrEnum):
     UNTESTABLE = ""  # no evidence could agree or disagree
 
 
-IN_FAVOUR: Mapping[str, bool] = {  # others decide nothing
-    Outcome.HOLDS: True,
-    Outcome.AS_CLAIMED: True,
-    Outcome.FAILS: False,
-    Outcome.AGAINST: False,
-}
+IN_FAVOUR: Mapping[str, bool] = {Outcome.HOLDS: True, Outcome.FAILS: False}  # one seed, say, decides nothing
 
 
 @dataclass(frozen=True, kw_only=True)

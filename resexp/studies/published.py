@@ -11,7 +11,8 @@ from resexp.config import read_yaml
 class Published:
     """One number, as it was published (``8.75``, ``"> 60"``), of which data set, after how many steps, and where.
 
-    :param steps: None where the source does not say, or where its nets differ in it.
+    :param steps: None where the source does not say, where its nets differ in it, or where its training differs so much
+        from ours that no number of ours stands beside it.
     """
 
     value: float | str
@@ -24,7 +25,7 @@ class Published:
         dataset = config["dataset"]
         part = any(dataset.get(key) for key in ("image_size", "classes", "wnids", "images_per_class"))
         same_data = dataset["source"] == self.dataset.lower().replace("-", "") and not part
-        return same_data and self.steps in (None, config["protocol"]["steps"])
+        return same_data and self.steps == config["protocol"]["steps"]
 
     def __str__(self) -> str:
         return str(self.value)

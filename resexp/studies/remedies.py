@@ -4,8 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from resexp.studies.groups import Group, with_most_seeds
-from resexp.studies.stats import Difference, share
+from resexp.studies.groups import Group, best_of
+from resexp.studies.stats import Difference, share, welch
 
 METRIC = "train_error"
 RATE = "protocol.lr"
@@ -18,8 +18,7 @@ class Remedy:
 
     :param words: what they have that the study's usual nets have not; none: the bounds of the gap.
     :param why: what it is a remedy against, as the study's file says.
-    :param nets: by depth, at the rate with the lowest mean training error of the deepest nets, among the rates that
-        have the most seeds.
+    :param nets: by depth, at the rate that is best for the deepest nets, by training error.
     :param others: the deepest nets at other rates.
     """
 
@@ -50,12 +49,13 @@ def find_remedies(groups: Sequence[Group], explanations: Mapping[str, str]) -> l
 
     :param explanations: by the words of a remedy, ``"init=dirac"``.
     """
+    named = {word for words in explanations for word in words.split()}  # however many runs have them
     ended = [group for group in groups if group.values(METRIC)]
     alike: dict[tuple[str, frozenset[str]], list[Group]] = defaultdict(list)
     for family in {group.family for group in ended}:
         members = [group for group in ended if group.family == family]
         counts = Counter(word for group in members for word in group.words)
-        shared = {word for word, count in counts.items() if 2 * count > len(members)}
+        shared = {word for word, count in counts.items() if 2 * count > len(members)} - named
         settled = {word.partition("=")[0] for word in shared}
         for group in members:
             own = {w for w in group.words - shared if w.partition("=")[0] in settled or w not in group.usual}
@@ -68,7 +68,7 @@ def find_remedies(groups: Sequence[Group], explanations: Mapping[str, str]) -> l
 def _remedy(family: str, words: frozenset[str], groups: Sequence[Group], why: str) -> Remedy:
     depth = max(group.depth for group in groups)
     deepest = [group for group in groups if group.depth == depth]
-    best = min(with_most_seeds(deepest, METRIC), key=lambda group: group.mean(METRIC))
+    best = best_of(deepest, METRIC)
     rate = _value(best, RATE)
     nets = {group.depth: group for group in groups if _value(group, RATE) == rate}
     return Remedy(family, words, why, nets, [group for group in deepest if group is not best])
@@ -77,12 +77,16 @@ def _remedy(family: str, words: frozenset[str], groups: Sequence[Group], why: st
 def shares(remedies: Sequence[Remedy]) -> dict[str, Difference]:
     """By a remedy's name, the share of the gap between the deepest plain and residual nets that it closes, as 0 to 1.
 
-    Only of plain nets, and only while there is a gap between the bounds at that depth.
+    Only of plain nets, and only if the plain one at that depth has the higher error; with several seeds of both, if
+    Welch's interval says so.
     """
     bounds = _bounds(remedies)
-    if bounds is None or bounds[0].mean(METRIC) == bounds[1].mean(METRIC):
+    if bounds is None:
         return {}
     plain, residual = (bound.values(METRIC) for bound in bounds)
+    gap = welch(plain, residual)
+    if not (gap.low if gap.has_interval else gap.mean) > 0:
+        return {}
     return {
         remedy.name: share(plain, remedy.nets[bounds[0].depth].values(METRIC), residual)
         for remedy in remedies

@@ -1,6 +1,7 @@
 """Verdicts in words: as a table beside the published differences, as data, and in a few sentences."""
 
 import dataclasses
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,12 +23,14 @@ class PublishedDifference:
     :param metric: maybe another than the claim's.
     :param elsewhere: what the paper's nets were trained on, if that is not what the runs were trained on: other
         images, or more steps. Then only the directions can be compared.
+    :param bound: whether the paper only says that one of the nets has more than so many percent.
     """
 
     points: float
     metric: str
     source: str
     elsewhere: str = ""
+    bound: bool = False
 
 
 def published_difference(claim: Claim, study: Study, groups: Sequence[Group] = ()) -> PublishedDifference | None:
@@ -35,12 +38,15 @@ def published_difference(claim: Claim, study: Study, groups: Sequence[Group] = (
 
     :param groups: those of the claim's two sides.
     """
-    own = [_own_number(words, study) for words in (claim.net, claim.minus)]
+    net, minus = (_own_number(words, study) for words in (claim.net, claim.minus))
     configs = [group.runs[0].config for group in groups]
-    if own[0] is not None and own[1] is not None:
+    if net is not None and minus is not None:
+        points = net[0] - minus[0]
+        if (net[1] and (points < 0 or minus[1])) or (minus[1] and points > 0):
+            return None  # the bounds leave the direction open
         own_runs = all(is_its_own(study, run) for run in configs)
         elsewhere = study.published_on or ("" if own_runs else f"{' and '.join(sorted(study.datasets))} by the study")
-        return PublishedDifference(own[0] - own[1], "test_error", study.source, elsewhere)
+        return PublishedDifference(points, "test_error", study.source, elsewhere, net[1] or minus[1])
     metric = "train_error" if claim.metric == "train_error" else "test_error"
     known = published_pair(claim.net, claim.minus, metric)
     if known is None:
@@ -51,14 +57,17 @@ def published_difference(claim: Claim, study: Study, groups: Sequence[Group] = (
     return PublishedDifference(known[0] - known[1], metric, f"{where.source}, {where.dataset}", elsewhere)
 
 
-def _own_number(words: str, study: Study) -> float | None:
-    """The study's published number for exactly these settings, or for some of them."""
+NUMBER = re.compile(
+    r"(\d+(?:\.\d+)?)(?: \(.+\))?|(?:fails \()?> (\d+(?:\.\d+)?)\)?"
+)  # 23.9, 23.9 (1x64d), > 60, fails (> 20)
+
+
+def _own_number(words: str, study: Study) -> tuple[float, bool] | None:
+    """The study's published number for exactly these settings, or for some of them, and whether it is a lower bound."""
     net, *settings = words.split()
     keys = [key for key in study.published if key.split()[0] == net and set(key.split()[1:]) <= set(settings)]
-    try:
-        return float(study.published[max(keys, key=len)]) if keys else None
-    except ValueError:  # "> 20"
-        return None
+    found = NUMBER.fullmatch(study.published[max(keys, key=len)]) if keys else None
+    return (float(found[1] or found[2]), found[1] is None) if found else None
 
 
 VERDICT_COLUMNS = ("verdict", "claim", "difference (95 % interval)", "asked", "published", "seeds")
@@ -114,6 +123,8 @@ def _published_words(known: PublishedDifference | None, claim: Claim) -> str:
     notes = ", ".join(["test error"] * other + [known.elsewhere] * bool(known.elsewhere))
     if known.elsewhere:  # a number of another experiment would be read as what this one should give
         what = "above" if known.points > 0 else "below" if known.points < 0 else "equal"
+    elif known.bound:
+        what = f"{'more' if known.points > 0 else 'less'} than {known.points:+.2f}"
     else:
         what = f"{known.points:+.2f}"
     return f"{what} ({notes})" if notes else what
