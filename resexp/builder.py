@@ -8,6 +8,7 @@ from torch import nn
 from resexp import UserError
 from resexp.config import Config, ProtocolConfig
 from resexp.data.batches import Batches, Order
+from resexp.data.crops import in_proportion
 from resexp.data.dataset import Dataset
 from resexp.data.normalize import normalization_of
 from resexp.data.registry import build_data
@@ -48,7 +49,21 @@ def load_data(cfg: Config, world: World | None = None) -> Dataset:
     if held_out >= size:
         raise UserError(f"protocol.val_size={given}: {d.name} has only {size:,} training images; hold out fewer")
     check_view(cfg.protocol.final_view, cfg.model.family, large=is_large(data))
+    if cfg.protocol.final_view == "multi-scale":
+        _check_scales(cfg, data)
     return data.hold_out(held_out)
+
+
+def _check_scales(cfg: Config, data: Dataset) -> None:
+    """Raise UserError, before any training, if the net has no room for the smallest images of the last test."""
+    scales, crop = cfg.protocol.test_scales, data.image_shape[1]
+    side = in_proportion(min(scales), crop)
+    try:
+        with torch.device("meta"):
+            build_net(cfg, data).eval()(torch.empty(1, data.image_shape[0], side, side))
+    except RuntimeError:
+        what = f"{min(scales)} is {side} pixels for crops of {crop}, too few for {cfg.model.name}"
+        raise UserError(f"protocol.test_scales={scales}: {what}; take larger ones") from None
 
 
 def is_large(data: Dataset) -> bool:

@@ -396,6 +396,13 @@ def test_a_run_of_photographs_resumes_bit_for_bit_and_ends_with_ten_crops(
     assert scales.returncode == 0 and "multi-scale" in scales.stdout, scales.stderr
 
 
+def test_scales_of_the_last_test_that_leave_a_net_no_room_are_refused_before_training(tree: Path) -> None:
+    words = [*TRAINED, f"dataset.root={tree}", "protocol.final_view=multi-scale"]
+    with pytest.raises(UserError, match=r"protocol.test_scales=\[1\]: 1 is 0 pixels for crops of \d+, too few for"):
+        load_data(config.load([*words, "protocol.test_scales=[1]"]))
+    load_data(config.load(words))
+
+
 @pytest.mark.slow
 def test_a_small_limit_of_open_files_is_raised_before_workers_send_theirs(tree: Path, resexp: Resexp) -> None:
     words = [*TRAINED, f"dataset.root={tree}", "dataset.pack_gb=0", "dataset.workers=2", "protocol.steps=6"]
