@@ -899,6 +899,25 @@ REFUSED: list[tuple[Any, list[str], dict[str, Any], str]] = [
 ]
 
 
+BOTTLENECK = "model.transform=bottleneck"
+
+
+@pytest.mark.parametrize(
+    ("shallow", "deep", "answer"),
+    [
+        (["model=plain8"], ["model=plain8"], "a shallow and a deep net"),
+        (["model=plain8", "model.width=4"], ["model=plain14", "model.width=8"], "alike in width"),
+        (["model=plain20", BOTTLENECK], ["model=plain38", BOTTLENECK], "basic blocks"),
+        (["model=resnet8"], ["model=resnet20", BOTTLENECK], "two of one kind"),
+    ],
+)
+def test_nets_of_which_one_is_not_the_other_deepened_are_refused(
+    shallow: list[str], deep: list[str], answer: str, subject: Subject
+) -> None:
+    with pytest.raises(UserError, match=answer):
+        identity.analyze([subject(*shallow), subject(*deep)], steps=2, seeds=1)
+
+
 @pytest.mark.parametrize(("analysis", "words", "settings", "answer"), REFUSED, ids=lambda one: str(one)[:40])
 def test_nets_that_an_analysis_cannot_take_are_refused_in_one_line(
     analysis: Any, words: list[str], settings: dict[str, Any], answer: str, subject: Subject

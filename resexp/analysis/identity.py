@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resexp import UserError
-from resexp.analysis.subject import Trained, about, error_of, judged
+from resexp.analysis.subject import Trained, about, error_of, is_comparable, judged
 from resexp.console import message
 from resexp.studies.finding import Finding, Panel, Row, Series
 
@@ -100,11 +100,13 @@ def _pairs(nets: Sequence[Trained]) -> list[tuple[Trained, Trained]]:
     found = []
     for family in ("plain", "resnet"):
         members = sorted((n for n in nets if n.cfg.model.family == family), key=lambda n: n.cfg.model.depth)
-        if len(members) >= 2:
-            found.append((members[0], members[-1]))
+        alike = [net for net in members if is_comparable(net, members[0])]
+        if len(alike) >= 2 and alike[0].cfg.model.depth < alike[-1].cfg.model.depth:
+            found.append((alike[0], alike[-1]))
     if not found:
         raise UserError(
-            "identity: takes a shallow and a deep net of one family, plain or resnet, as resnet20 and resnet56"
+            "identity: takes a shallow and a deep net of one family, plain or resnet, as resnet20 and resnet56, "
+            "alike in width, images and protocol"
         )
     return found
 
@@ -118,6 +120,9 @@ def deepened(shallow: Any, deep: Any, *, at: str = "end") -> Any:
     :param at: ``end`` of each stage, or its ``middle``.
     """
     made = copy.deepcopy(shallow)
+    kinds = {net.stages[0][0].transform.count for net in (shallow, deep)}  # convolutions of a block
+    if len(kinds) > 1:
+        raise UserError("identity: one of the two nets has bottlenecks; take two of one kind")
     for ours, theirs in zip(made.stages, deep.stages, strict=True):
         added = [as_identity(copy.deepcopy(theirs[index])) for index in range(len(ours), len(theirs))]
         place = len(ours) if at == "end" else max(1, len(ours) // 2)
@@ -133,8 +138,8 @@ def as_identity(block: Any) -> Any:
         block.transform.last_norm.weight.zero_()
         block.transform.last_norm.bias.zero_()
         return block.eval()
-    if not block.fuses:
-        raise UserError("identity: takes plain and original residual nets, whose blocks can be made identities")
+    if not block.fuses or (block.connection is None and block.transform.count != 2):
+        raise UserError("identity: takes plain nets of basic blocks and original residual nets: these can pass x on")
     for index in (1, 2):
         nn.init.dirac_(getattr(block.transform, f"conv{index}").weight)
         norm = getattr(block.transform, f"bn{index}")
