@@ -949,3 +949,16 @@ def test_the_share_of_paths_has_an_interval_that_holds_it() -> None:
     low, high = paths.effective_lengths(paths.share_carried(numbers, [float(np.mean(one)) for one in sampled]))
     _, _, shares = paths.bootstrap_lengths(numbers, sampled, random)
     assert shares[0] <= paths.share_of_paths(numbers, low, high) <= shares[1]
+
+
+def test_one_number_of_dimensions_is_compared_with_nothing_and_their_order_does_not_matter() -> None:
+    def verdicts(dims: tuple[int, ...]) -> dict[str, bool | None]:
+        return {row.id: row.agrees for row in collapse.analyze(dims=dims, draws=20).rows}
+
+    assert verdicts((30, 2))["less-lost-in-many"] is verdicts((2, 30))["less-lost-in-many"] is True
+    assert verdicts((2,))["less-lost-in-many"] is None
+
+
+def test_memories_of_which_none_has_learned_get_no_verdict() -> None:
+    found = recurrent.analyze(lengths=(60,), width=4, steps=3, seeds=1)
+    assert [row.agrees for row in found.rows if row.id == "gate-remembers-60"] == [None]

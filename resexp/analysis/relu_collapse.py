@@ -29,6 +29,7 @@ def analyze(*, dims: tuple[int, ...] = (2, 3, 5, 15, 30), draws: int = 200, seed
     """
     random = np.random.default_rng(seed)
     curve = spiral()
+    dims = tuple(sorted(set(dims)))
     lost = {dim: [lost_variance(curve, random.standard_normal((dim, 2))) for _ in range(draws)] for dim in dims}
     linear = {dim: lost_variance(curve, random.standard_normal((dim, 2)), relu=False) for dim in dims}
     dead = {dim: float(np.mean([dead_units(random, dim) for _ in range(draws)])) for dim in dims}
@@ -126,7 +127,7 @@ def _revived_row(dead_at_start: int, revived: int) -> Row:
         measured=f"{revived} of {dead_at_start}",
         expected="0, if a unit that gives 0 can never recover",
         source="popular articles",
-        agrees=revived == 0,
+        agrees=revived == 0 if dead_at_start else None,
     )
 
 
@@ -143,8 +144,7 @@ def _bottleneck_row(linear: dict[int, float]) -> Row:
 
 def _width_rows(median: dict[int, float], dead: dict[int, float]) -> list[Row]:
     """The fewest dimensions against the most."""
-    dims = list(median)
-    few, many = dims[0], dims[-1]
+    few, many = min(median), max(median)
     return [
         Row(
             id="less-lost-in-many",
@@ -152,14 +152,14 @@ def _width_rows(median: dict[int, float], dead: dict[int, float]) -> list[Row]:
             expected="less",
             source=SOURCE,
             measured=f"{median[many]:.3f} against {median[few]:.3f}",
-            agrees=median[many] < median[few],
+            agrees=median[many] < median[few] if few < many else None,
         ),
         Row(
             id="dead-units",
-            what=f"units that nothing activates in layer {DEAD_LAYERS}, at widths {', '.join(map(str, dims))}",
+            what=f"units that nothing activates in layer {DEAD_LAYERS}, at widths {', '.join(map(str, dead))}",
             measured=", ".join(f"{100 * value:.1f} %" for value in dead.values()),
             expected="the fewer the wider",
-            agrees=dead[many] < dead[few],
+            agrees=dead[many] < dead[few] if few < many else None,
         ),
     ]
 
