@@ -8,9 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
+FIRST_TO_GO = ("source", "image, classes", "parameters", "width", "seeds", "asked")  # never what was published
+VERY_WIDE = 10_000  # characters
+LEAST_WIDTH = 10  # characters of a column of text, if it has so many
 PIPED_WIDTH = 160  # columns of a table in a file or a pipe, where there is no terminal to ask
 
 
@@ -58,20 +61,46 @@ def tally(words: Sequence[str]) -> str:
 
 
 def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> Table:
-    """A table; columns whose cells look like numbers are set flush right."""
+    """A table, without the columns that say nothing; those whose cells look like numbers are set flush right."""
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
-    for index, name in enumerate(columns):
+    kept = [index for index in range(len(columns)) if not rows or any(row[index] != "-" for row in rows)]
+    for index in kept:
         cells = [row[index] for row in rows if row[index] not in ("", "-")]
         numeric = bool(cells) and all(cell[:1].isdigit() or cell[:1] in "+-<>" for cell in cells)
-        # A number that is broken in two reads as two.
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+        # In a narrow terminal text folds: a number that is broken in two reads as two.
+        whole = [*columns[index].split(), *cells]
+        least = max(map(len, whole)) if numeric else min(LEAST_WIDTH, max(map(len, whole), default=0))
+        justify: JustifyMethod = "right" if numeric else "left"
+        table.add_column(columns[index], justify=justify, overflow="fold", no_wrap=numeric, min_width=least)
     for row in rows:
-        table.add_row(*map(printable, row))
+        table.add_row(*(printable(row[index]) for index in kept))
     return table
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    stdout().print(make_table(columns, rows, title))
+    """To stdout; in a terminal that is too narrow for all columns, without some, which are named then."""
+    console = stdout()
+    shown, left_out = list(range(len(columns))), []
+
+    def table(title: str | None = None) -> Table:
+        return make_table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows], title)
+
+    while len(shown) > 1 and _least_width(table()) > console.width:
+        left_out.append(min(shown, key=lambda i: (_rank(columns[i]), -i)))
+        shown.remove(left_out[-1])
+    console.print(table(title))
+    if left_out:
+        console.print(f"left out, for a wider terminal or a file: {', '.join(columns[i] for i in sorted(left_out))}")
+
+
+def _rank(column: str) -> int:
+    """Those with the lowest are the first to be left out of a narrow table; of equals the last."""
+    return FIRST_TO_GO.index(column) if column in FIRST_TO_GO else len(FIRST_TO_GO)
+
+
+def _least_width(table: Table) -> int:
+    """Below which its columns could not keep theirs."""
+    return Console(width=VERY_WIDE).measure(table).minimum
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

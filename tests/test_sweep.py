@@ -18,7 +18,7 @@ from rich.console import Console
 from resexp import UserError, catalog, config
 from resexp.cli import main, sweeps
 from resexp.cli.show import draw
-from resexp.console import make_table
+from resexp.console import make_table, print_table
 from resexp.run.lock import open_folder
 from resexp.run.progress import duration
 from resexp.run.reader import CHECKPOINT, METRICS, SUMMARY, Run, find_runs
@@ -517,7 +517,7 @@ def test_published_multiply_adds_have_the_unit_of_ours(capsys: pytest.CaptureFix
 
 def test_a_narrow_terminal_breaks_no_number() -> None:
     rows = [["a long name of a net " * 3, "11,515,688", "3,644.49", "0,1,2,3,4"]]
-    console = Console(file=io.StringIO(), width=50)
+    console = Console(file=io.StringIO(), width=60)
     console.print(make_table(("net", "parameters", "multiply-adds", "seeds"), rows))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert all(number in text for number in rows[0][1:])
@@ -535,3 +535,14 @@ def test_a_table_is_printed_though_its_figure_cannot_be_written(
     with pytest.raises(UserError, match="No space"):
         draw(group, tmp_path / "figures" / "x", title="t", note="n", study=None)
     assert "plain20" in capsys.readouterr().out
+
+
+def test_a_narrow_terminal_leaves_out_what_matters_least_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("resexp.console.PIPED_WIDTH", 60)
+    columns = ("net", "width", "parameters", "train error %", "test error %", "published", "source")
+    print_table(columns, [["plain20", "16", "269,722", "8.20 ± 0.10", "9.70 ± 0.20", "9.7", "He et al. 2015, Fig. 1"]])
+    said = capsys.readouterr().out
+    assert "published" in said and "9.70 ± 0.20" in said and "269,722" not in said
+    assert "left out, for a wider terminal or a file: parameters, source" in said
