@@ -224,7 +224,7 @@ def refresh(sweep: Sweep) -> None:
                 job.message = f"diverged at step {run.step}"
         elif is_held(job.cfg.run_dir):
             job.outcome = JobState.RUNNING
-        elif run.status == Status.PARTIAL:
+        elif number is None and run.status == Status.PARTIAL:
             job.outcome = JobState.INTERRUPTED
             job.message = f"killed, saved before step {run.step}" if run.step else "killed"
         elif number is None:
