@@ -1,9 +1,7 @@
 """Save and load all state of a run: atomic to write, verified to read."""
 
 import io
-import pickle
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +12,6 @@ from resexp.config import Config, flatten, identity
 from resexp.run.files import write_bytes
 
 EARLIER_VERSION = "its checkpoint is of an earlier version"
-
-DAMAGE = (  # what zipfile, pickle and torch raise, each at damage of its own
-    zipfile.BadZipFile,
-    zlib.error,
-    pickle.UnpicklingError,
-    EOFError,
-    OSError,
-    RuntimeError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-)
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -47,7 +32,9 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
         if not isinstance(saved, dict):
             raise EOFError("holds no state of a run")
         return saved
-    except DAMAGE as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # zipfile, pickle and torch raise anything, each at damage of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: truncated or damaged ({reason}); remove it to start the run again") from None
 

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from resexp import UserError, config
+from resexp.console import count
 from resexp.run.reader import CHECKPOINT, DONE, Run, Status
 from resexp.run.store import SUFFIX, keep_runs, runs_at, unpack_run
 from resexp.studies import finding
@@ -64,7 +65,7 @@ def main() -> int:
         return 2
     for run in copied:
         print(args.target / run.path.name)
-    print(f"{len(copied)} runs of {args.study} copied", file=sys.stderr)
+    print(f"{count(len(copied), 'run')} of {args.study} copied", file=sys.stderr)
     return 0
 
 

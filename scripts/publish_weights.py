@@ -36,6 +36,9 @@ def publish(folder: Path, target: Path) -> Path:
     run = read_run(folder)
     if run.status != "finished":
         raise UserError(f"{folder}: {run.status}; only finished runs are published")
+    path = target / (folder.name.rpartition("-")[0] + SAFETENSORS)
+    if path.is_file() and (other := _run_of(path)) != folder.name:
+        raise UserError(f"{folder}: {path} has the weights of {other}; name another folder: --to")
     cfg = dataclasses.replace(config.load_file(folder / CONFIG), device="cpu")
     _, net, data = load_trained(folder, cfg)
     state = {name: value for name, value in net.state_dict().items() if not name.endswith("num_batches_tracked")}
@@ -59,9 +62,6 @@ def publish(folder: Path, target: Path) -> Path:
         "test_error": f"{error:.2f}",
         "git_commit": run.env.get("git_commit"),
     }
-    path = target / (folder.name.rpartition("-")[0] + SAFETENSORS)
-    if path.is_file() and (other := _run_of(path)) != folder.name:
-        raise UserError(f"{folder}: {path} has the weights of {other}; name another folder: --to")
     target.mkdir(parents=True, exist_ok=True)
     save_file(kept, path, metadata={key: str(value) for key, value in told.items()})
     return path

@@ -3,12 +3,12 @@
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 from resexp import UserError, catalog
 from resexp.run.reader import LEARNED, Run
 from resexp.studies.finding import Finding, Panel, Row, Series
 from resexp.studies.groups import final_error, group_runs
+from resexp.studies.tables import are_comparable
 
 
 def analyze(runs: Sequence[Run], *, losses: tuple[float, ...] = (1.0, 0.5, 0.1)) -> Finding:
@@ -70,7 +70,7 @@ def _compare(nets: dict[str, list[Run]], losses: Sequence[float]) -> list[Row]:
     for label, residual in nets.items():
         family, depth = _kind(residual[0])
         plain = nets.get(label.replace("resnet", "plain", 1))
-        if family != "resnet" or not plain or _settings(plain[0]) != _settings(residual[0]):
+        if family != "resnet" or not plain or not are_comparable(plain[0].config, residual[0].config):
             continue
         learned = _have_learned(plain) and _have_learned(residual)
         for loss in losses:
@@ -89,11 +89,6 @@ def _compare(nets: dict[str, list[Run]], losses: Sequence[float]) -> list[Row]:
                 )
             )
     return rows
-
-
-def _settings(run: Run) -> tuple[Any, ...]:
-    """What plain and residual nets must share, to be compared: width, images, protocol."""
-    return run.config["model"]["width"], run.config["dataset"], run.config["protocol"]
 
 
 def _kind(run: Run) -> tuple[str, int]:

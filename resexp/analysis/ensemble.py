@@ -132,15 +132,14 @@ def _rows(one: Members, members: int) -> list[Row]:
 
 
 def _compare(found: Sequence[Members]) -> list[Row]:
-    """What was trained with dropped blocks or units, against the first net alike that was not."""
+    """What was trained with dropped blocks or units, against the first net of its kind that was not."""
     robust = [one for one in found if one.has_stochastic_depth or one.net.cfg.model.dropout]
-    others = [one for one in found if one not in robust]
 
-    def alike(one: Members) -> Members | None:
-        """Of its family and depth, too."""
-        kind = one.net.cfg.model.family, one.net.cfg.model.depth
-        same = [other for other in others if kind == (other.net.cfg.model.family, other.net.cfg.model.depth)]
-        return next((other for other in same if is_comparable(one.net, other.net)), None)
+    def usual_of(one: Members) -> Members | None:
+        model = one.net.cfg.model
+        others = [other for other in found if other not in robust and is_comparable(one.net, other.net)]
+        kinds = [(other.net.cfg.model.family, other.net.cfg.model.depth) for other in others]
+        return next((o for o, kind in zip(others, kinds, strict=True) if kind == (model.family, model.depth)), None)
 
     return [
         Row(
@@ -152,7 +151,7 @@ def _compare(found: Sequence[Members]) -> list[Row]:
             agrees=judged(one.cost < usual.cost, one.net, usual.net),
         )
         for one in robust
-        if (usual := alike(one))
+        if (usual := usual_of(one))
     ]
 
 

@@ -66,9 +66,6 @@ def _nets(nets: Sequence[Trained], images: int, seed: int) -> tuple[Panel, list[
         inputs, labels = net.images("train", images)
         fresh = place_net(build_net(dataclasses.replace(net.cfg, seed=seed), net.data), inputs.device)
         weights, norms = layer_gradients(fresh, inputs, labels)
-        if len(norms) < 2 * ENDS:
-            few = f"{len(norms)} convolutions; its first and last {ENDS} are compared"
-            raise UserError(f"gradients: {net.label} has {few}: take a deeper net of convolutions")
         rate = build_schedule(net.cfg).lr(0)  # of a warm-up, where there is one
         moves = [rate * g / max(w, TINY) for w, g in zip(weights, norms, strict=True)]
         lines.append(Series(label=f"{net.label}, fresh", x=range(1, len(norms) + 1), y=norms, style="thin"))
@@ -94,18 +91,17 @@ def _nets(nets: Sequence[Trained], images: int, seed: int) -> tuple[Panel, list[
 
 def _ends_rows(net: Trained, state: str, sizes: Sequence[float]) -> list[Row]:
     """The first layers against the last ones: whether the gradient vanishes, and whether it explodes."""
-    last = sum(sizes[-ENDS:])  # zero behind a last scale of zero: then there is no ratio, and no verdict
-    ratio = sum(sizes[:ENDS]) / last if last else math.nan
-    least, most = HEALTHY
+    ratio, (least, most) = growth(sizes), HEALTHY
+    unknown = math.isnan(ratio)
     what = "gradient" if state == "fresh" else "gradient times weight"
     return [
         Row(
             id=f"{state}-{word}-{net.label}",
             what=f"{net.label}, {state}: {what} of the first {ENDS} layers over that of the last {ENDS}",
-            measured=f"{ratio:.3g}" if last else "no gradient in the last ones",
+            measured="no gradient in the last ones" if unknown else f"{ratio:.3g}",
             expected=expected,
             source="He et al. 2015, Sec. 4.1",
-            agrees=None if not last else healthy if state == "fresh" else judged(healthy, net),
+            agrees=None if unknown else healthy if state == "fresh" else judged(healthy, net),
         )
         for word, expected, healthy in (
             ("lasts", f"above {least}: it does not vanish", ratio > least),
@@ -132,6 +128,19 @@ def _scales_row(net: Trained, trained: nn.Module, weights: Sequence[float]) -> R
         measured=f"{largest_scale(trained):.1f}; {max(weights[:5]):.1f}",
         expected="the scale starts at 1",
     )
+
+
+def growth(sizes: Sequence[float]) -> float:
+    """Of the first layers' gradients over the last ones'; NaN without any there, as behind a last scale of zero.
+
+    :raises UserError: for so few layers that the first are the last.
+    """
+    if len(sizes) < 2 * ENDS:
+        raise UserError(
+            f"{len(sizes)} convolutions, of which the first and last {ENDS} are compared: take a deeper net"
+        )
+    last = sum(sizes[-ENDS:])
+    return sum(sizes[:ENDS]) / last if last else math.nan
 
 
 def layer_gradients(net: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[list[float], list[float]]:

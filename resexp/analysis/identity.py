@@ -119,10 +119,10 @@ def deepened(shallow: Any, deep: Any, *, at: str = "end") -> Any:
 
     :param at: ``end`` of each stage, or its ``middle``.
     """
-    made = copy.deepcopy(shallow)
     kinds = {net.stages[0][0].transform.count for net in (shallow, deep)}  # convolutions of a block
     if len(kinds) > 1:
         raise UserError("identity: one of the two nets has bottlenecks; take two of one kind")
+    made = copy.deepcopy(shallow)
     for ours, theirs in zip(made.stages, deep.stages, strict=True):
         added = [as_identity(copy.deepcopy(theirs[index])) for index in range(len(ours), len(theirs))]
         place = len(ours) if at == "end" else max(1, len(ours) // 2)
@@ -138,7 +138,7 @@ def as_identity(block: Any) -> Any:
         block.transform.last_norm.weight.zero_()
         block.transform.last_norm.bias.zero_()
         return block.eval()
-    if not block.fuses or (block.connection is None and block.transform.count != 2):
+    if not block.fuses or block.transform.count != 2:
         raise UserError("identity: takes plain nets of basic blocks and original residual nets: these can pass x on")
     for index in (1, 2):
         nn.init.dirac_(getattr(block.transform, f"conv{index}").weight)

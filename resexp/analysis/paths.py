@@ -89,7 +89,8 @@ class Lengths:
     :param gradient: the mean norm of a path's gradient at the first block.
     :param carried: the share of all gradient that the paths of a length carry together.
     :param effective: the least and the greatest length between which ``MOST`` of the gradient lies.
-    :param lows: the 95 % interval of the least, by bootstraps; ``highs`` that of the greatest.
+    :param lows: the 95 % interval of the least, by bootstraps; ``highs`` that of the greatest, and ``shares`` that of
+        the paths between, in percent of all.
     """
 
     blocks: int
@@ -104,10 +105,6 @@ class Lengths:
     def paths(self) -> list[int]:
         """How many there are of each length."""
         return [math.comb(self.blocks, k) for k in range(self.blocks + 1)]
-
-    def share(self, low: int, high: int) -> float:
-        """Of the paths of these lengths among all, in percent."""
-        return share_of_paths(self.paths, low, high)
 
 
 def share_of_paths(paths: Sequence[int], low: int, high: int) -> float:
@@ -137,7 +134,7 @@ def measure(net: Trained, samples: int, images: int, seed: int) -> Lengths:
 
 def _rows(net: Trained, found: Lengths) -> list[Row]:
     (low, high), lows, highs = found.effective, found.lows, found.highs
-    part = found.share(low, high)
+    part = share_of_paths(found.paths, low, high)
     published = 100 * 0.0045
     exact = 100 * sum(math.comb(BLOCKS, k) for k in range(5, 18)) / 2**BLOCKS
     return [

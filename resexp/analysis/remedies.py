@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from resexp.analysis.gradients import ENDS, layer_gradients
+from resexp.analysis.gradients import ENDS, growth, layer_gradients
 from resexp.analysis.sparsity import count_zeros
 from resexp.analysis.subject import Trained
 from resexp.builder import build_net, build_optimizer, build_schedule, place_net
@@ -173,9 +173,8 @@ def measure_start(net: Trained, count: int) -> Start:
     use_kernels(fresh, fast=False)
     set_statistics(fresh, group=p.norm_group, synced=False)
     _, norms = layer_gradients(fresh, inputs, labels)
-    last = sum(norms[-ENDS:])
     return Start(
-        growth=sum(norms[:ENDS]) / last if last else math.nan,
+        growth=growth(norms),
         likeness=likeness(fresh, inputs[:64]),
         dead=_dead(fresh, inputs),
         own=own_share(fresh, images, p.batch_size),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from resexp import UserError, config
 from resexp.catalog import label_of
-from resexp.config import Config, ProtocolConfig, deciding
+from resexp.config import Config, ProtocolConfig
 from resexp.data.dataset import Dataset
 from resexp.data.normalize import Normalization, normalization_of
 from resexp.models.blocks import Block
@@ -24,6 +24,7 @@ from resexp.models.resnet import Stage
 from resexp.models.vgg import Layer
 from resexp.run.reader import CONFIG, LEARNED, Run
 from resexp.runtime import choose_threads
+from resexp.studies.tables import are_comparable
 from resexp.trained import load_trained, load_with_weights
 
 BATCH = 500  # images evaluated at once
@@ -156,11 +157,7 @@ def of_one_depth(nets: Sequence[Trained]) -> list[tuple[Trained, Trained]]:
 
 def is_comparable(one: Trained, other: Trained) -> bool:
     """Whether two nets have one width, and were trained on the same images by the same protocol."""
-
-    def settings(net: Trained) -> tuple[object, ...]:
-        return net.cfg.model.width, deciding(net.cfg.dataset), deciding(net.cfg.protocol)
-
-    return settings(one) == settings(other)
+    return are_comparable(dataclasses.asdict(one.cfg), dataclasses.asdict(other.cfg))
 
 
 def blocks_of(subject: Trained) -> list[tuple[Any, int]]:

@@ -137,6 +137,7 @@ def _studies_with_runs(args: argparse.Namespace) -> "list[StudyRuns]":
 
 def report(args: argparse.Namespace) -> int:
     from resexp import config
+    from resexp.console import count
     from resexp.report.page import FILE, write_report
 
     config.check_folder(args.config_dir)
@@ -144,5 +145,5 @@ def report(args: argparse.Namespace) -> int:
         raise UserError(f"report {args.words[0]}: it shows all that has been run; drop {args.words[0]}")
     path = args.out or args.output_dir / FILE
     runs = write_report(args.output_dir, path, args.config_dir)
-    print(f"{path}: {runs} runs, {path.stat().st_size / 1e6:.1f} MB; open it in a browser")
+    print(f"{path}: {count(runs, 'run')}, {path.stat().st_size / 1e6:.1f} MB; open it in a browser")
     return 0

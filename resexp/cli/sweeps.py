@@ -62,7 +62,7 @@ def _own_title(title: str, overrides: "list[str]") -> str:
 
 def study(args: argparse.Namespace) -> int:
     from resexp import config
-    from resexp.studies.tables import is_whole
+    from resexp.studies.tables import is_its_own, is_whole
 
     study, jobs = config.load_study(args.name, args.overrides, args.config_dir)
     print(study.title, file=sys.stderr)
@@ -70,8 +70,10 @@ def study(args: argparse.Namespace) -> int:
     if sweep is None:
         return 0
     title, stem = study.title, study.name
-    if not is_whole(study, [dataclasses.asdict(cfg) for _, cfg in jobs]):
+    configs = [dataclasses.asdict(cfg) for _, cfg in jobs]
+    if not is_whole(study, configs):
         title, stem = _own_title(title, args.overrides), f"{stem}-{_digest(jobs)}"
+    if not all(is_its_own(study, one) for one in configs):
         print("not the study's own runs: figures, verify and report leave them out", file=sys.stderr)
     groups = _show_sweep(sweep, title=title, stem=stem, study=study)
     from resexp.studies.claims import Outcome

@@ -37,6 +37,10 @@ class Reader:
     watched: str = ""
     quick: bool = False
 
+    def side_at(self, image_size: int | None) -> int:
+        """Pixels along a side of its images, resized to ``image_size`` if that is given."""
+        return image_size or self.side
+
 
 _CIFAR10 = Reader("cifar:load_cifar10", options=("root", "download", "image_size"), bytes=60_000 * 3 * 32 * 32)
 READERS: Mapping[str, Reader] = {

@@ -52,7 +52,7 @@ def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, grou
     """A convolution of odd kernel that keeps the size but for its stride, without bias: batch norm has one."""
     if (kernel, groups) == (3, 1):
         return Conv3x3(in_channels, out_channels, stride)
-    if kernel == 1 and groups == 1:
+    if (kernel, groups) == (1, 1):
         return Conv1x1(in_channels, out_channels, stride)
     return nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
 

@@ -69,13 +69,21 @@ def _own_experiments(name: str, folder: str) -> frozenset[str]:
 
 
 def _experiment(run: dict[str, Any]) -> str:
-    """What decides a run's result but for its seed; folders of images are one data set whatever their names are."""
-    settings = {
-        "model": catalog.resolve(run["model"]),
+    """What decides a run's result but for its seed."""
+    return json.dumps({"model": catalog.resolve(run["model"]), **_training(run)}, sort_keys=True)
+
+
+def _training(run: dict[str, Any]) -> dict[str, Any]:
+    """The images and the protocol that decide a result; folders are one data set whatever their names are."""
+    return {
         "dataset": config.completed(config.DatasetConfig, run["dataset"]) | {"name": ""},
         "protocol": config.completed(config.ProtocolConfig, run["protocol"]) | dict.fromkeys(NO_EFFECT),
     }
-    return json.dumps(settings, sort_keys=True)
+
+
+def are_comparable(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether the nets of two runs have one width, and were trained on the same images by the same protocol."""
+    return one["model"]["width"] == other["model"]["width"] and _training(one) == _training(other)
 
 
 def published_like(config: dict[str, Any]) -> Published | None:

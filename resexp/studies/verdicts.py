@@ -5,7 +5,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from resexp import catalog
 from resexp.config import Claim, Study
@@ -41,12 +41,12 @@ def published_difference(claim: Claim, study: Study, groups: Sequence[Group] = (
     net, minus = (_own_number(words, study) for words in (claim.net, claim.minus))
     configs = [group.runs[0].config for group in groups]
     if net is not None and minus is not None:
-        points = net[0] - minus[0]
-        if (net[1] and (points < 0 or minus[1])) or (minus[1] and points > 0):
-            return None  # the bounds leave the direction open
+        points = net.value - minus.value
+        if (net.or_more and minus.or_more) or (net.or_more and points < 0) or (minus.or_more and points > 0):
+            return None  # the direction is open
         own_runs = all(is_its_own(study, run) for run in configs)
         elsewhere = study.published_on or ("" if own_runs else f"{' and '.join(sorted(study.datasets))} by the study")
-        return PublishedDifference(points, "test_error", study.source, elsewhere, net[1] or minus[1])
+        return PublishedDifference(points, "test_error", study.source, elsewhere, net.or_more or minus.or_more)
     metric = "train_error" if claim.metric == "train_error" else "test_error"
     known = published_pair(claim.net, claim.minus, metric)
     if known is None:
@@ -62,12 +62,19 @@ NUMBER = re.compile(
 )  # 23.9, 23.9 (1x64d), > 60, fails (> 20)
 
 
-def _own_number(words: str, study: Study) -> tuple[float, bool] | None:
-    """The study's published number for exactly these settings, or for some of them, and whether it is a lower bound."""
+class _Number(NamedTuple):
+    """An error in percent, or the least that it is."""
+
+    value: float
+    or_more: bool
+
+
+def _own_number(words: str, study: Study) -> _Number | None:
+    """The study's published number for exactly these settings, or for some of them."""
     net, *settings = words.split()
     keys = [key for key in study.published if key.split()[0] == net and set(key.split()[1:]) <= set(settings)]
     found = NUMBER.fullmatch(study.published[max(keys, key=len)]) if keys else None
-    return (float(found[1] or found[2]), found[1] is None) if found else None
+    return _Number(float(found[1] or found[2]), found[1] is None) if found else None
 
 
 VERDICT_COLUMNS = ("verdict", "claim", "difference (95 % interval)", "asked", "published", "seeds")

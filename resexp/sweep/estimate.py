@@ -12,48 +12,47 @@ from resexp import UserError
 from resexp.config import Config, ModelConfig, completed
 from resexp.data.registry import READERS
 from resexp.run.reader import find_runs
-from resexp.sweep.plan import Job, JobState
+from resexp.sweep.plan import Job
 
+Rates = dict[str, tuple[dict[str, Any], float]]  # by net: a run's settings, and its images/s
 LONG = 2e10  # steps times images, pixels and layers: from here on a sweep says beforehand how long it will take
 
 
 def is_long(jobs: Sequence[Job]) -> bool:
     """Whether what is left takes hours rather than minutes on a few cores: by steps, images, pixels and layers."""
-    left = [job for job in jobs if job.outcome not in (JobState.FINISHED, JobState.DIVERGED)]
-    images = ((job.cfg.protocol.steps - job.run.step) * job.cfg.protocol.batch_size for job in left)
-    work = (count * job.cfg.model.depth * _side(job.cfg) ** 2 for count, job in zip(images, left, strict=True))
-    return sum(work) > LONG
+    left = (job for job in jobs if job.is_left)
+    return sum(job.images_left * job.cfg.model.depth * _side(dataclasses.asdict(job.cfg)) ** 2 for job in left) > LONG
 
 
 def seconds_left(jobs: Sequence[Job], now: tuple[Config, float] | None = None) -> list[float] | None:
     """Of training, for each job that is left, by a worker of its own; None if nothing alike was measured.
 
-    The speed of a net is that of the runs in this folder on such images that are nearest to it in multiply-adds, and
-    scaled by these.
+    The speed of a net is that of its runs in this folder on such images. A net without any has that of the measured
+    one which is nearest in multiply-adds, scaled by these.
 
     :param now: the settings of a net just measured, and its images/s; it takes the place of the folder's.
     """
-    measured: dict[tuple[Any, ...], list[tuple[float, float]]] = {}  # (multiply-adds of an image, images/s)
-    configs = [dataclasses.asdict(job.cfg) for job in jobs]
+    left = [(job, dataclasses.asdict(job.cfg)) for job in jobs if job.is_left]
+    measured: dict[tuple[Any, ...], Rates] = {_cost_key(config): {} for _, config in left}
     if now:
-        anything = (_macs(dataclasses.asdict(now[0])), now[1])
-        measured = {_cost_key(one): [anything] for one in configs}
+        config = dataclasses.asdict(now[0])
+        measured = {key: {_net(config): (config, now[1])} for key in measured}
     for run in () if now else find_runs(jobs[0].cfg.run_dir.parent):
         with contextlib.suppress(UserError):  # a damaged run is none of this sweep's
-            if run.images_per_s:
-                measured.setdefault(_cost_key(run.config), []).append((_macs(run.config), run.images_per_s))
-    seconds = []
-    for job, one in zip(jobs, configs, strict=True):
-        if job.outcome in (JobState.FINISHED, JobState.DIVERGED):
-            continue
-        known = measured.get(_cost_key(one))
-        if not known:
-            return None
-        macs = _macs(one)
-        nearest, rate = min(known, key=lambda one: abs(math.log(one[0] / macs)))
-        left = (job.cfg.protocol.steps - job.run.step) * job.cfg.protocol.batch_size
-        seconds.append(left / (rate * nearest / macs))
-    return seconds
+            if run.images_per_s and (alike := measured.get(_cost_key(run.config))) is not None:
+                alike[_net(run.config)] = run.config, run.images_per_s
+    if not all(measured.values()):
+        return None
+    return [job.images_left / _rate_of(config, measured[_cost_key(config)]) for job, config in left]
+
+
+def _rate_of(config: dict[str, Any], known: Rates) -> float:
+    """Images/s of a run, from those of others."""
+    if (net := _net(config)) in known:
+        return known[net][1]
+    macs = _macs(config)
+    nearest, rate = min(known.values(), key=lambda one: abs(math.log(_macs(one[0]) / macs)))
+    return rate * _macs(nearest) / macs
 
 
 def seconds_together(seconds: Sequence[float], workers: int) -> float:
@@ -61,15 +60,18 @@ def seconds_together(seconds: Sequence[float], workers: int) -> float:
     return max(max(seconds), sum(seconds) / workers)
 
 
-def _side(cfg: Config) -> int:
-    return cfg.dataset.image_size or READERS[cfg.dataset.source].side
+def _side(config: dict[str, Any]) -> int:
+    return READERS[config["dataset"]["source"]].side_at(config["dataset"]["image_size"])
+
+
+def _net(config: dict[str, Any]) -> str:
+    """A run's net, as text."""
+    return json.dumps(completed(ModelConfig, config["model"]), sort_keys=True)
 
 
 def _macs(config: dict[str, Any]) -> float:
     """Multiply-adds of a run's net for one image."""
-    dataset = config["dataset"]
-    model = json.dumps(completed(ModelConfig, config["model"]), sort_keys=True)
-    return _count(model, dataset["image_size"] or READERS[dataset["source"]].side)
+    return _count(_net(config), _side(config))
 
 
 @functools.cache

@@ -246,9 +246,10 @@ def live_table(sweep: Sweep, *, most: int | None = None) -> Table:
     """
     jobs, caption = sweep.jobs, None
     if most is not None and len(jobs) > most:
-        quiet = (JobState.WAITING, JobState.FINISHED)
-        jobs = [job for job in jobs if job.outcome not in quiet][:most]
-        caption = f"beside {tally([job.outcome for job in sweep.jobs if job not in jobs])}"
+        quiet = [job for job in sweep.jobs if job.outcome in (JobState.WAITING, JobState.FINISHED)]
+        jobs = [job for job in sweep.jobs if job.outcome not in (JobState.WAITING, JobState.FINISHED)]
+        caption = f"beside {tally([job.outcome for job in (*quiet, *jobs[most:])])}"
+        jobs = jobs[:most]
     rows = []
     for job in jobs:
         run = job.run

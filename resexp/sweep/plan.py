@@ -54,6 +54,16 @@ class Job:
         return Run(self.cfg.run_dir)
 
     @property
+    def is_left(self) -> bool:
+        """Whether the same command would go on with it: a run that has diverged would only do so again."""
+        return self.outcome not in (JobState.FINISHED, JobState.DIVERGED)
+
+    @property
+    def images_left(self) -> int:
+        """That it still has to train on."""
+        return (self.cfg.protocol.steps - self.run.step) * self.cfg.protocol.batch_size
+
+    @property
     def name(self) -> str:
         return " ".join(filter(None, [self.cfg.model.name, self.settings, f"seed {self.cfg.seed}"]))
 
@@ -84,8 +94,7 @@ class Sweep:
 
     @property
     def unfinished(self) -> list[Job]:
-        """Those that the same command would go on with: a run that has diverged would only do so again."""
-        return [job for job in self.jobs if job.outcome not in (JobState.FINISHED, JobState.DIVERGED)]
+        return [job for job in self.jobs if job.is_left]
 
     @property
     def common_refusal(self) -> str:
@@ -147,7 +156,7 @@ def refuse_other_images(run: Run, dataset: DatasetConfig) -> None:
 def needed_bytes(cfg: Config) -> int:
     """An estimate of a run's peak memory, on the side of caution; a test holds it against measured ones."""
     reader = READERS[cfg.dataset.source]
-    side = cfg.dataset.image_size or reader.side
+    side = reader.side_at(cfg.dataset.image_size)
     knobs = catalog.resolve(dataclasses.asdict(cfg.model))
     floats = catalog.FAMILIES[cfg.model.family].floats(knobs, side, cfg.activation_checkpointing)
     element = 4 if cfg.protocol.precision == "fp32" else 2

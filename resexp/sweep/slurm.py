@@ -112,8 +112,7 @@ def submit_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path |
     if unknown := [job for job in sweep.jobs if job.outcome == JobState.UNKNOWN]:
         what = f"{count(len(unknown), 'run')} submitted before may still be in the queue, and squeue does not answer"
         raise UserError(f"launcher=slurm: {what}; repeat when it does")
-    settled = (JobState.FINISHED, JobState.DIVERGED, JobState.QUEUED, JobState.RUNNING)
-    todo = [job for job in sweep.jobs if job.outcome not in settled]
+    todo = [job for job in sweep.unfinished if job.outcome not in (JobState.QUEUED, JobState.RUNNING)]
     folder = Path(cfg.output_dir).resolve() / "slurm"
     extra = ["--config-dir", str(config_dir.resolve())] if config_dir else []
     if todo:
@@ -137,7 +136,7 @@ def submit_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path |
         for job, ticket in zip(todo, submitted, strict=True):
             write_json(job.cfg.run_dir / JOB, {"job": ticket.job_id, "time": time.time()})
     kept = len(sweep.jobs) - len(todo)
-    message(f"{len(sweep.jobs)} runs: {len(todo)} submitted, {kept} finished or in the queue already")
+    message(f"{count(len(sweep.jobs), 'run')}: {len(todo)} submitted, {kept} finished or in the queue already")
     refresh(sweep)
     return sweep
 
