@@ -90,7 +90,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
         shown.remove(left_out[-1])
     console.print(table(title))
     if left_out:
-        console.print(f"left out, for a wider terminal or a file: {', '.join(columns[i] for i in sorted(left_out))}")
+        console.print(f"not shown, as the terminal is too narrow: {', '.join(columns[i] for i in sorted(left_out))}")
 
 
 def _rank(column: str) -> int:

@@ -77,7 +77,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def agreeing(found: finding.Finding) -> str:
     """How many of its comparisons came out as expected."""
     outcomes = [row.agrees for row in found.rows if row.agrees is not None]
-    return f"{outcomes.count(True)} of {len(outcomes)}"
+    return f"{outcomes.count(True)} of {len(outcomes)}" if outcomes else "none is judged"
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -138,7 +138,8 @@ def _finding_row(entry: dict[str, str]) -> list[str]:
     found = findings()[name]
     row = next(row for row in found.rows if row.id == entry["id"])
     verdict = {True: "agrees", False: "does NOT agree", None: "cannot be told apart"}[row.agrees]
-    link = f"[{agreeing(found)} agree]({LINK}#{_section(name)})"
+    agreed = agreeing(found) + " agree" * any(row.agrees is not None for row in found.rows)
+    link = f"[{agreed}]({LINK}#{_section(name)})"
     where = f"`resexp analyze {found.analysis}`"
     return [entry["paper"], entry["says"], where, row.measured, row.expected or "-", verdict, link]
 

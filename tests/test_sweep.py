@@ -545,4 +545,4 @@ def test_a_narrow_terminal_leaves_out_what_matters_least_and_says_so(
     print_table(columns, [["plain20", "16", "269,722", "8.20 ± 0.10", "9.70 ± 0.20", "9.7", "He et al. 2015, Fig. 1"]])
     said = capsys.readouterr().out
     assert "published" in said and "9.70 ± 0.20" in said and "269,722" not in said
-    assert "left out, for a wider terminal or a file: parameters, source" in said
+    assert "not shown, as the terminal is too narrow: parameters, source" in said

@@ -26,8 +26,10 @@ def draw_remedies(groups: Sequence[Group], path: Path, *, title: str, note: str 
     over_depth = any(remedy.words for remedy in deep)
     text = describe_runs(groups, seeds_as="mean, and least to most")
     key = "At the left the rows' colours, residual nets dashed. " if over_depth else ""
-    lines = textwrap.wrap(f"{text} Small marks: the other rates. {key}{note}", 150 if over_depth else 125)
-    height, below = 0.9 + 0.23 * max(6, len(remedies)), 0.16 + 0.13 * len(lines)
+    rates = "Small marks: the other rates. " if any(remedy.others for remedy in remedies) else ""
+    lines = textwrap.wrap(f"{text} {rates}{key}{note}", 150 if over_depth else 125)
+    tallest = max((name.count("\n") + 1 for name in _row_names(remedies)), default=1)
+    height, below = 0.9 + max(0.23, 0.13 * tallest) * max(6, len(remedies)), 0.16 + 0.13 * len(lines)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11.5 if over_depth else 9.0, height + below))
         panels = figure.subplots(1, 2, width_ratios=(1, 1.1)) if over_depth else [figure.subplots()]
@@ -44,7 +46,8 @@ def draw_remedies(groups: Sequence[Group], path: Path, *, title: str, note: str 
 def _colours(remedies: Sequence[Remedy]) -> dict[str, str]:
     """By name: the bounds black, the rest from what helps most to what helps least."""
     named = [remedy.name for remedy in remedies if remedy.words]
-    return {remedy.name: BOUND for remedy in remedies} | dict(zip(named, shades(len(named))[::-1], strict=True))
+    lighter = shades(len(named) + 1)[:-1]  # the last is black, or nearly
+    return {remedy.name: BOUND for remedy in remedies} | dict(zip(named, lighter[::-1], strict=True))
 
 
 def _draw_depths(axes: Axes, remedies: Sequence[Remedy], colours: dict[str, str]) -> None:
@@ -66,7 +69,7 @@ def _draw_depths(axes: Axes, remedies: Sequence[Remedy], colours: dict[str, str]
 def _draw_deepest(axes: Axes, remedies: Sequence[Remedy], colours: dict[str, str]) -> None:
     """A row each; at the right the error with its rate, and the share of the gap that is closed."""
     closed = shares(remedies)
-    depth = max((remedy.deepest.depth for remedy in remedies), default=None)
+    depth = _greatest_depth(remedies)
     for row, remedy in enumerate(remedies):
         values = remedy.deepest.values(METRIC)
         if not remedy.words:
@@ -80,11 +83,20 @@ def _draw_deepest(axes: Axes, remedies: Sequence[Remedy], colours: dict[str, str
             f", closes {100 * share.mean:.0f} %" if share and share.mean > 0 else ""
         )
         axes.text(1.01, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=7.5)
-    layers = ["" if remedy.deepest.depth == depth else f" ({remedy.deepest.depth} layers)" for remedy in remedies]
-    names = [textwrap.fill(remedy.name + its, 27) for remedy, its in zip(remedies, layers, strict=True)]
-    axes.set_yticks(range(len(remedies)), names, fontsize=7)
+    axes.set_yticks(range(len(remedies)), _row_names(remedies), fontsize=7)
     axes.set_ylim(len(remedies) - 0.4, -0.6)
     axes.set_xlim(left=0)
     axes.set_xlabel(f"training error of {depth} layers at the end (%)" if depth else "no run has ended yet")
     axes.grid(linewidth=0.4, alpha=0.5, axis="x")
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _row_names(remedies: Sequence[Remedy]) -> list[str]:
+    """With the layers of those that are not as deep as the deepest, on as many lines as they need."""
+    depths = [remedy.deepest.depth for remedy in remedies]
+    layers = ["" if depth == _greatest_depth(remedies) else f" ({depth} layers)" for depth in depths]
+    return [textwrap.fill(remedy.name + its, 27) for remedy, its in zip(remedies, layers, strict=True)]
+
+
+def _greatest_depth(remedies: Sequence[Remedy]) -> int | None:
+    return max((remedy.deepest.depth for remedy in remedies), default=None)

@@ -111,7 +111,7 @@ def submit_sweep(jobs: Sequence[tuple[list[str], Config]], *, config_dir: Path |
     refresh(sweep)
     if unknown := [job for job in sweep.jobs if job.outcome == JobState.UNKNOWN]:
         what = f"{count(len(unknown), 'run')} submitted before may still be in the queue, and squeue does not answer"
-        raise UserError(f"launcher=slurm: {what}; repeat when it does")
+        raise UserError(f"launcher=slurm: {what}; repeat the command when it does")
     todo = [job for job in sweep.unfinished if job.outcome not in (JobState.QUEUED, JobState.RUNNING)]
     folder = Path(cfg.output_dir).resolve() / "slurm"
     extra = ["--config-dir", str(config_dir.resolve())] if config_dir else []
