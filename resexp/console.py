@@ -60,9 +60,9 @@ def tally(words: Sequence[str]) -> str:
     return ", ".join(f"{count} {word}" for word, count in Counter(words).items())
 
 
-def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> Table:
+def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A table, without the columns that say nothing; those whose cells look like numbers are set flush right."""
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     kept = [index for index in range(len(columns)) if not rows or any(row[index] != "-" for row in rows)]
     for index in kept:
         cells = [row[index] for row in rows if row[index] not in ("", "-")]
@@ -78,17 +78,22 @@ def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    """To stdout; in a terminal that is too narrow for all columns, without some, which are named then."""
+    """To stdout; in a terminal that is too narrow for all columns, without some, which are named then.
+
+    The title is a line of its own: as part of the table it would break at the width of its columns.
+    """
     console = stdout()
     shown, left_out = list(range(len(columns))), []
 
-    def table(title: str | None = None) -> Table:
-        return make_table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows], title)
+    def table() -> Table:
+        return make_table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows])
 
     while len(shown) > 1 and _least_width(table()) > console.width:
         left_out.append(min(shown, key=lambda i: (_rank(columns[i]), -i)))
         shown.remove(left_out[-1])
-    console.print(table(title))
+    if title:
+        console.print(title, style="bold")
+    console.print(table())
     if left_out:
         console.print(f"not shown, as the terminal is too narrow: {', '.join(columns[i] for i in sorted(left_out))}")
 

@@ -91,7 +91,8 @@ def demo() -> str:
     console = Console(file=shown, width=PIPED_WIDTH)
     columns = [TABLE_COLUMNS.index(name) for name in ("net", "parameters", "train error %", "test error %")]
     rows = [[row[index] for index in columns] for row in table_rows(groups, found.study)]
-    console.print(make_table([TABLE_COLUMNS[index] for index in columns], rows, found.study.title))
+    console.print(found.study.title)
+    console.print(make_table([TABLE_COLUMNS[index] for index in columns], rows))
     lines = [line.rstrip() for line in shown.getvalue().splitlines() if line.strip()]
     words = in_words(found.study, groups, judge(found.study.claims, groups))
     return "```\n" + "\n".join([*lines, "", words]) + "\n```\n"

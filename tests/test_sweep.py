@@ -523,6 +523,11 @@ def test_a_narrow_terminal_breaks_no_number() -> None:
     assert all(number in text for number in rows[0][1:])
 
 
+def test_a_title_is_a_line_of_its_own_however_narrow_its_table(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("net", "error %"), [["plain20", "9.7"]], "Errors on CIFAR-10, 10,000 test images, after 64,000 steps")
+    assert capsys.readouterr().out.startswith("Errors on CIFAR-10, 10,000 test images, after 64,000 steps\n")
+
+
 def test_a_table_is_printed_though_its_figure_cannot_be_written(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
