@@ -16,7 +16,9 @@ from resexp.figures.gap import gap_curve
 from resexp.figures.study import KINDS, draw_gaps, draw_study
 from resexp.figures.style import error_floor
 from resexp.figures.summary import _series
+from resexp.report import plots
 from resexp.run.reader import CONFIG, METRICS, Run, find_runs
+from resexp.studies.finding import Panel, Series
 from resexp.studies.groups import group_runs, rate_drops
 
 
@@ -49,7 +51,7 @@ def test_a_figure_says_data_set_protocol_seeds_and_steps(drawn: str) -> None:
     for words in (
         "Data set digits",
         "protocol digits",
-        "1280 steps of 64 images",
+        "1,280 steps of 64 images",
         "fp32",
         "width 8",
         "seeds 0, 1",
@@ -221,6 +223,24 @@ def test_a_gap_is_the_difference_of_each_seed_at_eight_points(tmp_path: Path) ->
     assert steps == [160 * part for part in range(1, 9)]
     assert values == [pytest.approx([30.0, 33.0])] * 8  # of the seeds that both have
     assert gap_curve(GAP, groups, "test") == ([], [])
+
+
+def test_the_caption_of_a_gap_names_the_seeds_that_both_nets_have(tmp_path: Path) -> None:
+    groups = group_runs(write_curves(tmp_path, {"plain56": [40.0], "plain20": [10.0, 11.0], "plain32": [1.0] * 3}))
+    words = svg_text(draw_gaps([GAP], groups, tmp_path / "gap", title="t")[1])
+    assert "seed 0." in words and "least to most" not in words
+
+
+def test_a_thin_curve_without_a_label_has_the_colour_of_the_one_before_it() -> None:
+    def series(label: str, style: str) -> Series:
+        return Series(label=label, x=[0, 1], y=[0, 1], style=style)
+
+    panel = Panel(
+        title="", x="", y="", series=[series("", "thin"), series("a", "line"), series("", "thin"), series("b", "thin")]
+    )
+    assert panel.hues == [0, 1, 1, 2]
+    drawn = plots.panel(panel)["series"]
+    assert drawn[1]["colour"] == drawn[2]["colour"] != drawn[3]["colour"]
 
 
 def test_a_gap_without_one_of_its_nets_draws_nothing(tmp_path: Path) -> None:

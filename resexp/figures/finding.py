@@ -56,10 +56,11 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         axes.clabel(lines, fontsize=6, fmt="%.2g")
         axes.set_aspect("equal")
         return
-    if all(isinstance(x, int) for series in panel.series for x in series.x):
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
-    for series, colour in zip(panel.series, shades(len(panel.series)), strict=True):
-        _draw_series(axes, series, colour)
+    whole = all(isinstance(x, int) for series in panel.series for x in series.x)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=whole))
+    colours = shades(len(set(panel.hues)))
+    for series, hue in zip(panel.series, panel.hues, strict=True):
+        _draw_series(axes, series, colours[hue])
     if panel.log_x:
         axes.set_xscale("log")
     if panel.log_y:

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from resexp.config import Gap
 from resexp.figures.style import STYLE, shades, write
-from resexp.studies.groups import Group, describe_runs, matches
+from resexp.run.reader import Run
+from resexp.studies.groups import Group, describe_runs, group_runs, matches
 from resexp.studies.published import published_pair
 
 POINTS = 8  # parts of the runs' length at which the gap is shown
@@ -27,7 +28,8 @@ def draw_gaps(gaps: Sequence[Gap], groups: Sequence[Group], path: Path, *, title
     curves = {split: {f"{gap.net} - {gap.minus}": gap_curve(gap, groups, split) for gap in gaps} for split in SPLITS}
     if not any(steps for found in curves.values() for steps, _ in found.values()):
         return []
-    text = describe_runs([group for group in groups if _takes_part(group, gaps)], seeds_as="mean, and least to most")
+    drawn = group_runs(list(dict.fromkeys(run for gap in gaps for pair in _pairs(gap, groups) for run in pair)))
+    text = describe_runs(drawn, seeds_as="mean, and least to most")
     lines = textwrap.wrap(
         f"{text} Training error: mean of the steps between two points. Open marks: published, by their own number of "
         f"steps. {note}",
@@ -48,24 +50,25 @@ def draw_gaps(gaps: Sequence[Gap], groups: Sequence[Group], path: Path, *, title
         return write(figure, path)
 
 
-def _takes_part(group: Group, gaps: Sequence[Gap]) -> bool:
-    return any(matches(group, words) for gap in gaps for words in (gap.net, gap.minus))
+def _pairs(gap: Gap, groups: Sequence[Group]) -> list[tuple[Run, Run]]:
+    """The runs of both nets with the same seed."""
+    one, two = ({run.config["seed"]: run for run in _runs(words, groups)} for words in (gap.net, gap.minus))
+    return [(one[seed], two[seed]) for seed in sorted(one.keys() & two.keys())]
+
+
+def _runs(words: str, groups: Sequence[Group]) -> Sequence[Run]:
+    return next((group.runs for group in groups if matches(group, words)), ())
 
 
 def gap_curve(gap: Gap, groups: Sequence[Group], split: str) -> tuple[list[int], list[list[float]]]:
     """At each of ``POINTS`` steps that both nets have reached: the differences, one for each seed that both have."""
-    sides = [next((group for group in groups if matches(group, words)), None) for words in (gap.net, gap.minus)]
-    if None in sides:
-        return [], []
-    runs = [
-        {run.config["seed"]: dict(zip(*run.curve(split), strict=True)) for run in side.runs} for side in sides if side
-    ]
-    length = max(run.config["protocol"]["steps"] for side in sides if side for run in side.runs)
-    seeds = sorted(runs[0].keys() & runs[1].keys())
+    pairs = _pairs(gap, groups)
+    curves = [[dict(zip(*run.curve(split), strict=True)) for run in pair] for pair in pairs]
+    length = max((run.config["protocol"]["steps"] for pair in pairs for run in pair), default=0)
     steps, values = [], []
     for end in (length * part // POINTS for part in range(1, POINTS + 1)):
         start = end - length // POINTS
-        errors = [[_until(side[seed], start, end, split) for side in runs] for seed in seeds]
+        errors = [[_until(curve, start, end, split) for curve in pair] for pair in curves]
         found = [one - two for one, two in errors if one is not None and two is not None]
         if found:
             steps.append(end)

@@ -70,13 +70,13 @@ def panel(panel: Panel) -> dict[str, Any]:
             "image": panel.image,
         }
     series = []
-    for one in panel.series:
+    for one, hue in zip(panel.series, panel.hues, strict=True):
         kept = _kept(len(one.x))
         values = {"x": one.x, "y": one.y, "low": one.low, "high": one.high}
         short = {key: _short(column[i] for i in kept) for key, column in values.items() if len(column)}
-        series.append({"label": one.label, "style": one.style, **short})
+        series.append({"label": one.label, "style": one.style, "colour": COLOURS[hue % len(COLOURS)], **short})
     scales = {"log_x": panel.log_x, "log_y": panel.log_y}
-    return {"kind": "panel", **axes, **scales, "colours": COLOURS, "series": series}
+    return {"kind": "panel", **axes, **scales, "series": series}
 
 
 def _kept(count: int) -> list[int]:

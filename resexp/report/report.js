@@ -85,8 +85,8 @@ function drawPanel(spec) {
     title: spec.title, x_axis_type: spec.log_x ? "log" : "linear", y_axis_type: spec.log_y ? "log" : "linear",
   });
   const items = [];
-  const renderers = spec.series.map((series, index) => {
-    const color = spec.colours[index % spec.colours.length];
+  const renderers = spec.series.map((series) => {
+    const color = series.colour;
     const data = Object.fromEntries(["x", "y", "low", "high"].filter((name) => series[name])
       .map((name) => [name, series[name].map((value) => value ?? NaN)]));
     data.label = series.x.map(() => series.label || spec.title);

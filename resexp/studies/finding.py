@@ -45,6 +45,15 @@ class Panel:
     side: Sequence[float] = ()  # the values of x, and of y, along the grid
     image: bool = False
 
+    @property
+    def hues(self) -> list[int]:
+        """Which colour each series has, from 0: a thin one without a label has that of the series that it goes with."""
+        numbers: list[int] = []
+        for one in self.series:
+            with_last = bool(numbers) and one.style == "thin" and not one.label
+            numbers.append(numbers[-1] if with_last else len(set(numbers)))
+        return numbers
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:

@@ -137,10 +137,10 @@ def describe_runs(groups: Sequence[Group], *, seeds_as: str = "mean") -> str:
         return ", ".join(map(str, sorted(set(values), key=lambda value: (str(type(value)), value))))
 
     seeds = sorted({config["seed"] for config in configs})
-    steps = listed([config["protocol"]["steps"] for config in configs])
+    steps = sorted({config["protocol"]["steps"] for config in configs})
     text = (
         f"Data set {listed([_data_set(c['dataset']) for c in configs])}; "
-        f"protocol {listed([c['protocol']['name'] for c in configs])}, {steps} steps of "
+        f"protocol {listed([c['protocol']['name'] for c in configs])}, {', '.join(f'{n:,}' for n in steps)} steps of "
         f"{listed([c['protocol']['batch_size'] for c in configs])} images, "
         f"{listed([c['protocol']['precision'] for c in configs])}, "
         f"learning rate {listed([c['protocol']['lr'] for c in configs])}; "
