@@ -17,6 +17,7 @@ from resexp import UserError, config, system
 from resexp.bench.measure import measure_together
 from resexp.console import message, print_table
 from resexp.run.env import versions
+from resexp.run.files import check_target
 from resexp.run.progress import duration
 
 
@@ -73,8 +74,7 @@ def main() -> int:
     try:
         for flag, number in (("--steps", args.steps), ("--side-by-side", args.side_by_side)):
             config.check(number >= 1, flag, number, "must be at least 1")
-        if args.json and not args.json.parent.is_dir():
-            raise UserError(f"--json {args.json}: no folder {args.json.parent}; name another file")
+        check_target("--json", args.json)
         result = project(args.study, args.overrides, steps=args.steps, together=args.side_by_side)
     except UserError as error:
         print(f"project_study: error: {error}", file=sys.stderr)

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from resexp import UserError, config
@@ -69,8 +69,11 @@ def publish(folder: Path, target: Path) -> Path:
 
 def _run_of(path: Path) -> str:
     """Whose weights a file holds."""
-    with safe_open(path, framework="pt") as file:
-        return (file.metadata() or {}).get("run", "?")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("run", "?")
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged ({error}); remove it") from None
 
 
 def main() -> int:

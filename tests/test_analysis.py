@@ -30,6 +30,7 @@ from resexp.analysis import (
     responses,
     sparsity,
     stacks,
+    units,
 )
 from resexp.analysis import forward as forward_terms
 from resexp.analysis import relu_collapse as collapse
@@ -335,16 +336,16 @@ def test_the_covariance_picture_is_that_of_numpy() -> None:
 def test_a_plain_net_loses_single_layers(subject: Subject) -> None:
     net = subject("model=plain14")
     inputs, labels = net.images("test", 64)
-    units = lesion.units_of(net)
-    assert len(units) == 12 and len(lesion.units_of(subject("model=resnet14"))) == 6
+    all_units = units.units_of(net)
+    assert len(all_units) == 12 and len(units.units_of(subject("model=resnet14"))) == 6
     block = net.net.stages[0][0]
     x = torch.randn(2, 4, 8, 8).relu()
     second = block.transform.bn2.relu(block.transform.conv2(x))  # without the first layer
-    assert torch.equal(lesion.LayersDropped(block, [1])(x), second)
-    assert torch.equal(lesion.LayersDropped(block, [])(x), block(x))
-    assert torch.equal(lesion.LayersDropped(block, [1, 2])(x), lesion.Dropped(block)(x))
+    assert torch.equal(units.LayersDropped(block, [1])(x), second)
+    assert torch.equal(units.LayersDropped(block, [])(x), block(x))
+    assert torch.equal(units.LayersDropped(block, [1, 2])(x), units.Dropped(block)(x))
     both = lesion._error_without(net, [0, 1], inputs, labels)
-    with replaced([(net.net.stages[0], 0)], [lesion.Dropped(block)]):
+    with replaced([(net.net.stages[0], 0)], [units.Dropped(block)]):
         assert both == error_of(net.net, inputs, labels)
 
 
@@ -359,34 +360,46 @@ def test_a_plain_net_loses_single_layers(subject: Subject) -> None:
 def test_smooth_is_a_rise_in_order_without_a_jump(errors: list[float], smooth: bool, subject: Subject) -> None:
     net = subject()
     object.__getattribute__(net, "__dict__")["train_error"] = 0.0
-    row = lesion._judge_smooth(net, "smooth", "k blocks dropped", errors)[0]
-    assert row.agrees is smooth and not lesion._judge_smooth(net, "smooth", "k blocks dropped", errors[:8])
+    row = lesion._judge_smooth(net, errors)[0]
+    assert row.agrees is smooth and not lesion._judge_smooth(net, errors[:8])
+
+
+def test_swaps_are_judged_by_their_order_and_not_by_a_step_between_single_draws(subject: Subject) -> None:
+    net = subject()
+    object.__getattribute__(net, "__dict__")["train_error"] = 0.0
+    taus = [1.0, *(0.98 - 0.02 * step for step in range(8))]
+
+    def agrees(errors: list[float]) -> bool | None:
+        return lesion._judge_order(net, 1.0, Series(label="", x=taus, y=errors))[0].agrees
+
+    assert agrees([9, 2, 3, 4, 5, 6, 7, 8, 80]) is True  # an exchange that was taken back, tau = 1, does not count
+    assert agrees([1, 60, 5, 40, 7, 30, 2, 20, 3]) is False
 
 
 def test_a_dropped_block_leaves_its_shortcut(subject: Subject) -> None:
     net = subject("model=resnet8")
     x = torch.randn(2, 4, 8, 8).relu()
     same_shape, smaller = net.net.stages[0][0], net.net.stages[1][0]
-    assert torch.equal(lesion.Dropped(same_shape)(x), x)
-    padded = lesion.Dropped(smaller)(x)  # option A: every second pixel, new channels are zero
+    assert torch.equal(units.Dropped(same_shape)(x), x)
+    padded = units.Dropped(smaller)(x)  # option A: every second pixel, new channels are zero
     assert torch.equal(padded[:, :4], x[:, :, ::2, ::2]) and padded[:, 4:].abs().sum() == 0
 
 
 def test_a_dropped_plain_block_passes_x_on(subject: Subject) -> None:
     net = subject("model=plain8")
     x = torch.randn(2, 4, 8, 8).relu()
-    assert torch.equal(lesion.Dropped(net.net.stages[0][0])(x), x)
-    assert lesion.Dropped(net.net.stages[1][0])(x).shape == (2, 8, 4, 4)
+    assert torch.equal(units.Dropped(net.net.stages[0][0])(x), x)
+    assert units.Dropped(net.net.stages[1][0])(x).shape == (2, 8, 4, 4)
 
 
 def test_layers_of_vgg_and_dense_layers_can_be_dropped(subject: Subject) -> None:
     vgg, dense = subject("model=vgg_a", "model.pools=3"), subject("model=densenet40_k12", "model.width=null")
     assert len(blocks_of(vgg)) == 8 and len(blocks_of(dense)) == 36
     x = torch.randn(2, 4, 8, 8)
-    assert torch.equal(lesion.Dropped(vgg.net.stages[0][0])(x[:, :3])[:, :3], x[:, :3])
+    assert torch.equal(units.Dropped(vgg.net.stages[0][0])(x[:, :3])[:, :3], x[:, :3])
     layer = dense.net.stages[0][0]
     x = torch.randn(2, 16, 8, 8)
-    assert torch.equal(lesion.Dropped(layer)(x)[:, :16], x) and lesion.Dropped(layer)(x)[:, 16:].abs().sum() == 0
+    assert torch.equal(units.Dropped(layer)(x)[:, :16], x) and units.Dropped(layer)(x)[:, 16:].abs().sum() == 0
 
 
 def test_dropping_a_residual_block_is_setting_its_last_norm_to_zero(subject: Subject) -> None:
@@ -451,8 +464,8 @@ def test_short_training_uses_only_the_drawn_blocks(subject: Subject) -> None:
     with few_blocks.only(net.net, [0, 1, 2]):
         assert torch.equal(net.net(x), net.net(x))
     with few_blocks.only(net.net, [1]):
-        kept = [isinstance(stage[0], lesion.Dropped) for stage in net.net.stages]
-    assert kept == [True, False, True] and not any(isinstance(s[0], lesion.Dropped) for s in net.net.stages)
+        kept = [isinstance(stage[0], units.Dropped) for stage in net.net.stages]
+    assert kept == [True, False, True] and not any(isinstance(s[0], units.Dropped) for s in net.net.stages)
 
 
 # identity
@@ -875,6 +888,21 @@ def test_nets_of_another_width_are_no_pair(subject: Subject) -> None:
     assert not [row for row in rows if row.id == "residual-below-plain"]
 
 
+def test_pairs_are_looked_for_among_nets_that_compare(subject: Subject) -> None:
+    """Nets of other widths, before or between them, hide none."""
+    nets = [subject(f"model=resnet{depth}", f"model.width={width}") for depth in (8, 14) for width in (4, 8)]
+    wide = [net for net in nets if net.cfg.model.width == 8]
+    assert identity._pairs([nets[0], *wide]) == [tuple(wide)]
+    assert len(identity._pairs(nets)) == len(responses._expected_order(nets)) == 2
+
+
+def test_gradients_that_overflow_have_exploded() -> None:
+    assert gradients.growth([1.0] * 6) == 1
+    for sizes in ([math.inf] * 6, [math.nan] * 6, [1.0, 1.0, 1.0, math.inf, 1.0, 1.0]):
+        assert gradients.growth(sizes) == math.inf
+    assert math.isnan(gradients.growth([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])) and math.isnan(gradients.growth([1.0] * 5))
+
+
 def test_what_drops_whole_blocks_is_measured_with_all_of_them(subject: Subject) -> None:
     net = subject("model=resnet14", "model.survival=0.3")
     inputs, labels = net.images("train", 32)
@@ -895,7 +923,7 @@ REFUSED: list[tuple[Any, list[str], dict[str, Any], str]] = [
     (lesion, ["model=plain8", "model.activation=crelu"], {"images": 8}, "twice the channels"),
     (ensemble, ["model=plain8", "model.activation=crelu"], {"images": 8}, "twice the channels"),
     (forward_terms, ["model=preresnet8", "model.shortcut=C"], {"images": 8}, "no shortcut is the identity"),
-    (gradients, ["model=mlp10"], {"layers": 2, "steps": 2, "images": 8}, "without convolutions"),
+    (gradients, ["model=mlp10"], {"layers": 2, "steps": 2, "images": 8}, "mlp10: has no convolutions"),
 ]
 
 
@@ -957,6 +985,15 @@ def test_one_number_of_dimensions_is_compared_with_nothing_and_their_order_does_
 
     assert verdicts((30, 2))["less-lost-in-many"] is verdicts((2, 30))["less-lost-in-many"] is True
     assert verdicts((2,))["less-lost-in-many"] is None
+
+
+@pytest.mark.parametrize(("gated", "plain", "agrees"), [(1.0, 49.0, True), (49.0, 1.0, False), (48.0, 49.0, None)])
+def test_a_memory_without_gates_that_learns_speaks_against_them(
+    gated: float, plain: float, agrees: bool | None
+) -> None:
+    errors = dict(zip(recurrent.KINDS, (plain, 49.0, gated), strict=True))
+    row = recurrent._row(10, {kind: [[error]] for kind, error in errors.items()})
+    assert row.agrees is agrees
 
 
 def test_memories_of_which_none_has_learned_get_no_verdict() -> None:

@@ -1,6 +1,7 @@
 """The nets are the papers' nets."""
 
 import copy
+import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -645,14 +646,33 @@ def test_a_trained_net_can_be_followed_by_torchs_compilers(way: str) -> None:
         torch.testing.assert_close(follow[way]()(x), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_hooks_reach_every_convolution() -> None:
+@pytest.mark.parametrize(
+    "register",
+    [
+        nn.Module.register_forward_hook,
+        nn.Module.register_forward_pre_hook,
+        nn.Module.register_full_backward_hook,
+        nn.Module.register_full_backward_pre_hook,
+        lambda _, hook: nn.modules.module.register_module_forward_hook(hook),
+    ],
+    ids=["forward", "forward-pre", "backward", "backward-pre", "global"],
+)
+def test_hooks_reach_every_convolution(register: Any) -> None:
     net = build_model(family="resnet", depth=8, width=8, fast=True).train()
-    seen: list[str] = []
-    for name, module in net.named_modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda *_, name=name: seen.append(name))
-    net(torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last))
-    assert len(seen) == len(set(seen)) == 7
+    seen: list[nn.Module] = []
+    convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
+
+    def keep(module: nn.Module, *_: Any) -> None:
+        seen.append(module)
+
+    handles = [register(module, keep) for module in convolutions[: 1 if register.__name__ == "<lambda>" else None]]
+    try:
+        net(torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last).requires_grad_()).sum().backward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = [module for module in seen if isinstance(module, nn.Conv2d)]
+    assert len(found) == len(set(found)) == len(convolutions) == 7
 
 
 @pytest.mark.parametrize("family", [{"family": "vgg", "depth": 11}, {"family": "densenet", "depth": 40}])
@@ -664,7 +684,11 @@ def test_the_shorter_side_decides_whether_an_image_vanishes(family: dict[str, An
 def test_copies_of_a_net_decay_what_it_decays() -> None:
     net = build_model(family="plain", depth=8, activation="prelu", convolution="dirac")
     flags = [getattr(p, "decays", True) for p in net.parameters()]
-    assert [getattr(p, "decays", True) for p in copy.deepcopy(net).parameters()] == flags and not all(flags)
+    stored = io.BytesIO()
+    torch.save(net, stored)
+    stored.seek(0)
+    for other in (copy.deepcopy(net), torch.load(stored, weights_only=False)):
+        assert [getattr(p, "decays", True) for p in other.parameters()] == flags and not all(flags)
 
 
 @pytest.mark.parametrize("words", [{"shortcut": "B"}, {"transform": "bottleneck", "shortcut": "B"}], ids=str)

@@ -14,7 +14,16 @@ from helpers import write_run
 from torch import Tensor, nn
 
 from resexp import UserError, catalog, config
-from resexp.analysis.remedies import Start, correlation_row, dimensions, likeness, measure_start, move, own_share
+from resexp.analysis.remedies import (
+    Start,
+    correlation_row,
+    dimensions,
+    likeness,
+    measure_start,
+    move,
+    own_share,
+    rank_interval,
+)
 from resexp.analysis.subject import Trained, read_subject
 from resexp.builder import build_net, build_optimizer, load_data
 from resexp.cli import main
@@ -671,6 +680,14 @@ def test_a_mechanism_goes_with_the_error_or_does_not() -> None:
     assert rows["update"].agrees is None and rows["dead"].agrees is None  # all alike; none known
     loose = correlation_row("growth", starts, [1.0, 2.0, 3.0, 12.0, 4.0, 6.0, 1.5, 8.0, 9.0, 2.5, 10.0, 7.0])
     assert loose.agrees is None and "to" in loose.measured  # the bound lies within its interval
+    few = correlation_row("growth", starts[:5], [1.0, 2.0, 3.0, 4.0, 5.0])
+    assert few.measured == "1.00 (1.00 to 1.00)" and few.agrees is None  # every draw of so few is in order
+
+
+def test_an_interval_over_nets_that_are_mostly_alike_holds_no_correlation_at_all() -> None:
+    values = [0.0] * 9 + [1.0]
+    rank, low, high = rank_interval(values, [float(n) for n in range(9, -1, -1)])
+    assert low <= rank < high == 0
 
 
 # --- what they close of the gap ---------------------------------------------------------------------------------------

@@ -85,8 +85,31 @@ def test_what_all_runs_lack_ends_a_sweep_in_one_line(resexp: Resexp) -> None:
 def test_what_one_run_lacks_leaves_the_others_alone(resexp: Resexp) -> None:
     result = resexp("sweep", *TINY[1:], "dataset=cifar10,digits", "workers=1")
     assert result.returncode == 1
-    assert "RESEXP_DATA" in result.stderr and "left: 1 of 2 runs" in result.stderr
+    assert "left: 1 of 2 runs" in result.stderr
+    told = [line for line in result.stderr.splitlines() if "RESEXP_DATA" in line]  # at once, and at the end
+    assert len(told) == 2 and "finished: train" in result.stderr.split(told[0])[1]
     assert [Run(path).status for path in Path("outputs/runs").glob("*-digits-*")] == ["finished"]
+
+
+def refused_sweep(*words: str, refused: int = 2, line: str = "no such images") -> Sweep:
+    """A sweep whose first jobs refused to start."""
+    sweep = plan_sweep(config.expand(list(words)))
+    for job in sweep.jobs[:refused]:
+        job.outcome, job.refusal = JobState.FAILED, line
+    return sweep
+
+
+def test_a_refusal_is_that_of_all_runs_only_if_all_have_what_the_refused_ones_share() -> None:
+    assert refused_sweep("model=plain8", "dataset=cifar10", "seed=0,1,2").common_refusal == "no such images"
+    for words in (("dataset=cifar10,digits", "model=plain8"), ("model=plain8,plain14", "dataset=digits")):
+        assert refused_sweep(*words, "seed=0,1").common_refusal == ""  # the others may train
+        assert refused_sweep(*words, "seed=0,1", refused=4).common_refusal == "no such images"
+    assert refused_sweep("model=plain8", "seed=0,1,2", refused=1).common_refusal == ""  # one may be alone
+    assert refused_sweep("model=plain8", "seed=0", refused=1).common_refusal == "no such images"
+    assert Sweep([], workers=1).common_refusal == ""
+    trains = refused_sweep("model=plain8", "seed=0,1,2")
+    trains.jobs[2].announced = True
+    assert trains.common_refusal == "" and trains.refused_alike == []
 
 
 def test_a_run_killed_after_its_summary_is_finished() -> None:
@@ -320,6 +343,27 @@ def test_a_measurement_now_takes_the_place_of_what_the_folder_says() -> None:
     slow = seconds_left(jobs, (jobs[0].cfg, 100.0))
     usual = seconds_left(jobs)
     assert slow is not None and usual is not None and sum(slow) == pytest.approx(10 * sum(usual))
+
+
+def test_a_net_measured_at_one_size_of_images_is_slower_at_another() -> None:
+    words = ["model=resnet20", "dataset=tiny-imagenet50", "dataset.root=/none", "dataset.image_size=16,64"]
+    jobs = [Job(overrides, cfg) for overrides, cfg in config.expand(words)]
+    small, large = seconds_left(jobs, (jobs[0].cfg, 100.0)) or (0.0, 0.0)
+    assert large == pytest.approx(16 * small, rel=0.01) and small > 0
+
+
+def test_a_net_that_cannot_be_built_leaves_the_time_unknown_and_ends_no_report() -> None:
+    write_run(Path("outputs/runs"), ["model=plain8", "dataset=digits"], images_per_s=1000.0)
+    jobs = [Job(overrides, cfg) for overrides, cfg in config.expand(["model=plain14,vgg_d", "dataset=digits"])]
+    assert seconds_left(jobs) is None and seconds_left(jobs[:1])
+
+
+def test_a_net_that_cannot_be_measured_holds_up_no_sweep(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("resexp.bench.measure.measure_together", lambda *_: {"failed": "out of memory"})
+    sweeps._say_how_long(config.load_study("he2015-fig6-eighth", ["dataset.root=/none"])[1])
+    assert "how long it takes is unknown: plain20 could not be measured: out of memory" in capsys.readouterr().err
 
 
 def test_every_study_can_say_how_long_it_takes_from_one_net() -> None:

@@ -1,6 +1,7 @@
 """Training learns, counts right, and loses nothing."""
 
 import contextlib
+import errno
 import inspect
 import json
 import os
@@ -686,6 +687,18 @@ def test_a_damaged_checkpoint_is_refused_and_left_alone(damage: str) -> None:
     assert path.read_bytes() == left
 
 
+def test_a_checkpoint_that_the_system_will_not_read_is_not_called_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, run = run_tiny("max_minutes=0.0001")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("resexp.checkpoint.torch.load", refuse)
+    with pytest.raises(UserError, match=r"cannot be read \(.*Input/output error\)") as caught:
+        run_tiny()
+    assert "remove" not in str(caught.value) and (run.path / CHECKPOINT).is_file()
+
+
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
@@ -824,8 +837,10 @@ def test_weights_and_biases_logs_offline_and_a_resumed_run_goes_on(tmp_path: Pat
     parts = sorted((run.path / "wandb").glob("offline-run-*/*.wandb"))
     assert [part.name for part in parts] == [f"run-{run.path.name}.wandb"] * 2
     deadline = time.monotonic() + 30  # a process of wandb's own writes them, some time after it was told to
-    while not (logged := [line for part in parts for line in wandb_history(part)]) and time.monotonic() < deadline:
+    logged: list[dict[str, float]] = []
+    while not any(line["_step"] == 12 and "error/test" in line for line in logged) and time.monotonic() < deadline:
         time.sleep(0.2)
+        logged = [line for part in parts for line in wandb_history(part)]
     assert [line["_step"] for line in logged if "error/train" in line] == [3, 6, 9, 12]
     assert [line["error/test"] for line in logged if "error/test" in line][-1] == summary["test_error"]
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resexp.analysis.lesion import Dropped, check_fits
 from resexp.analysis.subject import (
     Trained,
     about,
@@ -23,6 +22,7 @@ from resexp.analysis.subject import (
     log_probabilities,
     replaced,
 )
+from resexp.analysis.units import Dropped, check_fits
 from resexp.console import message
 from resexp.models.blocks import Transform
 from resexp.studies.finding import Finding, Panel, Row, Series
@@ -136,10 +136,11 @@ def _compare(found: Sequence[Members]) -> list[Row]:
     robust = [one for one in found if one.has_stochastic_depth or one.net.cfg.model.dropout]
 
     def usual_of(one: Members) -> Members | None:
-        model = one.net.cfg.model
-        others = [other for other in found if other not in robust and is_comparable(one.net, other.net)]
-        kinds = [(other.net.cfg.model.family, other.net.cfg.model.depth) for other in others]
-        return next((o for o, kind in zip(others, kinds, strict=True) if kind == (model.family, model.depth)), None)
+        return next((other for other in found if other not in robust and is_alike(one.net, other.net)), None)
+
+    def is_alike(one: Trained, other: Trained) -> bool:
+        kinds = {(net.cfg.model.family, net.cfg.model.depth) for net in (one, other)}
+        return len(kinds) == 1 and is_comparable(one, other)
 
     return [
         Row(

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from resexp.analysis.lesion import Dropped
 from resexp.analysis.subject import Trained, blocks_of, error_of, replaced
+from resexp.analysis.units import Dropped
 from resexp.builder import build_state
 from resexp.console import message
 from resexp.studies.finding import Row

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resexp import UserError
-from resexp.analysis.stacks import TINY, YANG, measure_stacks
+from resexp.analysis.stacks import TINY, measure_stacks
 from resexp.analysis.subject import Trained, about, judged
 from resexp.builder import build_net, build_schedule, place_net
 from resexp.console import message
@@ -26,6 +26,7 @@ from resexp.studies.finding import Finding, Panel, Row, Series
 
 LEAST = {"layers": 2}  # of the settings
 
+YANG = "Yang et al. 2019, Sec. 1"
 ENDS = 3  # layers at both ends that are compared
 HEALTHY = 0.01, 100.0  # of the gradient at the other end: below it has vanished, above it has exploded
 
@@ -65,7 +66,7 @@ def _nets(nets: Sequence[Trained], images: int, seed: int) -> tuple[Panel, list[
     for net in nets:
         inputs, labels = net.images("train", images)
         fresh = place_net(build_net(dataclasses.replace(net.cfg, seed=seed), net.data), inputs.device)
-        weights, norms = layer_gradients(fresh, inputs, labels)
+        weights, norms = layer_gradients(fresh, inputs, labels, net.label)
         rate = build_schedule(net.cfg).lr(0)  # of a warm-up, where there is one
         moves = [rate * g / max(w, TINY) for w, g in zip(weights, norms, strict=True)]
         lines.append(Series(label=f"{net.label}, fresh", x=range(1, len(norms) + 1), y=norms, style="thin"))
@@ -90,7 +91,15 @@ def _nets(nets: Sequence[Trained], images: int, seed: int) -> tuple[Panel, list[
 
 
 def _ends_rows(net: Trained, state: str, sizes: Sequence[float]) -> list[Row]:
-    """The first layers against the last ones: whether the gradient vanishes, and whether it explodes."""
+    """The first layers against the last ones: whether the gradient vanishes, and whether it explodes.
+
+    :raises UserError: for so few layers that the first are the last.
+    """
+    if len(sizes) < 2 * ENDS:
+        raise UserError(
+            f"gradients: {net.label} has {len(sizes)} convolutions, of which the first and last {ENDS} are compared; "
+            "take a deeper net"
+        )
     ratio, (least, most) = growth(sizes), HEALTHY
     unknown = math.isnan(ratio)
     what = "gradient" if state == "fresh" else "gradient times weight"
@@ -131,19 +140,22 @@ def _scales_row(net: Trained, trained: nn.Module, weights: Sequence[float]) -> R
 
 
 def growth(sizes: Sequence[float]) -> float:
-    """Of the first layers' gradients over the last ones'; NaN without any there, as behind a last scale of zero.
+    """Of the first layers' gradients over the last ones'; infinite if one of them overflows.
 
-    :raises UserError: for so few layers that the first are the last.
+    NaN without any gradient in the last ones, as behind a last scale of zero, and for so few layers that the first are
+    the last.
     """
     if len(sizes) < 2 * ENDS:
-        raise UserError(
-            f"{len(sizes)} convolutions, of which the first and last {ENDS} are compared: take a deeper net"
-        )
+        return math.nan
+    if not all(map(math.isfinite, sizes)):
+        return math.inf
     last = sum(sizes[-ENDS:])
     return sum(sizes[:ENDS]) / last if last else math.nan
 
 
-def layer_gradients(net: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[list[float], list[float]]:
+def layer_gradients(
+    net: nn.Module, inputs: Tensor, labels: Tensor, label: str = "the net"
+) -> tuple[list[float], list[float]]:
     """The norms of the weights of each convolution but those of shortcuts, and of the loss' gradient for them.
 
     In training mode, with all blocks of a net of stochastic depth, and the same dropout each time.
@@ -153,7 +165,7 @@ def layer_gradients(net: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[lis
     named = [(name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d)]
     weights = [module.weight for name, module in named if "shortcut" not in name]
     if not weights:
-        raise UserError("a net without convolutions has no gradients of its layers here; take another")
+        raise UserError(f"{label}: has no convolutions whose gradients could be compared; take another net")
     dropping = [(module, module.survival) for module in net.modules() if isinstance(module, Block)]
     with torch.random.fork_rng():
         torch.manual_seed(0)

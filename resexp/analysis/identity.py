@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resexp import UserError
-from resexp.analysis.subject import Trained, about, error_of, is_comparable, judged
+from resexp.analysis.subject import Trained, about, error_of, families_alike, judged
 from resexp.console import message
 from resexp.studies.finding import Finding, Panel, Row, Series
 
@@ -97,12 +97,8 @@ def _compare(shallow: Trained, deep: Trained) -> list[Row]:
 
 def _pairs(nets: Sequence[Trained]) -> list[tuple[Trained, Trained]]:
     """(shallow, deep) of each family. Raises UserError if there is none."""
-    found = []
-    for family in ("plain", "resnet"):
-        members = sorted((n for n in nets if n.cfg.model.family == family), key=lambda n: n.cfg.model.depth)
-        alike = [net for net in members if is_comparable(net, members[0])]
-        if len(alike) >= 2 and alike[0].cfg.model.depth < alike[-1].cfg.model.depth:
-            found.append((alike[0], alike[-1]))
+    groups = [group for family in ("plain", "resnet") for group in families_alike(nets, family)]
+    found = [(group[0], group[-1]) for group in groups if group[0].cfg.model.depth < group[-1].cfg.model.depth]
     if not found:
         raise UserError(
             "identity: takes a shallow and a deep net of one family, plain or resnet, as resnet20 and resnet56, "

@@ -5,21 +5,16 @@ A plain net has one path. It loses single layers, as VGG does in the paper, and 
 """
 
 import itertools
-import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import kendalltau, spearmanr
-from torch import Tensor, nn
+from torch import Tensor
 
 from resexp import UserError
 from resexp.analysis.subject import Trained, about, blocks_of, error_of, judged, replaced
+from resexp.analysis.units import Dropped, LayersDropped, Unit, check_fits, connection_of, shape_of, units_of
 from resexp.console import message
-from resexp.models.blocks import Paths
-from resexp.models.shortcuts import make_shortcut
-from resexp.models.vgg import Layer
 from resexp.studies.finding import Finding, Panel, Row, Series
 
 LEAST = {"deletions": 0, "swaps": 0}  # of the settings
@@ -27,100 +22,9 @@ LEAST = {"deletions": 0, "swaps": 0}  # of the settings
 SOURCE = "Veit et al. 2016, Fig. 3"
 MOST = 20  # blocks dropped together: about where the published curve reaches chance
 SMALL, CHANCE = 5.0, 0.75  # points of error that are little; the part of chance's error that counts as chance
-MONOTONE, JUMP = 0.9, 0.25  # smooth: Spearman's correlation is at least this, no step is more of the whole rise
+MONOTONE = 0.9  # in order: Spearman's correlation is at least this
+JUMP = 0.25  # smooth: and no step is more of the whole rise
 LEAST_STEPS = 8  # of a rise that is judged: an even one has steps of half the bound then
-
-
-class Dropped(nn.Module):
-    """A block without F: what the connection makes of x and nothing, with what stands before and after.
-
-    A plain block, or a layer of VGG, has no connection: x itself takes its place, by option A where the shape changes.
-    """
-
-    def __init__(self, block: Any) -> None:
-        super().__init__()
-        self.block: Any = block
-        channels, self.out, self.stride = shape_of(block)
-        self.bridge = None if connection_of(block) else make_shortcut("A", channels, self.out, self.stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.bridge is not None:
-            return self.bridge(x)
-        block = self.block
-        if block.before is not None:
-            x = block.before(x)
-        height, width = (-(-side // self.stride) for side in x.shape[2:])
-        return block.joined(block.connection(x, x.new_zeros(len(x), self.out, height, width)))
-
-
-class LayersDropped(nn.Module):
-    """A plain block without some of its layers (from 1): x passes them by, by option A where the shape changes."""
-
-    def __init__(self, block: Any, layers: Collection[int]) -> None:
-        super().__init__()
-        transform = block.transform
-        self.steps = nn.ModuleList()
-        for number in range(1, transform.count + 1):
-            conv = getattr(transform, f"conv{number}")
-            if number in layers:
-                self.steps.append(make_shortcut("A", conv.in_channels, conv.out_channels, conv.stride[0]))
-            else:
-                self.steps.append(_PlainLayer(conv, getattr(transform, f"bn{number}")))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for step in self.steps:
-            x = step(x)
-        return x
-
-
-class _PlainLayer(nn.Module):
-    def __init__(self, conv: nn.Module, norm: Any) -> None:
-        super().__init__()
-        self.conv, self.norm = conv, norm
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm.relu(self.conv(x))
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What is dropped at once: a block that has a connection or is one layer, or one layer of a plain block."""
-
-    stage: Any
-    index: int
-    layer: int | None = None
-
-
-def units_of(net: Trained) -> list[Unit]:
-    """In the order in which the net applies them."""
-    units = []
-    for stage, index in blocks_of(net):
-        block = stage[index]
-        layers = _layers_of(block)
-        units += [Unit(stage, index, number) for number in layers] if layers else [Unit(stage, index)]
-    return units
-
-
-def _layers_of(block: Any) -> range | None:
-    """The numbers of a plain block's layers; None for what is dropped as a whole."""
-    if connection_of(block) is not None or isinstance(block, Layer):
-        return None
-    usual = block.fuses and block.transform.count > 1 and block.before is None
-    return range(1, block.transform.count + 1) if usual else None
-
-
-def connection_of(block: Any) -> Any:
-    """None for what passes on F(x) alone."""
-    return getattr(block, "connection", None)
-
-
-def shape_of(block: Any) -> tuple[int, int, int]:
-    """Channels in, channels of F, stride."""
-    if isinstance(block, Layer):
-        return block.conv.in_channels, block.conv.out_channels, block.conv.stride[0]
-    transform = block.transform
-    convs = [getattr(transform, f"conv{number}") for number in range(1, transform.count + 1)]
-    return convs[0].in_channels, convs[-1].out_channels, math.prod(conv.stride[0] for conv in convs)
 
 
 def analyze(
@@ -161,9 +65,8 @@ def analyze(
         rows += _judge(net, whole, one)
         if not _is_plain(net):
             dropped = [float(np.median(errors)) for errors in found]
-            rows += _judge_smooth(net, "smooth", "k blocks dropped: Spearman's correlation of k", [whole, *dropped])
-            moved = [whole, *swapped[-1].y]  # from the order as it was to the least like it
-            rows += _judge_smooth(net, "smooth-swaps", "blocks swapped: Spearman's correlation of 1 - tau", moved)
+            rows += _judge_smooth(net, [whole, *dropped])
+            rows += _judge_order(net, whole, swapped[-1])
     return Finding(
         analysis="lesion",
         title="Lesions: blocks dropped and swapped after training",
@@ -177,15 +80,6 @@ def analyze(
         ],
         rows=rows,
     )
-
-
-def check_fits(net: Trained) -> None:
-    """Raise UserError for blocks that cannot pass x on alone: separate paths, or twice the channels behind a ReLU."""
-    for stage, index in blocks_of(net):
-        if any(isinstance(part, Paths) for part in stage[index].modules()):
-            raise UserError(f"{net.label}: its blocks are separate paths; take model.form=grouped")
-    if getattr(net.cfg.model, "activation", None) == "crelu":
-        raise UserError(f"{net.label}: its layers read twice the channels that they write; take another activation")
 
 
 def _check_deletions(nets: Sequence[Trained], deletions: int) -> None:
@@ -274,20 +168,43 @@ def _judge(net: Trained, whole: float, one: list[float]) -> list[Row]:
     ]
 
 
-def _judge_smooth(net: Trained, name: str, what: str, medians: Sequence[float]) -> list[Row]:
-    """Whether the median errors rise smoothly with the damage: in order, and without a jump."""
+def _judge_smooth(net: Trained, medians: Sequence[float]) -> list[Row]:
+    """Whether the median errors rise smoothly with the number of dropped blocks: in order, and without a jump."""
     if len(medians) <= LEAST_STEPS:
         return []
-    rise = max(medians) - medians[0]
-    rank = float(spearmanr(range(len(medians)), medians).statistic) if rise > 0 else 0.0
+    rise, rank = max(medians) - medians[0], _order_of(medians)
     jump = max(after - before for before, after in itertools.pairwise(medians)) / rise if rise > 0 else 0.0
     return [
         Row(
-            id=name,
-            what=f"{net.label}: {what} with the median error; largest step, of the whole rise",
+            id="smooth",
+            what=f"{net.label}: k blocks dropped: Spearman's correlation of k with the median error; "
+            "largest step, of the whole rise",
             measured=f"{rank:.2f}; {100 * jump:.0f} %",
             expected=f"smooth: at least {MONOTONE}, at most {100 * JUMP:.0f} %",
-            source="Veit et al. 2016, Fig. 5",
+            source="Veit et al. 2016, Fig. 5a",
             agrees=judged(rank >= MONOTONE and jump <= JUMP, net),
         )
     ]
+
+
+def _judge_order(net: Trained, whole: float, swapped: Series) -> list[Row]:
+    """Whether the error rises with the disorder. Steps between taus tell nothing: some have a single draw."""
+    medians = [whole, *(error for tau, error in zip(swapped.x, swapped.y, strict=True) if tau < 1)]
+    if len(medians) <= LEAST_STEPS:
+        return []
+    rank = _order_of(medians)
+    return [
+        Row(
+            id="order",
+            what=f"{net.label}: blocks swapped: Spearman's correlation of 1 - tau with the median error",
+            measured=f"{rank:.2f}",
+            expected=f"at least {MONOTONE}",
+            source="Veit et al. 2016, Fig. 5b",
+            agrees=judged(rank >= MONOTONE, net),
+        )
+    ]
+
+
+def _order_of(medians: Sequence[float]) -> float:
+    """Spearman's correlation of errors with their places; 0 if none is above the first."""
+    return float(spearmanr(range(len(medians)), medians).statistic) if max(medians) > medians[0] else 0.0

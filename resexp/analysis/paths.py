@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from resexp import UserError
 from resexp.analysis.few_blocks import train_both
-from resexp.analysis.lesion import check_fits
 from resexp.analysis.subject import JUDGED_ON, Trained, about, blocks_of, is_sum, judged, replaced
+from resexp.analysis.units import check_fits
 from resexp.console import message
 from resexp.studies.finding import Finding, Panel, Row, Series
 

@@ -22,11 +22,10 @@ from resexp.studies.finding import Finding, Panel, Row, Series
 SOURCE = "Cho et al. 2014; Srivastava et al. 2015, Sec. 2"
 BATCH = 64
 CHANCE = 50.0
-TINY = 1e-60  # a gradient below it is drawn there
+LEAST_DRAWN = 1e-60  # a gradient below it is drawn there
 NOISE = 0.3  # deviation of the numbers that are not to be remembered
 CARRIES = 4.0  # bias of the update gate: sigmoid(4) = 0.98 of the state is kept at each step
 KINDS = {"RNN": 0.0, "GRU, bias 0": 0.0, f"GRU, bias {CARRIES:g}": CARRIES}
-TINY = 1e-300
 
 
 class Memory(nn.Module):
@@ -69,7 +68,7 @@ def analyze(
     trained, decays = measure(lengths, width, steps, rate, seeds, seed)
     curves = [_curve(kind, length, errors) for (kind, length), errors in trained.items()]
     reach = [
-        Series(label=kind, x=range(max(lengths)), y=np.mean(decay, axis=0).clip(TINY).tolist())
+        Series(label=kind, x=range(max(lengths)), y=np.mean(decay, axis=0).clip(LEAST_DRAWN).tolist())
         for kind, decay in decays.items()
     ]
     fresh = [
@@ -144,8 +143,8 @@ def _row(length: int, trained: dict[str, list[list[float]]]) -> Row:
         measured=f"{mean[carries]} against {mean[plain]} ({mean[half]})",
         expected=f"below; chance is {CHANCE:.0f} %",
         source=SOURCE,
-        # Where neither remembers, at half of chance or below, which is the better says nothing.
-        agrees=max(last[carries]) < min(last[plain]) if min(last[carries]) <= LEARNED * CHANCE else None,
+        # If no net of either kind remembers, which is the better says nothing.
+        agrees=max(last[carries]) < min(last[plain]) if min(*last[carries], *last[plain]) <= LEARNED * CHANCE else None,
     )
 
 
@@ -190,4 +189,4 @@ def gradient_by_age(kind: str, length: int, width: int, seed: int) -> list[float
     inputs = inputs.double().requires_grad_()
     gradient = torch.autograd.grad(F.cross_entropy(net(inputs), labels), inputs)[0]
     norms: Sequence[float] = gradient.square().sum(dim=(0, 2)).sqrt().flip(0).tolist()
-    return [norm / max(norms[0], TINY) for norm in norms]
+    return [norm / norms[0] for norm in norms]

@@ -117,7 +117,8 @@ def correlation_row(key: str, starts: Sequence[Start], errors: Sequence[float]) 
         measured=_rank_words(rank, low, high),
         expected=expected.format(STRONG),
         source=source,
-        agrees=True if least > STRONG else False if most < STRONG else None,  # undecided: the bound lies between
+        # Undecided if the bound lies between; and a few nets in perfect order stay so in every draw.
+        agrees=None if math.isclose(least, most) else True if least > STRONG else False if most < STRONG else None,
     )
 
 
@@ -144,14 +145,17 @@ def _with_norm(nets: Sequence[Trained], starts: Sequence[Start], errors: Sequenc
 
 
 def rank_interval(values: Sequence[float], errors: Sequence[float]) -> tuple[float, float, float]:
-    """Spearman's correlation, and its 95 % interval by bootstraps over the nets; NaN as below."""
+    """Spearman's correlation, and its 95 % interval by bootstraps over the nets; NaN as below.
+
+    Draws in which one side is all alike count as 0: there is nothing that could go with it.
+    """
     rank = rank_correlation(values, errors)
     if math.isnan(rank):
         return rank, rank, rank
     random = np.random.default_rng(0)
     pairs = np.array([(value, error) for value, error in zip(values, errors, strict=True) if not math.isnan(value)])
     draws = (pairs[random.integers(len(pairs), size=len(pairs))].T for _ in range(BOOTSTRAPS))
-    found = [float(spearmanr(*drawn).statistic) for drawn in draws if all(len(set(side)) > 1 for side in drawn)]
+    found = [float(spearmanr(*one).statistic) if all(len(set(side)) > 1 for side in one) else 0.0 for one in draws]
     low, high = np.percentile(found, (2.5, 97.5)).tolist()
     return rank, low, high
 
@@ -172,7 +176,7 @@ def measure_start(net: Trained, count: int) -> Start:
     fresh = place_net(build_net(net.cfg, net.data), inputs.device)
     use_kernels(fresh, fast=False)
     set_statistics(fresh, group=p.norm_group, synced=False)
-    _, norms = layer_gradients(fresh, inputs, labels)
+    _, norms = layer_gradients(fresh, inputs, labels, net.label)
     return Start(
         growth=growth(norms),
         likeness=likeness(fresh, inputs[:64]),

@@ -5,6 +5,7 @@ less the deeper the net. The figure compares the layers sorted by their response
 quartile of the sorted layers one net lies below the other. Means would do for no such claim, as a few layers rule them.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from resexp import UserError
-from resexp.analysis.subject import Trained, about, is_comparable, judged, of_one_depth
+from resexp.analysis.subject import Trained, about, families_alike, judged, of_one_depth
 from resexp.models.norm_relu import BatchNorm
 from resexp.studies.finding import Finding, Panel, Row, Series
 
@@ -84,13 +85,8 @@ def layer_responses(net: nn.Module, inputs: Tensor, label: str = "the net") -> l
 def _expected_order(nets: Sequence[Trained]) -> list[tuple[Trained, Trained]]:
     """Which net should respond less than which: residual less than plain, deeper residual less than shallower."""
     pairs = [(residual, plain) for plain, residual in of_one_depth(nets)]
-    residual = sorted((net for net in nets if net.cfg.model.family == "resnet"), key=lambda net: net.cfg.model.depth)
-    steps = zip(residual[1:], residual, strict=False)
-    return pairs + [
-        (deep, shallow)
-        for deep, shallow in steps
-        if deep.cfg.model.depth > shallow.cfg.model.depth and is_comparable(deep, shallow)
-    ]
+    steps = [step for group in families_alike(nets, "resnet") for step in itertools.pairwise(group)]
+    return pairs + [(deep, shallow) for shallow, deep in steps if deep.cfg.model.depth > shallow.cfg.model.depth]
 
 
 def _compare(found: dict[str, list[float]], less: Trained, more: Trained) -> Row:

@@ -16,7 +16,6 @@ from resexp.studies.finding import Panel, Row, Series
 NAIVE = 0.01  # the standard deviation of the weights before Glorot & Bengio 2010
 SIGMOID_SLOPE = 0.25  # at most
 TINY = 1e-300  # where a gradient has vanished altogether
-YANG = "Yang et al. 2019, Sec. 1"
 # A layer's factor with batch norm, fresh: a ReLU that is centred keeps 1 - 1/pi of the variance that it is scaled to.
 NORM_FACTOR = math.sqrt(math.pi / (math.pi - 1))
 

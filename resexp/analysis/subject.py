@@ -155,6 +155,18 @@ def of_one_depth(nets: Sequence[Trained]) -> list[tuple[Trained, Trained]]:
     ]
 
 
+def families_alike(nets: Sequence[Trained], family: str) -> list[list[Trained]]:
+    """The nets of a family in groups that can be compared, each from shallow to deep."""
+    groups: list[list[Trained]] = []
+    for net in sorted((net for net in nets if net.cfg.model.family == family), key=lambda net: net.cfg.model.depth):
+        group = next((group for group in groups if is_comparable(net, group[0])), None)
+        if group is None:
+            groups.append([net])
+        else:
+            group.append(net)
+    return groups
+
+
 def is_comparable(one: Trained, other: Trained) -> bool:
     """Whether two nets have one width, and were trained on the same images by the same protocol."""
     return are_comparable(dataclasses.asdict(one.cfg), dataclasses.asdict(other.cfg))

@@ -39,9 +39,9 @@ def bench(args: argparse.Namespace) -> int:
     cfg = config.load(args.overrides, args.config_dir)
     words = [[f"protocol.precision={one}"] for one in args.precision.split(",")] if args.precision else [[]]
     cfgs = [config.load([*args.overrides, *word], args.config_dir) for word in words]
-    if args.json and (args.json.is_dir() or not args.json.parent.is_dir()):
-        what = "is a folder" if args.json.is_dir() else f"no folder {args.json.parent}"
-        raise UserError(f"--json {args.json}: {what}; name a file")
+    from resexp.run.files import check_target
+
+    check_target("--json", args.json)
     from resexp.bench.measure import bench, growth
     from resexp.figures.cost import draw_bench, draw_growth
     from resexp.figures.study import slug

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from resexp import UserError
+from resexp.run.files import is_refusal
 
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # Pillow would clip their pixels to 255
 RANGES = (1, 255, 4095, 65535)  # what white may be in them; a whole image of 0 and 1 has white at 1 only in mode F
@@ -28,6 +29,8 @@ def read_image(path: Path | str) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers of damaged files raise anything
+        if is_refusal(error):
+            raise UserError(f"{path}: cannot be read ({error})") from None
         raise UserError(f"{path}: not a readable image ({error}); replace it or remove it") from None
 
 

@@ -35,7 +35,8 @@ class Conv3x3(nn.Conv2d):
     @property
     def shares_input(self) -> bool:
         """Whether ``beside`` may take the place of a call: it gains something, and passes no hook over."""
-        return self.fast and not (self._forward_hooks or self._forward_pre_hooks or self._backward_hooks)
+        hooks = (self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks)
+        return self.fast and not any(hooks) and not nn.modules.module._has_any_global_hook()
 
     def beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The output, and x for what else reads it: where a kernel allows, the two gradients are summed as it works."""

@@ -94,7 +94,9 @@ class ShiftThen(Activated):
 class Undecayed(nn.Parameter):
     """A parameter without weight decay, and so are its copies."""
 
-    decays = False  # what the optimiser asks
+    def __init__(self, data: Tensor, requires_grad: bool = True) -> None:
+        super().__init__()
+        self.decays = False  # what the optimiser asks; of the instance, as a pickle keeps no class of a parameter
 
 
 class DiracConv3x3(Conv3x3):

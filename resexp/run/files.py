@@ -8,6 +8,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from resexp import UserError
+
 CHECKSUM, CHECKSUMS = "checksum", "crc32"  # of a file itself, and of those beside it
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EBADF)  # of folders: CIFS, WSL and the like
 
@@ -62,6 +64,19 @@ def _checksum(value: dict[str, Any]) -> int:
 def crc32_of(folder: Path, *names: str) -> dict[str, int]:
     """The checksums of files, by name."""
     return {name: zlib.crc32((folder / name).read_bytes()) for name in names}
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the system would not let a file be read. EINVAL is none: readers seek to nowhere in damaged files."""
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+
+
+def check_target(option: str, path: Path | None) -> None:
+    """Raise UserError, before anything long begins, if no file can be written at ``path``."""
+    if path and (path.is_dir() or not path.parent.is_dir()):
+        raise UserError(
+            f"{option} {path}: {'is a folder' if path.is_dir() else f'no folder {path.parent}'}; name a file"
+        )
 
 
 def sync_folder(path: Path) -> None:

@@ -25,7 +25,7 @@ def is_long(jobs: Sequence[Job]) -> bool:
 
 
 def seconds_left(jobs: Sequence[Job], now: tuple[Config, float] | None = None) -> list[float] | None:
-    """Of training, for each job that is left, by a worker of its own; None if nothing alike was measured.
+    """Of training, for each job that is left, by a worker of its own; None if nothing alike was measured, or can be.
 
     The speed of a net is that of its runs in this folder on such images. A net without any has that of the measured
     one which is nearest in multiply-adds, scaled by these.
@@ -43,12 +43,15 @@ def seconds_left(jobs: Sequence[Job], now: tuple[Config, float] | None = None) -
                 alike[_net(run.config)] = run.config, run.images_per_s
     if not all(measured.values()):
         return None
-    return [job.images_left / _rate_of(config, measured[_cost_key(config)]) for job, config in left]
+    try:
+        return [job.images_left / _rate_of(config, measured[_cost_key(config)]) for job, config in left]
+    except UserError:  # one of the nets cannot be built, as its job says
+        return None
 
 
 def _rate_of(config: dict[str, Any], known: Rates) -> float:
     """Images/s of a run, from those of others."""
-    if (net := _net(config)) in known:
+    if (net := _net(config)) in known and _side(known[net][0]) == _side(config):
         return known[net][1]
     macs = _macs(config)
     nearest, rate = min(known.values(), key=lambda one: abs(math.log(_macs(one[0]) / macs)))

@@ -95,6 +95,9 @@ def _run(sweep: Sweep, start: Callable[..., None], deadline: float, show: Callab
             _collect(job, stopped=sweep.stopped_by is not None)
         if refusal := sweep.common_refusal:
             raise UserError(refusal)
+        for job in sweep.jobs:
+            if job.refusal and not job.told and not sweep.refused_alike:
+                _tell(job)
         show(running)
 
 
@@ -226,9 +229,15 @@ def _collect(job: Job, *, stopped: bool) -> None:
         lines = (job.cfg.run_dir / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
         last = lines[-1] if lines else "no message"
         job.message = f"killed by signal {-code}" if code < 0 else f"exit code {code}: {last}"
-        if code == 2:  # all the others may do the same: the end of the sweep tells
+        if code == 2:  # all the others may do the same, and then it is told once
             job.refusal = last.removeprefix("resexp: error: ")
             return
+    _tell(job)
+
+
+def _tell(job: Job) -> None:
+    """How a job has ended."""
+    job.told = True
     summary = job.run.whole_summary
     numbers = ""
     if job.outcome == JobState.FINISHED:

@@ -46,6 +46,7 @@ class Job:
     outcome: JobState = JobState.WAITING
     message: str = ""
     refusal: str = ""  # the line by which its process refused to start
+    told: bool = False  # how it ended
     settings: str = ""  # those in which it differs from the other jobs, besides net and seed
 
     @property
@@ -57,6 +58,12 @@ class Job:
     def is_left(self) -> bool:
         """Whether the same command would go on with it: a run that has diverged would only do so again."""
         return self.outcome not in (JobState.FINISHED, JobState.DIVERGED)
+
+    @property
+    def has_come_further(self) -> bool:
+        """Than to be refused: it has begun to train, here or by another process, or its process has ended otherwise."""
+        ended = self.process is not None and self.outcome not in (JobState.WAITING, JobState.RUNNING)
+        return self.announced or self.outcome == JobState.ELSEWHERE or (ended and not self.refusal)
 
     @property
     def images_left(self) -> int:
@@ -97,13 +104,23 @@ class Sweep:
         return [job for job in self.jobs if job.is_left]
 
     @property
+    def refused_alike(self) -> list[Job]:
+        """The jobs that refused to start, if all did by one line and no other has come further; else none."""
+        refused = [job for job in self.jobs if job.refusal]
+        further = any(job.has_come_further for job in self.jobs)
+        return refused if not further and len({job.refusal for job in refused}) == 1 else []
+
+    @property
     def common_refusal(self) -> str:
-        """The line by which every job that was started refused to, if two did, or the only one; else empty."""
-        begun = [job for job in self.jobs if job.process]
-        refusals = [job.refusal for job in begun if job.outcome != JobState.RUNNING]
-        if any(job.announced for job in begun) or len(refusals) < min(2, len(self.unfinished)):
+        """The line by which two jobs, or the only one, refused to start, if the rest would: else empty.
+
+        The rest would if it has all settings that those have in common: no images, say, or no GPU.
+        """
+        refused, rest = self.refused_alike, [job for job in self.unfinished if not job.refusal]
+        if not refused or len(refused) < min(2, len(self.unfinished)):
             return ""
-        return refusals[0] if len(set(refusals)) == 1 else ""
+        shared = set.intersection(*(set(job.overrides) for job in refused))
+        return refused[0].refusal if all(shared <= set(job.overrides) for job in rest) else ""
 
 
 def plan_sweep(jobs: Sequence[tuple[list[str], Config]]) -> Sweep:
