@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import io
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ from rich.table import Table
 
 FIRST_TO_GO = ("source", "image, classes", "parameters", "width", "seeds", "asked")  # never what was published
 VERY_WIDE = 10_000  # characters
-LEAST_WIDTH = 10  # characters of a column of text, if it has so many
+LEAST_WIDTH = 14  # characters of a column of text, if it has so many
+_NUMBER = r"[+\-<>]?\d[\d,.]*%?"
+WHOLE = re.compile(rf"{_NUMBER}( ± {_NUMBER})?|.*?{_NUMBER} \({_NUMBER} to {_NUMBER}\)|paired: {_NUMBER} to {_NUMBER}")
 PIPED_WIDTH = 160  # columns of a table in a file or a pipe, where there is no terminal to ask
 
 
@@ -63,15 +66,17 @@ def tally(words: Sequence[str]) -> str:
 def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A table, without the columns that say nothing; those whose cells look like numbers are set flush right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    kept = [index for index in range(len(columns)) if not rows or any(row[index] != "-" for row in rows)]
+    kept = _telling(columns, rows)
     for index in kept:
         cells = [row[index] for row in rows if row[index] not in ("", "-")]
         numeric = bool(cells) and all(cell[:1].isdigit() or cell[:1] in "+-<>" for cell in cells)
         # In a narrow terminal text folds: a number that is broken in two reads as two.
-        whole = [*columns[index].split(), *cells]
-        least = max(map(len, whole)) if numeric else min(LEAST_WIDTH, max(map(len, whole), default=0))
+        lines = [line for cell in cells for line in cell.splitlines()]
+        whole = bool(cells) and all(map(WHOLE.fullmatch, lines))
+        words = [*columns[index].split(), *lines]
+        least = max(map(len, words)) if whole else min(LEAST_WIDTH, max(map(len, words), default=0))
         justify: JustifyMethod = "right" if numeric else "left"
-        table.add_column(columns[index], justify=justify, overflow="fold", no_wrap=numeric, min_width=least)
+        table.add_column(columns[index], justify=justify, overflow="fold", no_wrap=whole, min_width=least)
     for row in rows:
         table.add_row(*(printable(row[index]) for index in kept))
     return table
@@ -83,7 +88,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
     The title is a line of its own: as part of the table it would break at the width of its columns.
     """
     console = stdout()
-    shown, left_out = list(range(len(columns))), []
+    shown, left_out = _telling(columns, rows), []
 
     def table() -> Table:
         return make_table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows])
@@ -96,6 +101,11 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
     console.print(table())
     if left_out:
         console.print(f"not shown, as the terminal is too narrow: {', '.join(columns[i] for i in sorted(left_out))}")
+
+
+def _telling(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """The columns in which some row has more than a dash."""
+    return [index for index in range(len(columns)) if not rows or any(row[index] != "-" for row in rows)]
 
 
 def _rank(column: str) -> int:

@@ -207,11 +207,11 @@ def bench(file: str) -> str:
             middle = sorted(rates)[len(rates) // 2]
             note = "our loop" if name == "resexp" else "the fastest usual loop" if name == one["reference"] else ""
             rows.append([one["precision"], name, f"{middle:,.0f}", f"{min(rates):,.0f} to {max(rates):,.0f}", note])
-        beside = "" if one is first else f", {one['ratio_to_first']:.2f} times that of {first['precision']}"
+        beside = "" if one is first else f", {one['ratio_to_first']:.2f} times the one in {first['precision']}"
         product, memory = (100 * one[key] for key in ("share_of_matmul_rate", "share_of_copy_bandwidth"))
         limit, peak = one["limits"]["matmul_flops_per_s"] / 1e9, one["peak_memory_bytes"] / 1e9
         said += [
-            f"{one['precision']}: {one['ratio']:.2f} times the usual loop{beside};",
+            f"{one['precision']}: {one['ratio']:.2f} times the usual loop in {one['precision']}{beside};",
             f"{product:.0f} % of the matrix product's rate measured beside it ({limit:,.0f} GFLOP/s),",
             f"{memory:.0f} % of the copy bandwidth; {peak:.2f} GB.",
         ]

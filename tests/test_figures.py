@@ -19,7 +19,7 @@ from resexp.figures.summary import _series
 from resexp.report import plots
 from resexp.run.reader import CONFIG, METRICS, Run, find_runs
 from resexp.studies.finding import Panel, Series
-from resexp.studies.groups import group_runs, rate_drops
+from resexp.studies.groups import describe_runs, group_runs, rate_drops
 
 
 def svg_text(path: Path) -> str:
@@ -241,6 +241,12 @@ def test_a_thin_curve_without_a_label_has_the_colour_of_the_one_before_it() -> N
     assert panel.hues == [0, 1, 1, 2]
     drawn = plots.panel(panel)["series"]
     assert drawn[1]["colour"] == drawn[2]["colour"] != drawn[3]["colour"]
+
+
+def test_a_run_that_has_diverged_is_not_called_unfinished(tmp_path: Path) -> None:
+    ends = enumerate(("finished", "diverged", "interrupted"))
+    runs = [write_run(tmp_path, ["model=plain20", f"seed={seed}"], status=end) for seed, end in ends]
+    assert describe_runs(group_runs(runs)).endswith("; 1 of 3 runs diverged; 1 of 3 runs unfinished.")
 
 
 def test_a_gap_without_one_of_its_nets_draws_nothing(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from resexp.studies.claims import Outcome, judge
 from resexp.studies.find import find_study
 from resexp.studies.groups import group_runs
 from resexp.studies.tables import table_rows
+from resexp.studies.verdicts import VERDICT_COLUMNS, verdict_rows
 from resexp.sweep import local, slurm
 from resexp.sweep.estimate import is_long, seconds_left, seconds_together
 from resexp.sweep.local import choose_workers
@@ -565,6 +566,30 @@ def test_a_narrow_terminal_breaks_no_number() -> None:
     console.print(make_table(("net", "parameters", "multiply-adds", "seeds"), rows))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert all(number in text for number in rows[0][1:])
+
+
+def test_a_terminal_of_80_columns_keeps_what_a_verdict_is_about(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("resexp.console.PIPED_WIDTH", 80)
+    study = find_study("resnet-v2-small", ROOT / "outputs", only="reference")
+    assert study
+    print_table(VERDICT_COLUMNS, verdict_rows(judge(study.study.claims, study.groups), study.study))
+    said = capsys.readouterr().out
+    assert "published" in said and "+5.30 (-13.17 to 23.76)" in said and "preresnet110" in said
+    assert "not shown, as the terminal is too narrow: asked, seeds" in said
+
+
+def test_a_sentence_that_begins_with_a_number_wraps_and_a_column_of_dashes_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("resexp.console.PIPED_WIDTH", 60)
+    measured = "7.5 % whole, 8.5 % in the median, 27.0 % at most (block 10)"
+    print_table(
+        ("what", "measured", "expected", "none", "agrees"), [["a block dropped", measured, "little", "-", "yes"]]
+    )
+    said = capsys.readouterr().out
+    assert "agrees" in said and "expected" in said and "not shown" not in said and "none" not in said
 
 
 def test_a_title_is_a_line_of_its_own_however_narrow_its_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,14 @@ from resexp.studies.groups import group_runs
 from resexp.studies.popular import Agreement, Answer, Evidence, Popular, answer_all, calculate, compare, load_popular
 from resexp.studies.stats import paired, seeds_needed, welch
 from resexp.studies.tables import distance_rows, published_like, table_rows
-from resexp.studies.verdicts import PublishedDifference, in_words, published_difference, verdict_data, verdict_rows
+from resexp.studies.verdicts import (
+    PublishedDifference,
+    _direction,
+    in_words,
+    published_difference,
+    verdict_data,
+    verdict_rows,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -383,7 +390,7 @@ def test_a_studys_own_numbers_stand_beside_its_own_runs_alone(words: list[str], 
     assert [row[-2] for row in rows] == (["-", "-"] if words else ["6.61", "6.37"])
     verdicts = judge([claim for claim in study.claims if "110 layers (6.37" in claim.text], group_runs(runs))
     cell = verdict_rows(verdicts, study)[0][4]
-    assert cell == ("above (cifar10 by the study)" if words else "+0.24")
+    assert cell == ("above 0 (cifar10 by the study)" if words else "+0.24")
 
 
 def test_studies_whose_runs_are_not_the_papers_print_directions_alone(tmp_path: Path) -> None:
@@ -392,12 +399,19 @@ def test_studies_whose_runs_are_not_the_papers_print_directions_alone(tmp_path: 
         assert config.load_study(name)[0].published_on, name
 
 
+def test_a_published_difference_lies_within_what_is_asked_or_outside() -> None:
+    claim = Claim(text="alike", metric="test_error", net="a", minus="b", at_least=-1, at_most=1)
+    assert [_direction(points, claim) for points in (0.06, -3.0)] == ["within that", "outside that"]
+    more = dataclasses.replace(claim, at_most=None)
+    assert [_direction(points, more) for points in (0.06, -3.0, 0.0)] == ["above 0", "below 0", "0"]
+
+
 def test_on_other_images_only_the_direction_of_a_published_difference_is_printed(tmp_path: Path) -> None:
     study, jobs = config.load_study("identity-shortcuts-small")
     runs = [write_run(tmp_path, job, train_error=error) for (job, _), error in zip(jobs[:2], (2.0, 20.0), strict=True)]
     verdicts = judge(study.claims, group_runs(runs))
     cells = [row[4] for row, verdict in zip(verdict_rows(verdicts, study), verdicts, strict=True) if verdict.effects]
-    assert cells and all(cell.startswith("above (test error, CIFAR-10)") for cell in cells)
+    assert cells and all(cell.startswith("above 0 (test error, CIFAR-10)") for cell in cells)
 
 
 def test_small_studies_print_no_published_number() -> None:

@@ -108,7 +108,7 @@ def _print_bench(results: list[dict[str, Any]]) -> None:
         if "ratio" in one:
             said.append(f"{one['ratio']:.2f} times the {one['reference']}")
         if "ratio" in one and one is not first:
-            said.append(f"{one['ratio_to_first']:.2f} times that of {first['precision']}")
+            said.append(f"{one['ratio_to_first']:.2f} times the one in {first['precision']}")
         print("; ".join(said))
 
 

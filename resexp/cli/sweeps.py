@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     Jobs = list[tuple[list[str], Config]]
 
-DECIDING = ("model", "depth", "family", "dataset=", "dataset.image_size", "protocol")  # what makes another study of one
+# What makes another study of one; but for where its images are, and how they are read.
+DECIDING = ("model", "depth", "family", "dataset", "protocol", "init_from", "resume_from")
+READING = ("dataset.root", "dataset.download", "dataset.pack", "dataset.workers")
 MEASURED_STEPS = 4  # of a training, several times: about ten seconds for a net of 20 layers
 
 
@@ -56,7 +58,7 @@ def _digest(jobs: "Jobs") -> str:
 
 def _own_title(title: str, overrides: "list[str]") -> str:
     """A study's title with the settings that make other runs of it."""
-    changed = [word for word in overrides if word.startswith(DECIDING)]
+    changed = [word for word in overrides if word.startswith(DECIDING) and not word.startswith(READING)]
     return f"{title} ({' '.join(changed)})" if changed else title
 
 

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from resexp import catalog, config
-from resexp.run.reader import Run, Status, is_number
+from resexp.run.reader import DONE, Run, Status, is_number
 from resexp.studies.stats import LEAST_SEEDS, Summary, summarize
 
 
@@ -149,8 +149,10 @@ def describe_runs(groups: Sequence[Group], *, seeds_as: str = "mean") -> str:
     )
     if len(seeds) > 1:
         text += f" ({seeds_as})"
-    unfinished = sum(run.status != Status.FINISHED for run in runs)
-    return text + (f"; {unfinished} of {len(runs)} runs unfinished." if unfinished else ".")
+    diverged = sum(run.status == Status.DIVERGED for run in runs)
+    unfinished = sum(run.status not in DONE for run in runs)
+    counts = {"diverged": diverged, "unfinished": unfinished}
+    return text + "".join(f"; {number} of {len(runs)} runs {what}" for what, number in counts.items() if number) + "."
 
 
 def _data_set(settings: dict[str, Any]) -> str:

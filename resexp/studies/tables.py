@@ -59,8 +59,8 @@ def is_its_own(study: Study, run: dict[str, Any]) -> bool:
 
 
 def is_whole(study: Study, runs: Sequence[dict[str, Any]]) -> bool:
-    """Whether these are all of the study's own experiments, in any seeds, and no others."""
-    return frozenset(map(_experiment, runs)) == _own_experiments(study.name, study.folder)
+    """Whether these are all of the study's own experiments, in any seeds, from fresh weights, and no others."""
+    return all(map(_is_fresh, runs)) and frozenset(map(_experiment, runs)) == _own_experiments(study.name, study.folder)
 
 
 @functools.cache
@@ -82,8 +82,12 @@ def _training(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def are_comparable(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether the nets of two runs have one width, and were trained on the same images by the same protocol."""
-    return one["model"]["width"] == other["model"]["width"] and _training(one) == _training(other)
+    """Whether the nets of two runs have one width and start, and were trained on the same images by the same protocol.
+
+    Nets that start from weights have no net of another depth that starts from them, too: they compare with none.
+    """
+    alike = one["model"]["width"] == other["model"]["width"] and _training(one) == _training(other)
+    return alike and _is_fresh(one) and _is_fresh(other)
 
 
 def published_like(config: dict[str, Any]) -> Published | None:

@@ -129,12 +129,19 @@ def _published_words(known: PublishedDifference | None, claim: Claim) -> str:
     other = known.metric == "test_error" and claim.metric in ("train_error", "val_error")
     notes = ", ".join(["test error"] * other + [known.elsewhere] * bool(known.elsewhere))
     if known.elsewhere:  # a number of another experiment would be read as what this one should give
-        what = "above" if known.points > 0 else "below" if known.points < 0 else "equal"
+        what = _direction(known.points, claim)
     elif known.bound:
         what = f"{'more' if known.points > 0 else 'less'} than {known.points:+.2f}"
     else:
         what = f"{known.points:+.2f}"
     return f"{what} ({notes})" if notes else what
+
+
+def _direction(points: float, claim: Claim) -> str:
+    """Where a difference lies, without its size."""
+    if claim.at_least is not None and claim.at_most is not None:
+        return "within that" if claim.at_least <= points <= claim.at_most else "outside that"
+    return "above 0" if points > 0 else "below 0" if points < 0 else "0"
 
 
 def verdict_data(study: Study, verdicts: Sequence[Verdict], *, reference: bool) -> list[dict[str, Any]]:
