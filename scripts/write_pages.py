@@ -351,11 +351,20 @@ def _other_files() -> list[Path]:
     return [file for file in stores(FOLDER) if file.stem not in taken]
 
 
+HOW = {  # what the settings of other runs do not say
+    "remedies-halfway": "By `scripts/remedies_halfway.py`. The residual nets have blocks of single convolutions "
+    "(`transform=single`). `init_digest` names the weights that a run begins with: with `norm=none` those of the "
+    "residual net of its seed, shortcuts and batch norms folded into the convolutions; else those of the plain-20 of "
+    "its seed, deepened by identity blocks.",
+}
+
+
 def _others(file: Path) -> list[str]:
     groups = group_runs(list(runs_at(file).values()))
     return [
         f"### {file.stem}",
         _described(groups),
+        *([HOW[file.stem]] if file.stem in HOW else []),
         *_pictures(FOLDER / "figures", file.stem, file.stem),
         table(TABLE_COLUMNS, table_rows(groups)),
     ]

@@ -1,5 +1,6 @@
 """Sweeps survive what happens to their runs; studies end with a figure, a table and verdicts."""
 
+import dataclasses
 import io
 import json
 import os
@@ -26,7 +27,7 @@ from resexp.run.store import runs_at
 from resexp.studies.claims import Outcome, judge
 from resexp.studies.find import find_study
 from resexp.studies.groups import group_runs
-from resexp.studies.tables import table_rows
+from resexp.studies.tables import are_comparable, is_whole, table_rows
 from resexp.studies.verdicts import VERDICT_COLUMNS, verdict_rows
 from resexp.sweep import local, slurm
 from resexp.sweep.estimate import is_long, seconds_left, seconds_together
@@ -156,6 +157,19 @@ def test_a_study_with_other_settings_leaves_the_studys_own_figure_alone(resexp: 
     assert not Path("outputs/figures/precision.png").read_bytes()
     assert len(list(Path("outputs/figures").glob("precision-*.png"))) == 1
     assert "protocol.steps=2" in result.stdout
+
+
+def test_a_studys_nets_from_other_weights_are_not_the_study() -> None:
+    study, jobs = config.load_study("degradation")
+    fresh = [dataclasses.asdict(cfg) for _, cfg in jobs]
+    started = [{**one, "init_digest": "2cdeef8aa993b8d1"} for one in fresh]
+    assert is_whole(study, fresh) and not is_whole(study, started)
+    assert are_comparable(fresh[0], fresh[1]) and not are_comparable(fresh[0], started[1])
+
+
+def test_a_title_names_what_makes_another_study_and_not_where_its_images_are() -> None:
+    words = ["dataset.root=/images", "dataset.images_per_class=50", "seed=3", "init_from=w.pt", "device=cpu"]
+    assert sweeps._own_title("Fig. 6", words) == "Fig. 6 (dataset.images_per_class=50 init_from=w.pt)"
 
 
 @pytest.mark.slow
