@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from resexp import UserError
+from resexp import UserError, system
 from resexp.config import Config, flatten, identity
-from resexp.run.files import is_refusal, write_bytes
+from resexp.run.files import write_bytes
 
 EARLIER_VERSION = "its checkpoint is of an earlier version"
 
@@ -35,7 +35,7 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     except MemoryError:
         raise
     except Exception as error:  # zipfile, pickle and torch raise anything, each at damage of its own
-        if is_refusal(error):
+        if system.refuses_to_read(error):
             raise UserError(f"{path}: cannot be read ({error}); the checkpoint itself may be whole") from None
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: truncated or damaged ({reason}); remove it to start the run again") from None

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import os
 import platform
 import shutil
@@ -52,6 +53,11 @@ def lacks_memory(error: BaseException) -> bool:
     phrases = ("can't allocate memory", "out of memory", "not enough memory")  # torch's, on a CPU and elsewhere
     found = isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in phrases)
     return found or isinstance(error, MemoryError)
+
+
+def refuses_to_read(error: BaseException) -> bool:
+    """Whether the system would not let a file be read. EINVAL says no such thing: it is what damage leads to."""
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
 
 
 def own_group() -> dict[str, Any]:

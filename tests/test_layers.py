@@ -41,7 +41,7 @@ ALLOWED = {  # module: what of resexp it may import, besides the package's own U
     "data": {"system", "catalog", "console", "data", "parallel"},
     "config": {"config", "catalog", "data", "run", "system"},
     "models": {"models", "catalog"},
-    "checkpoint": {"config", "run"},
+    "checkpoint": {"system", "config", "run"},
     "runtime": {"system", "config", "console", "parallel"},
     "meter": {"config", "parallel", "runtime"},
     "state": {"data", "meter", "optim", "parallel", "schedule"},

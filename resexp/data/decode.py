@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from resexp import UserError
-from resexp.run.files import is_refusal
+from resexp import UserError, system
 
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # Pillow would clip their pixels to 255
 RANGES = (1, 255, 4095, 65535)  # what white may be in them; a whole image of 0 and 1 has white at 1 only in mode F
@@ -29,7 +28,7 @@ def read_image(path: Path | str) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers of damaged files raise anything
-        if is_refusal(error):
+        if system.refuses_to_read(error):
             raise UserError(f"{path}: cannot be read ({error})") from None
         raise UserError(f"{path}: not a readable image ({error}); replace it or remove it") from None
 

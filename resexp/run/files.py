@@ -66,11 +66,6 @@ def crc32_of(folder: Path, *names: str) -> dict[str, int]:
     return {name: zlib.crc32((folder / name).read_bytes()) for name in names}
 
 
-def is_refusal(error: Exception) -> bool:
-    """Whether the system would not let a file be read. EINVAL is none: readers seek to nowhere in damaged files."""
-    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
-
-
 def check_target(option: str, path: Path | None) -> None:
     """Raise UserError, before anything long begins, if no file can be written at ``path``."""
     if path and (path.is_dir() or not path.parent.is_dir()):
