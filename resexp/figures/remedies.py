@@ -13,6 +13,7 @@ from resexp.studies.groups import Group, describe_runs
 from resexp.studies.remedies import METRIC, Remedy, find_remedies, shares
 
 BOUND = "#111111"  # of plain and residual nets without a remedy
+LEAST_HEIGHT = 3.0  # inches that the curves over depth, and the name of their axis, need
 
 
 def draw_remedies(groups: Sequence[Group], path: Path, *, title: str, note: str = "") -> list[Path]:
@@ -29,7 +30,8 @@ def draw_remedies(groups: Sequence[Group], path: Path, *, title: str, note: str 
     rates = "Small marks: the other rates. " if any(remedy.others for remedy in remedies) else ""
     lines = textwrap.wrap(f"{text} {rates}{key}{note}", 150 if over_depth else 125)
     tallest = max((name.count("\n") + 1 for name in _row_names(remedies)), default=1)
-    height, below = 0.9 + max(0.23, 0.13 * tallest) * max(6, len(remedies)), 0.16 + 0.13 * len(lines)
+    height = 0.9 + max(0.23, 0.13 * tallest) * max(6, len(remedies))
+    height, below = max(height, LEAST_HEIGHT if over_depth else 0.0), 0.16 + 0.13 * len(lines)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11.5 if over_depth else 9.0, height + below))
         panels = figure.subplots(1, 2, width_ratios=(1, 1.1)) if over_depth else [figure.subplots()]
