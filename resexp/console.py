@@ -16,6 +16,7 @@ FIRST_TO_GO = ("source", "image, classes", "parameters", "width", "seeds", "aske
 VERY_WIDE = 10_000  # characters
 LEAST_WIDTH = 14  # characters of a column of text, if it has so many
 _NUMBER = r"[+\-<>]?\d[\d,.]*%?"
+# Lines that are not broken: a number, one with its spread, one with its interval.
 WHOLE = re.compile(rf"{_NUMBER}( ± {_NUMBER})?|.*?{_NUMBER} \({_NUMBER} to {_NUMBER}\)|paired: {_NUMBER} to {_NUMBER}")
 PIPED_WIDTH = 160  # columns of a table in a file or a pipe, where there is no terminal to ask
 

@@ -147,7 +147,7 @@ def _with_norm(nets: Sequence[Trained], starts: Sequence[Start], errors: Sequenc
 def rank_interval(values: Sequence[float], errors: Sequence[float]) -> tuple[float, float, float]:
     """Spearman's correlation, and its 95 % interval by bootstraps over the nets; NaN as below.
 
-    Draws in which one side is all alike count as 0: there is nothing that could go with it.
+    Draws in which all nets have the same value, or the same error, count as 0: nothing can go with it.
     """
     rank = rank_correlation(values, errors)
     if math.isnan(rank):

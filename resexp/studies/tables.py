@@ -82,9 +82,9 @@ def _training(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def are_comparable(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether the nets of two runs have one width and start, and were trained on the same images by the same protocol.
+    """Whether the nets of two runs have one width, and were trained from fresh weights on the same images alike.
 
-    Nets that start from weights have no net of another depth that starts from them, too: they compare with none.
+    What was done before a run that goes on from weights, or from another run, is not known here.
     """
     alike = one["model"]["width"] == other["model"]["width"] and _training(one) == _training(other)
     return alike and _is_fresh(one) and _is_fresh(other)

@@ -61,7 +61,7 @@ class Job:
 
     @property
     def has_come_further(self) -> bool:
-        """Than to be refused: it has begun to train, here or by another process, or its process has ended otherwise."""
+        """Whether it is past refusing to start: it trains, here or by another process, or has ended in another way."""
         ended = self.process is not None and self.outcome not in (JobState.WAITING, JobState.RUNNING)
         return self.announced or self.outcome == JobState.ELSEWHERE or (ended and not self.refusal)
 
@@ -112,7 +112,7 @@ class Sweep:
 
     @property
     def common_refusal(self) -> str:
-        """The line by which two jobs, or the only one, refused to start, if the rest would: else empty.
+        """The line by which two jobs, or the only one, refused to start, if the rest would do so, too; else empty.
 
         The rest would if it has all settings that those have in common: no images, say, or no GPU.
         """
