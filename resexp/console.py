@@ -7,13 +7,16 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich import box
-from rich.console import Console, JustifyMethod
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
+from rich.text import Text
 
-FIRST_TO_GO = ("source", "image, classes", "parameters", "width", "seeds", "asked")  # never what was published
-VERY_WIDE = 10_000  # characters
+# Of the columns of a narrow table; never what was published.
+FIRST_TO_GO = ("source", "image, classes", "parameters", "width", "seeds", "asked", "weights")
 LEAST_WIDTH = 14  # characters of a column of text, if it has so many
 _NUMBER = r"[+\-<>]?\d[\d,.]*%?"
 # Lines that are not broken: a number, one with its spread, one with its interval.
@@ -64,59 +67,71 @@ def tally(words: Sequence[str]) -> str:
     return ", ".join(f"{count} {word}" for word, count in Counter(words).items())
 
 
-def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table, without the columns that say nothing; those whose cells look like numbers are set flush right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    kept = _telling(columns, rows)
-    for index in kept:
-        cells = [row[index] for row in rows if row[index] not in ("", "-")]
-        numeric = bool(cells) and all(cell[:1].isdigit() or cell[:1] in "+-<>" for cell in cells)
-        # In a narrow terminal text folds: a number that is broken in two reads as two.
-        lines = [line for cell in cells for line in cell.splitlines()]
-        whole = bool(cells) and all(map(WHOLE.fullmatch, lines))
-        words = [*columns[index].split(), *lines]
-        least = max(map(len, words)) if whole else min(LEAST_WIDTH, max(map(len, words), default=0))
-        justify: JustifyMethod = "right" if numeric else "left"
-        table.add_column(columns[index], justify=justify, overflow="fold", no_wrap=whole, min_width=least)
-    for row in rows:
-        table.add_row(*(printable(row[index]) for index in kept))
-    return table
+@dataclass
+class FittedTable:
+    """A table that keeps to the width it is given: text folds, and then columns are left out, which are named below it.
+
+    Columns that say nothing are left out, and those whose cells look like numbers are set flush right. Title and
+    caption are lines of their own: as parts of the table they would break at the width of its columns.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str | None = None
+    caption: str | None = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        columns, rows = self.columns, [[printable(cell) for cell in row] for row in self.rows]
+        told = [i for i in range(len(columns)) if not rows or any(row[i] != "-" for row in rows)]
+        cells = [[row[i] for row in rows if row[i] not in ("", "-")] for i in range(len(columns))]
+        least, fair = zip(*map(_narrowest, columns, cells), strict=True)
+        shown, left_out = list(told), []
+        while len(shown) > 1 and sum(least[i] for i in shown) > options.max_width - _between(shown):
+            left_out.append(min(shown, key=lambda i: (_rank(columns[i]), -i)))
+            shown.remove(left_out[-1])
+        widths = {i: max(map(cell_len, _lines([columns[i], *cells[i]]))) for i in shown}
+        while sum(widths.values()) > options.max_width - _between(shown):
+            widths[max(shown, key=lambda i: (widths[i] > fair[i], widths[i] > least[i], widths[i]))] -= 1
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for i in shown:
+            numeric = bool(cells[i]) and all(cell[:1].isdigit() or cell[:1] in "+-<>" for cell in cells[i])
+            table.add_column(columns[i], justify="right" if numeric else "left", overflow="fold", width=widths[i])
+        for row in rows:
+            table.add_row(*(row[i] for i in shown))
+        if self.title:
+            yield Text(self.title, style="bold")
+        yield table
+        if left_out:
+            yield f"not shown, as the terminal is too narrow: {', '.join(columns[i] for i in sorted(left_out))}"
+        if self.caption:
+            yield self.caption
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    """To stdout; in a terminal that is too narrow for all columns, without some, which are named then.
-
-    The title is a line of its own: as part of the table it would break at the width of its columns.
-    """
-    console = stdout()
-    shown, left_out = _telling(columns, rows), []
-
-    def table() -> Table:
-        return make_table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows])
-
-    while len(shown) > 1 and _least_width(table()) > console.width:
-        left_out.append(min(shown, key=lambda i: (_rank(columns[i]), -i)))
-        shown.remove(left_out[-1])
-    if title:
-        console.print(title, style="bold")
-    console.print(table())
-    if left_out:
-        console.print(f"not shown, as the terminal is too narrow: {', '.join(columns[i] for i in sorted(left_out))}")
+    stdout().print(FittedTable(columns, rows, title))
 
 
-def _telling(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
-    """The columns in which some row has more than a dash."""
-    return [index for index in range(len(columns)) if not rows or any(row[index] != "-" for row in rows)]
+def _lines(cells: Sequence[str]) -> list[str]:
+    return [line for cell in cells for line in cell.splitlines()] or [""]
+
+
+def _narrowest(column: str, cells: Sequence[str]) -> tuple[int, int]:
+    """How many characters it must have, and how many it should: a broken number reads as two, a name is to be typed."""
+    lines = _lines(cells)
+    whole = bool(cells) and all(map(WHOLE.fullmatch, lines))
+    widest = max(map(cell_len, (*column.split(), *(lines if whole else " ".join(lines).split()))), default=1)
+    least = widest if whole else min(LEAST_WIDTH, widest)
+    return least, least if any(" " in line for line in lines) else widest
+
+
+def _between(shown: Sequence[int]) -> int:
+    """The width of what is not text: a space at either edge, three between columns."""
+    return 3 * (len(shown) - 1) + 2
 
 
 def _rank(column: str) -> int:
     """Those with the lowest are the first to be left out of a narrow table; of equals the last."""
     return FIRST_TO_GO.index(column) if column in FIRST_TO_GO else len(FIRST_TO_GO)
-
-
-def _least_width(table: Table) -> int:
-    """Below which its columns could not keep theirs."""
-    return Console(width=VERY_WIDE).measure(table).minimum
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

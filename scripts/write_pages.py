@@ -23,7 +23,7 @@ from safetensors import safe_open
 from resexp import UserError, config
 from resexp.catalog import FAMILIES, NAMED
 from resexp.config import read_yaml
-from resexp.console import PIPED_WIDTH, make_table, markdown_table, tally
+from resexp.console import PIPED_WIDTH, FittedTable, markdown_table, tally
 from resexp.run.reader import Run
 from resexp.run.store import SUFFIX, runs_at, stores
 from resexp.studies import finding
@@ -92,7 +92,7 @@ def demo() -> str:
     columns = [TABLE_COLUMNS.index(name) for name in ("net", "parameters", "train error %", "test error %")]
     rows = [[row[index] for index in columns] for row in table_rows(groups, found.study)]
     console.print(found.study.title)
-    console.print(make_table([TABLE_COLUMNS[index] for index in columns], rows))
+    console.print(FittedTable([TABLE_COLUMNS[index] for index in columns], rows))
     lines = [line.rstrip() for line in shown.getvalue().splitlines() if line.strip()]
     words = in_words(found.study, groups, judge(found.study.claims, groups))
     return "```\n" + "\n".join([*lines, "", words]) + "\n```\n"

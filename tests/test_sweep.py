@@ -1,7 +1,6 @@
 """Sweeps survive what happens to their runs; studies end with a figure, a table and verdicts."""
 
 import dataclasses
-import io
 import json
 import os
 import re
@@ -14,12 +13,11 @@ from pathlib import Path
 
 import pytest
 from helpers import TINY, write_reference, write_run
-from rich.console import Console
 
 from resexp import UserError, catalog, config
 from resexp.cli import main, sweeps
 from resexp.cli.show import draw
-from resexp.console import make_table, print_table
+from resexp.console import print_table
 from resexp.run.lock import open_folder
 from resexp.run.progress import duration
 from resexp.run.reader import CHECKPOINT, METRICS, SUMMARY, Run, find_runs
@@ -130,8 +128,8 @@ def test_the_live_table_of_many_runs_shows_those_that_run() -> None:
         job.outcome = JobState.FINISHED
     jobs[25].outcome = JobState.RUNNING
     table = local.live_table(Sweep(jobs, workers=1), most=10)
-    assert table.row_count == 1 and table.caption == "beside 25 finished, 14 waiting"
-    assert local.live_table(Sweep(jobs, workers=1)).row_count == 40
+    assert len(table.rows) == 1 and table.caption == "beside 25 finished, 14 waiting"
+    assert len(local.live_table(Sweep(jobs, workers=1)).rows) == 40
 
 
 def test_the_status_of_a_run_that_trains_or_was_killed() -> None:
@@ -574,12 +572,15 @@ def test_published_multiply_adds_have_the_unit_of_ours(capsys: pytest.CaptureFix
     assert "3,857.97" in line and "3,800" in line
 
 
-def test_a_narrow_terminal_breaks_no_number() -> None:
-    rows = [["a long name of a net " * 3, "11,515,688", "3,644.49", "0,1,2,3,4"]]
-    console = Console(file=io.StringIO(), width=60)
-    console.print(make_table(("net", "parameters", "multiply-adds", "seeds"), rows))
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert all(number in text for number in rows[0][1:])
+def test_a_narrow_terminal_breaks_no_number(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("resexp.console.PIPED_WIDTH", 60)
+    row = ["a long name of a net " * 3, "11,515,688", "3,644.49", "0,1,2,3,4"]
+    print_table(("net", "of parameters", "multiply-adds", "test seeds"), [row])
+    said = capsys.readouterr().out
+    assert all(number in said for number in row[1:]) and "not shown" not in said
+    assert all(len(line) <= 60 for line in said.splitlines())
 
 
 def test_a_terminal_of_80_columns_keeps_what_a_verdict_is_about(
@@ -591,7 +592,7 @@ def test_a_terminal_of_80_columns_keeps_what_a_verdict_is_about(
     print_table(VERDICT_COLUMNS, verdict_rows(judge(study.study.claims, study.groups), study.study))
     said = capsys.readouterr().out
     assert "published" in said and "+5.30 (-13.17 to 23.76)" in said and "preresnet110" in said
-    assert "not shown, as the terminal is too narrow: asked, seeds" in said
+    assert "not shown, as the terminal is too narrow: seeds" in said
 
 
 def test_a_sentence_that_begins_with_a_number_wraps_and_a_column_of_dashes_is_none(
@@ -604,6 +605,26 @@ def test_a_sentence_that_begins_with_a_number_wraps_and_a_column_of_dashes_is_no
     )
     said = capsys.readouterr().out
     assert "agrees" in said and "expected" in said and "not shown" not in said and "none" not in said
+
+
+@pytest.mark.parametrize("width", [160, 80, 45])
+def test_a_long_path_breaks_and_drives_no_error_away(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("resexp.console.PIPED_WIDTH", width)
+    path = f"/home/{'student/' * 20}plain20.safetensors"
+    print_table(("net", "weights", "loss", "test error %"), [["plain20", path, "0.4327", "14.74"]])
+    said = capsys.readouterr().out
+    assert "plain20" in said and "0.4327" in said and "14.74" in said and "not shown" not in said
+
+
+def test_a_sentence_folds_before_a_name_breaks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("resexp.console.PIPED_WIDTH", 60)
+    name = "dense-augmentation-small"
+    print_table(("study", "what"), [[name, "Dense and residual nets with and without augmentation, small"]])
+    assert name in capsys.readouterr().out
 
 
 def test_a_title_is_a_line_of_its_own_however_narrow_its_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,11 +14,10 @@ from types import FrameType
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
 from resexp import UserError, system
 from resexp.config import Config
-from resexp.console import count, make_table, message, tally
+from resexp.console import FittedTable, count, message, tally
 from resexp.run.lock import is_held
 from resexp.run.progress import duration
 from resexp.run.reader import DONE, Status
@@ -248,7 +247,7 @@ def _tell(job: Job) -> None:
     message(f"{job.name}: {job.outcome}{numbers}{f' ({job.message})' if job.message else ''} in {took}")
 
 
-def live_table(sweep: Sweep, *, most: int | None = None) -> Table:
+def live_table(sweep: Sweep, *, most: int | None = None) -> FittedTable:
     """How far each run is, read from its folder.
 
     :param most: rows; of more runs those that are neither waiting nor finished come first, and the others are counted.
@@ -266,10 +265,6 @@ def live_table(sweep: Sweep, *, most: int | None = None) -> Table:
         errors = [f"{last[split]['error']:.2f}" if split in last else "-" for split in ("train", "test")]
         rate = f"{last['train']['images_per_s']:,.0f}" if "train" in last else "-"
         step = max((record["step"] for record in last.values()), default=0)
-        rows.append([job.name, job.outcome, f"{step:,}/{job.cfg.protocol.steps:,}", *errors, rate, job.message])
+        rows.append([job.name, job.outcome, f"{step:,}/{job.cfg.protocol.steps:,}", *errors, rate, job.message or "-"])
     columns = ["run", "state", "step", "train error %", "test error %", "images/s", "note"]
-    if not any(row[-1] for row in rows):
-        columns, rows = columns[:-1], [row[:-1] for row in rows]
-    table = make_table(columns, rows)
-    table.caption, table.caption_justify = caption, "left"
-    return table
+    return FittedTable(columns, rows, caption=caption)
