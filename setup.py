@@ -29,9 +29,13 @@ class BuildKernels(build_ext):
 KERNELS = Extension(
     "resexp.models._kernels",
     sources=[
-        f"resexp/models/{name}.c" for name in ("norm_relu", "norm_relu_bf16", "conv3x3", "conv3x3_bf16", "winograd")
+        f"resexp/models/{name}.c"
+        for name in (
+            *("norm_relu", "norm_relu_bf16", "conv3x3", "conv3x3_bf16"),
+            *("winograd", "winograd_avx2", "winograd_avx512"),
+        )
     ],
-    depends=[f"resexp/models/{name}.h" for name in ("bf16", "conv3x3_image", "norm_relu")],
+    depends=[f"resexp/models/{name}.h" for name in ("bf16", "conv3x3_image", "norm_relu", "winograd")],
     optional=True,
 )
 setup(ext_modules=[KERNELS], cmdclass={"build_ext": BuildKernels})

@@ -9,7 +9,7 @@ from resexp.models.kernels import load_kernels
 
 supported = (library := load_kernels()) is not None and library.conv3x3_supported()
 needs_winograd = pytest.mark.skipif(
-    not (library is not None and library.winograd_supported()), reason="no C compiler at installation, or no AVX2"
+    not (library is not None and library.winograd_lanes()), reason="no C compiler at installation, or no AVX2"
 )
 needs_kernel = pytest.mark.skipif(not supported, reason="no C compiler at installation, or no AVX-512")
 needs_bf16 = pytest.mark.skipif(not (library is not None and library.bf16_supported()), reason="no AVX-512 with bf16")
@@ -64,8 +64,8 @@ def test_where_it_does_not_apply_torch_does_the_work(channels: int, out: int, st
 
 @pytest.fixture
 def winograd(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also on processors where another kernel, or the library's, comes first."""
-    monkeypatch.setattr("resexp.models.conv3x3.prefers_winograd", lambda kernels: True)
+    """Also with sizes for which another kernel, or the library's, comes first on this processor."""
+    monkeypatch.setattr("resexp.models.conv3x3.winograd_lanes", lambda kernels: 8)
     monkeypatch.setattr("resexp.models.conv3x3.Conv3x3._fits_direct", lambda self, x: False)
 
 

@@ -1,7 +1,7 @@
 """The 3x3 convolution, with kernels of our own where they are faster than the library's.
 
-In fp32 with AVX2 that is nearly everywhere at stride 1, by Winograd's algorithm. In fp32 with AVX-512 it is with 8 or
-16 channels, as in the first stage on CIFAR; in bf16 with any multiple of 16.
+In fp32 that is nearly everywhere at stride 1, by Winograd's algorithm; with AVX-512 and 8 or 16 channels, as in the
+first stage on CIFAR, directly. In bf16 it is with any multiple of 16.
 """
 
 import ctypes
@@ -14,11 +14,12 @@ from torch.autograd.function import once_differentiable
 
 from resexp.models.kernels import is_plain_cpu, load_kernels, takes_kernels, works_in
 
-CHANNELS = (8, 16)  # of the AVX-512 kernel in fp32, stride 1; with more, the library's own is as fast
+CHANNELS = (8, 16)  # of the direct kernel in fp32, which needs AVX-512, stride 1
 LANES = 16  # the bf16 kernel takes multiples of this many channels, strides 1 and 2
 PIXELS = 8  # these two make rows of a multiple of this
-VECTOR = 8  # Winograd's kernel takes multiples of this many channels, and sides of a multiple of 2
-MOST_CHANNELS = 256  # with more, the library's own is as fast
+# Winograd's kernel takes even sides, multiples of as many channels as a vector has numbers, and at most so many: with
+# more the library's own is as fast.
+MOST_CHANNELS = {8: 256, 16: 128}
 
 
 class Conv3x3(nn.Conv2d):
@@ -46,7 +47,7 @@ class Conv3x3(nn.Conv2d):
             if works_in(torch.float32) and is_plain_cpu(x, dtype=torch.float32):
                 if self._fits_direct(x) and kernels.conv3x3_supported():
                     return _Conv3x3.apply(kernels, x, self.weight), x
-                if self._fits_winograd(x) and prefers_winograd(kernels):
+                if self._fits_winograd(x, winograd_lanes(kernels)):
                     return _SummedConv3x3.apply(Functions(kernels.winograd, kernels.winograd_weights), x, self.weight)
             elif works_in(torch.bfloat16) and self._fits_half(x) and kernels.bf16_supported():
                 functions = Functions(kernels.conv3x3_bf16, kernels.conv3x3_bf16_weights, self.stride[:1])
@@ -57,9 +58,9 @@ class Conv3x3(nn.Conv2d):
         square = self.in_channels == self.out_channels and self.in_channels in CHANNELS
         return self.stride == (1, 1) and square and x.shape[3] % PIXELS == 0
 
-    def _fits_winograd(self, x: Tensor) -> bool:
+    def _fits_winograd(self, x: Tensor, lanes: int) -> bool:
         channels = (self.in_channels, self.out_channels)
-        fit = max(channels) <= MOST_CHANNELS and all(count % VECTOR == 0 for count in channels)
+        fit = lanes > 0 and max(channels) <= MOST_CHANNELS[lanes] and all(count % lanes == 0 for count in channels)
         return self.stride == (1, 1) and fit and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
 
     def _fits_half(self, x: Tensor) -> bool:
@@ -69,9 +70,9 @@ class Conv3x3(nn.Conv2d):
         return whole and sides and is_plain_cpu(x, dtype=torch.bfloat16)
 
 
-def prefers_winograd(kernels: ctypes.CDLL) -> bool:
-    """Whether Winograd's kernel runs here and is known to gain: with AVX-512 nobody has measured it."""
-    return bool(kernels.winograd_supported()) and not kernels.conv3x3_supported()
+def winograd_lanes(kernels: ctypes.CDLL) -> int:
+    """Numbers in a vector of Winograd's kernel here; 0: it does not run."""
+    return int(kernels.winograd_lanes())
 
 
 class _Conv3x3(torch.autograd.Function):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-VERSION = 4  # of their arguments, as in norm_relu.c
+VERSION = 5  # of their arguments, as in norm_relu.c
 _SIGNATURES = {  # a letter an argument: pointer, long, float, int
     "kernels_parallel": "",
     "norm_relu_forward": "pppillppffpppi",
@@ -22,7 +22,7 @@ _SIGNATURES = {  # a letter an argument: pointer, long, float, int
     "bf16_supported": "",
     "winograd": "pppplllllii",
     "winograd_weights": "pppllllli",
-    "winograd_supported": "",
+    "winograd_lanes": "",
 }
 
 
