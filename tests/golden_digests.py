@@ -3,14 +3,16 @@
 They pin the results through every change of the code. ``python tests/golden_digests.py`` computes them and compares
 them with the committed ones; with ``--write`` it takes the computed ones over, which a commit must give a reason for.
 
-Weights are compared bit by bit everywhere. Logits and steps depend on the vector instructions of the processor, so
-each kind of processor has digests of its own; a kind that has none yet is compared with the numbers of another, within
-rounding.
+Weights are compared bit by bit everywhere. Logits and steps are rounded as the processor's instructions and caches make
+the libraries choose, so each model of processor has digests of its own; one that has none yet is compared with the
+numbers of another, within rounding.
 """
 
 import hashlib
 import json
 import os
+import platform
+import re
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -63,8 +65,16 @@ RUNS = {
 
 
 def processor() -> str:
-    """What rounding depends on."""
-    return f"torch {torch.__version__.partition('+')[0]}, {torch.backends.cpu.get_cpu_capability()}"
+    """What rounding depends on. Two makers' processors round apart though both have AVX-512."""
+    version = torch.__version__.partition("+")[0]
+    return f"torch {version}, {torch.backends.cpu.get_cpu_capability()}, {processor_model()}"
+
+
+def processor_model() -> str:
+    """Its maker, family and model, such as "GenuineIntel 6/85"; elsewhere than on Linux the kind of machine."""
+    info = Path("/proc/cpuinfo")
+    said = dict(re.findall(r"^(vendor_id|cpu family|model)\s*: (.*)$", info.read_text(), re.M)) if info.is_file() else {}
+    return "{vendor_id} {cpu family}/{model}".format(**said) if len(said) == 3 else platform.machine()
 
 
 def digest(tensors: Iterable[torch.Tensor]) -> str:

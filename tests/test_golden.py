@@ -14,7 +14,7 @@ def known_here(name: str) -> tuple[dict, bool]:
     """The committed digests, and whether they were made on a processor that rounds as this one does."""
     by_processor = golden.read(name)
     here = by_processor.get(golden.processor())
-    return here or next(iter(by_processor.values())), here is not None
+    return here or max(by_processor.values(), key=len), here is not None
 
 
 def test_initial_weights_and_logits_of_ten_nets_are_those_of_before() -> None:
@@ -32,10 +32,10 @@ def test_the_first_steps_of_six_runs_are_those_of_before(tmp_path: Path, monkeyp
     expected, same_rounding = known_here("steps")
     found = golden.steps(tmp_path)
     if same_rounding:
-        assert found == expected
-    for name, run in found.items():
-        assert run["run"] == expected[name]["run"]
-        assert run["losses"] == pytest.approx(expected[name]["losses"], rel=0.02)
+        assert {name: found[name] for name in expected} == expected
+    for name, run in expected.items():
+        assert run["run"] == found[name]["run"]
+        assert run["losses"] == pytest.approx(found[name]["losses"], rel=0.02)
 
 
 def test_the_runs_of_every_study_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
