@@ -4,6 +4,7 @@ They are optional: without a C compiler the package installs all the same, and t
 compiler without OpenMP, as on macOS, makes kernels that run on one thread.
 """
 
+from pathlib import Path
 from typing import Any
 
 from setuptools import Extension, setup
@@ -28,14 +29,8 @@ class BuildKernels(build_ext):
 
 KERNELS = Extension(
     "resexp.models._kernels",
-    sources=[
-        f"resexp/models/{name}.c"
-        for name in (
-            *("norm_relu", "norm_relu_bf16", "conv3x3", "conv3x3_bf16"),
-            *("winograd", "winograd_avx2", "winograd_avx512"),
-        )
-    ],
-    depends=[f"resexp/models/{name}.h" for name in ("bf16", "conv3x3_image", "norm_relu", "winograd")],
+    sources=sorted(map(str, Path("resexp/models").glob("*.c"))),
+    depends=sorted(map(str, Path("resexp/models").glob("*.h"))),
     optional=True,
 )
 setup(ext_modules=[KERNELS], cmdclass={"build_ext": BuildKernels})

@@ -22,7 +22,7 @@ from resexp.models.resnet import drops_blocks, has_dropout
 from resexp.models.stages import SMALL_SIDE
 from resexp.optim import SGD, AdamW, Optimizer
 from resexp.parallel import World
-from resexp.run.progress import print_progress
+from resexp.run.progress import ReadingProgress
 from resexp.schedule import Schedule
 from resexp.state import Noise, State, seeded_generator
 
@@ -35,7 +35,7 @@ def load_data(cfg: Config, world: World | None = None) -> Dataset:
     d = cfg.dataset
     try:
         with (world or World()).first_before_others():
-            data = build_data(**dataclasses.asdict(d), progress=print_progress)
+            data = build_data(**dataclasses.asdict(d), progress=ReadingProgress())
     except OSError as error:
         raise UserError(f"{d.name}: cannot read {error.filename}: {error.strerror}") from None
     size, given = len(data.train), cfg.protocol.val_size
@@ -50,12 +50,12 @@ def load_data(cfg: Config, world: World | None = None) -> Dataset:
         raise UserError(f"protocol.val_size={given}: {d.name} has only {size:,} training images; hold out fewer")
     check_view(cfg.protocol.final_view, cfg.model.family, large=is_large(data))
     if cfg.protocol.final_view == "multi-scale":
-        _check_scales(cfg, data)
+        check_scales(cfg, data)
     return data.hold_out(held_out)
 
 
-def _check_scales(cfg: Config, data: Dataset) -> None:
-    """Raise UserError, before any training, if the net has no room for the smallest images of the last test."""
+def check_scales(cfg: Config, data: Dataset) -> None:
+    """Raise UserError if the net has no room for the smallest images of a test at several scales."""
     scales, crop = cfg.protocol.test_scales, data.image_shape[1]
     side = in_proportion(min(scales), crop)
     try:

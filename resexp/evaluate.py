@@ -74,8 +74,8 @@ def evaluate(
         ]
         totals += torch.stack([count.to(totals.dtype) for count in counts])
     net.train(was_training)
-    loss, wrong, wrong5, seen = world.sum(totals).tolist()
-    return Evaluation(loss / seen, 100 * wrong / seen, 100 * wrong5 / seen)
+    loss, wrong, wrong5, images = world.sum(totals).tolist()
+    return Evaluation(loss / images, 100 * wrong / images, 100 * wrong5 / images)
 
 
 def _crop_scores(

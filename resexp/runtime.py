@@ -94,7 +94,7 @@ def peak_memory(device: torch.device) -> int:
     return system.peak_memory()
 
 
-STOPPING = system.stop_signals("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2")
+STOPPING = system.signal_numbers("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2")
 PATIENT = getattr(signal, "SIGUSR2", None)  # a cluster's warning comes from more than one side
 
 

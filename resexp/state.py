@@ -14,7 +14,7 @@ from resexp.optim import Optimizer
 from resexp.parallel import World
 from resexp.schedule import Schedule
 
-FORMAT = 2  # of a checkpoint; one of another format is refused
+FORMAT = 2  # of a checkpoint; training does not go on from one of another format
 
 
 class Noise:

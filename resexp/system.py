@@ -23,7 +23,7 @@ PARENT = "RESEXP_PARENT"  # the variable with the process id of the sweep that s
 PARENT_SECONDS = 1.0  # between two looks whether it is still there
 
 
-def stop_signals(*names: str) -> tuple[int, ...]:
+def signal_numbers(*names: str) -> tuple[int, ...]:
     """Those of the named signals that this system has; SIGBREAK is Windows' way to ask a process to end."""
     return tuple(getattr(signal, name) for name in (*names, "SIGBREAK") if hasattr(signal, name))
 

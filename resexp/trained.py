@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from resexp import UserError, checkpoint
-from resexp.builder import build_net, is_large, load_data, place_net
+from resexp.builder import build_net, check_scales, is_large, load_data, place_net
 from resexp.config import Config
 from resexp.console import message
 from resexp.data.dataset import Dataset
@@ -121,6 +121,8 @@ def evaluate_net(cfg: Config, net: nn.Module, data: Dataset, *, view: str, keep:
     """A net on the test images in one view. Raises UserError for a view that these images do not have."""
     p = cfg.protocol
     check_view(view, cfg.model.family, large=is_large(data))
+    if view == "multi-scale":
+        check_scales(cfg, data)
     batches: list[tuple[Tensor, Tensor]] = []
     errors = evaluate(
         net,

@@ -73,7 +73,8 @@ def processor() -> str:
 def processor_model() -> str:
     """Its maker, family and model, such as "GenuineIntel 6/85"; elsewhere than on Linux the kind of machine."""
     info = Path("/proc/cpuinfo")
-    said = dict(re.findall(r"^(vendor_id|cpu family|model)\s*: (.*)$", info.read_text(), re.M)) if info.is_file() else {}
+    text = info.read_text() if info.is_file() else ""
+    said = dict(re.findall(r"^(vendor_id|cpu family|model)\s*: (.*)$", text, re.M))
     return "{vendor_id} {cpu family}/{model}".format(**said) if len(said) == 3 else platform.machine()
 
 

@@ -1,5 +1,6 @@
 """Every source becomes the same kind of tensors, in an order that the pixels alone decide."""
 
+import dataclasses
 import os
 import shutil
 import time
@@ -295,6 +296,9 @@ def test_a_smaller_image_is_the_mean_of_squares_and_only_of_whole_ones() -> None
     expected = data.train.images[3, 1, 2:4, 4:6].float().mean().round()
     assert small.image_shape == (3, 4, 4) and small.train.images[3, 1, 1, 2] == expected
     assert torch.equal(small.train.labels, data.train.labels) and len(small.test) == len(data.test)
+    assert small.val is None
+    with_val = shrink(dataclasses.replace(data, val=data.test), 4)
+    assert with_val.val is not None and with_val.val.image_shape == (3, 4, 4)
     with pytest.raises(UserError, match=r"image_size=3: does not divide 8; take 4 or 2"):
         shrink(data, 3)
 
@@ -428,6 +432,11 @@ def test_an_image_of_many_bits_is_as_bright_as_its_range_says(
     Image.fromarray(pixels).save(tmp_path / "deep.tif")
     found = np.asarray(read_image(tmp_path / "deep.tif"))
     assert np.abs(found[..., 0] - pixels.astype(float) * 255 / white).max() <= 1
+
+
+def test_a_pixel_below_black_is_black(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[-1, 5000]], dtype=np.int32)).save(tmp_path / "deep.tif")
+    assert np.asarray(read_image(tmp_path / "deep.tif"))[0, :, 0].tolist() == [0, 5000 >> 8]
 
 
 def test_transparent_pixels_are_white(tmp_path: Path) -> None:

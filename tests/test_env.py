@@ -139,4 +139,4 @@ def test_windows_asks_a_process_to_stop_in_its_own_way(monkeypatch: pytest.Monke
 
     system.ask_to_stop(Process(), 15)  # type: ignore[arg-type]
     assert sent == [1] and system.own_group() == {"creationflags": 512}
-    assert system.stop_signals("SIGINT", "SIGNOTHING") == (2,)
+    assert system.signal_numbers("SIGINT", "SIGNOTHING") == (2,)

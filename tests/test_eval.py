@@ -37,8 +37,8 @@ def test_predictions_and_confusion_add_up_to_the_error(capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["--predictions", "nowhere/x.csv"], "--predictions nowhere/x.csv: there is no folder nowhere; make it"),
-        (["--predictions", "."], "--predictions .: cannot be written (Is a directory)"),
+        (["--predictions", "nowhere/x.csv"], "--predictions nowhere/x.csv: no folder nowhere; name a file"),
+        (["--predictions", "."], "--predictions .: is a folder; name a file"),
         (["--picture", "x.exe"], "--picture x.exe: cannot be written (Format 'exe' is not supported"),
         (["--picture", "x.png", "--view", "multi-scale"], "images are grouped by shape there"),
         (["--predictions", "x.csv", "--view", "multi-scale"], "images are grouped by shape there"),

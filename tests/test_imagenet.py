@@ -188,6 +188,10 @@ def test_the_colour_shift_is_along_the_principal_components(tree: Path) -> None:
     shifted, _ = batches.make(colours, *drawn)
     plain, _ = batches.make(None, *drawn)
     assert torch.allclose(shifted - plain, colours[:, :, None, None].expand_as(plain), atol=1e-5)
+    std = torch.tensor([0.2, 0.5, 1.0])[:, None, None].expand(3, *plain.shape[2:])
+    batches.normalization = Normalization(torch.zeros_like(std), std)
+    scaled, _ = batches.make(colours, *drawn)
+    assert torch.allclose(scaled, shifted / std, atol=1e-4)
 
 
 def test_subsets_by_number_list_file_and_images(tree: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a run will need is estimated well enough to admit it to a machine."""
 
+import dataclasses
 import json
 import subprocess
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from resexp import config
 from resexp.bench.measure import GROWTH_BASE
+from resexp.models.families import FAMILIES
 from resexp.sweep.plan import Job, Sweep, available_bytes, needed_bytes
 
 
@@ -28,6 +30,20 @@ def test_the_estimate_grows_with_depth_batch_and_side_and_halves_with_bf16() -> 
     small, large = (needed_bytes(config.load([*synthetic, f"dataset.image_size={side}"])) for side in (8, 224))
     assert large > 10 * small
     assert needed_bytes(load("model=resnet110", "protocol.precision=bf16")) < needed_bytes(load("model=resnet110"))
+
+
+def test_the_estimate_knows_the_patches_and_the_pooling_of_a_net() -> None:
+    def floats(*words: str) -> float:
+        cfg = config.load(["dataset=synthetic", *words])
+        return FAMILIES[cfg.model.family].floats(dataclasses.asdict(cfg.model), cfg.dataset.image_size or 8, False)
+
+    small, large = (
+        floats("model=transformer4", "dataset.image_size=64"),
+        floats("model=transformer4", "dataset.image_size=224"),
+    )
+    assert large == pytest.approx(small * (224 // 16) ** 2 / 8**2)
+    unpooled, pooled = (floats("model=vgg_a", "dataset.image_size=32", f"model.pools={pools}") for pools in (0, 5))
+    assert unpooled > 5 * pooled
 
 
 def test_a_run_that_does_not_fit_waits_and_a_smaller_one_goes_first() -> None:

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from resexp.run import progress
-from resexp.run.progress import ProgressLine, draw_curve
+from resexp.run.progress import ProgressLine, ReadingProgress, draw_curve
 
 SHOWN = {"loss": 1.5, "train_error": 50.0, "test_error": None, "rate": 1234.0}
 
@@ -35,6 +35,17 @@ def lines(monkeypatch: pytest.MonkeyPatch, **console: object) -> str:
     line.show(50, **SHOWN)  # type: ignore[arg-type]
     line.close()
     return stream.getvalue()
+
+
+@pytest.mark.parametrize("step", [1, 7, 500, 1024])
+def test_reading_tells_of_every_tenth_whatever_the_steps(step: int, capsys: pytest.CaptureFixture[str]) -> None:
+    told = ReadingProgress()
+    for what in ("train", "test"):
+        for done in (*range(step, 10_000, step), 10_000):
+            told(what, done, 10_000)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == (20 if step < 1000 else 2 * 10)
+    assert lines[-1] == "test: 10,000 of 10,000"
 
 
 def test_a_narrow_terminal_keeps_the_curve_and_the_errors(monkeypatch: pytest.MonkeyPatch) -> None:

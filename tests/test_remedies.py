@@ -589,6 +589,14 @@ def test_a_clipped_first_step_is_as_long_as_the_bound_allows(tmp_path: Path) -> 
     assert whole > 0.5 and measure_start(clipped, 64).update == pytest.approx(expected, rel=1e-3)
 
 
+def test_the_start_of_a_net_that_drops_blocks_and_units_is_measured_whole(tmp_path: Path) -> None:
+    dropping = started(tmp_path, "model=resnet20", "model.survival=0.5", "model.dropout=0.3", "model.norm=none")
+    one, two = (measure_start(dropping, 64) for _ in range(2))
+    assert one == two and one.own == pytest.approx(1)
+    whole = started(tmp_path, "model=resnet20", "model.dropout=0.3", "model.norm=none")
+    assert one == pytest.approx(measure_start(whole, 64), rel=1e-6, nan_ok=True)
+
+
 def test_where_f_starts_at_zero_its_gradient_has_no_growth(tmp_path: Path) -> None:
     start = measure_start(started(tmp_path, "model=resnet8", "model.last_scale=0"), 64)
     assert math.isnan(start.growth) and start.update > 0

@@ -124,6 +124,17 @@ def test_states_come_from_the_folder_and_from_the_queue(tmp_path: Path, monkeypa
     assert [job.outcome for job in sweep.jobs] == ["unknown", "unknown", "unknown", "waiting"]
 
 
+def test_a_damaged_summary_ends_no_look_at_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run resumes, as in a sweep here."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    sweep = plan_sweep(config.expand([*TINY, "launcher=slurm"]))
+    folder = sweep.jobs[0].cfg.run_dir
+    folder.mkdir(parents=True)
+    (folder / SUMMARY).write_text('{"status": "fin')
+    slurm.refresh(sweep)
+    assert sweep.jobs[0].outcome == "waiting"
+
+
 def test_what_may_be_in_the_queue_is_not_submitted_again_while_it_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

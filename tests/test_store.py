@@ -1,13 +1,17 @@
 """Runs as lines of a file: what is kept, what is pointed to, and what a damaged line says."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers import write_run
 
 from resexp import UserError
-from resexp.run.reader import METRICS, TAIL, Run
+from resexp.run.files import CHECKSUMS
+from resexp.run.reader import CONFIG, ENV, METRICS, SUMMARY, TAIL, Run
 from resexp.run.store import keep_runs, runs_at, stores, unpack_run
 
 
@@ -31,6 +35,36 @@ def test_a_run_that_two_studies_share_is_kept_once_if_its_numbers_are_the_same(t
     other = write_run(tmp_path / "elsewhere", ["model=plain20"], train_error=7.0)  # another processor's rounding
     keep_runs([other], tmp_path / "third.jsonl")
     assert runs_at(tmp_path / "third.jsonl")[run.path.name].summary["train_error"] == 7.0
+    keep_runs([other], tmp_path / "first.jsonl")  # to which the second points
+    assert all(run.path.name in runs_at(tmp_path / f"{name}.jsonl") for name in ("first", "second", "third"))
+
+
+def test_a_kept_run_names_no_folder_of_its_machine(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "runs", ["model=plain20"])
+    env = json.loads((run.path / ENV).read_text())
+    folders = ["--config-dir", "/home/me/my conf", "dataset.root=/data/my images", "init_from=/tmp/xy/start.pt"]
+    env["command"] = shlex.join(["resexp", "train", "model=plain20", *folders, "protocol.lr_drops=[1,2]"])
+    env["resumed"] = [{"step": 3, "command": "resexp train model=plain20 output_dir=/home/me/out"}]
+    (run.path / ENV).write_text(json.dumps(env))
+    settings = yaml.safe_load((run.path / CONFIG).read_text())
+    settings["dataset"] |= {"root": "/data", "pack": "/packs"}
+    settings |= {"init_from": "/tmp/xy/start.pt", "resume_from": None}
+    (run.path / CONFIG).write_text(yaml.safe_dump(settings))
+    summary = {key: value for key, value in run.summary.items() if key != CHECKSUMS}
+    (run.path / SUMMARY).write_text(json.dumps(summary))
+    keep_runs([Run(run.path)], tmp_path / "one.jsonl")
+    text = (tmp_path / "one.jsonl").read_text()
+    assert not any(word in text for word in ("/home", "/data", "/tmp", "/packs", "my conf", "my images"))
+    kept = json.loads(text)
+    assert kept[ENV]["command"] == "resexp train model=plain20 init_from=start.pt 'protocol.lr_drops=[1,2]'"
+    assert kept[ENV]["resumed"] == [{"step": 3, "command": "resexp train model=plain20"}]
+    assert kept[CONFIG]["init_from"] == "start.pt"
+
+
+def test_the_kept_runs_of_the_project_name_no_folder_of_a_machine() -> None:
+    reference = Path(__file__).parent.parent / "outputs" / "reference"
+    folders = re.compile(r"/(tmp|home|root|Users|work)/")
+    assert [path.name for path in reference.glob("*.jsonl") if folders.search(path.read_text())] == []
 
 
 def test_a_file_that_grows_large_goes_on_in_others_which_are_read_and_written_with_it(

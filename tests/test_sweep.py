@@ -379,6 +379,15 @@ def test_a_net_that_cannot_be_measured_holds_up_no_sweep(
     assert "how long it takes is unknown: plain20 could not be measured: out of memory" in capsys.readouterr().err
 
 
+def test_a_net_that_cannot_be_built_makes_no_sweep_look_short(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("resexp.bench.measure.measure_together", lambda *_: {"images_per_s": 100.0})
+    sweeps._say_how_long(config.expand(["model=resnet14,vgg_e", "dataset=digits", "protocol.steps=300000"]))
+    said = capsys.readouterr().err
+    assert "how long it takes is unknown: not every net can be built" in said and "0 s" not in said
+
+
 def test_every_study_can_say_how_long_it_takes_from_one_net() -> None:
     for name in ("remedies", "dense-vs-residual-small", "highway-small", "transformer-depth-small", "precision"):
         jobs = [Job(overrides, cfg) for overrides, cfg in config.load_study(name)[1]]

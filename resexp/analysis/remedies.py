@@ -9,9 +9,10 @@ onto one line). If an explanation is right, nets that train better are those in 
 the remedy was meant for.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from resexp.builder import build_net, build_optimizer, build_schedule, place_net
 from resexp.config import Config
 from resexp.console import message
 from resexp.models.build import use_kernels
-from resexp.models.norm_relu import set_statistics
+from resexp.models.norm_relu import BatchNorm, set_statistics
 from resexp.studies.finding import Finding, Panel, Row, Series
 
 STRONG = 0.6  # of a rank correlation, at least, to be called one
@@ -128,7 +129,7 @@ def _rank_words(rank: float, low: float, high: float) -> str:
 
 def _with_norm(nets: Sequence[Trained], starts: Sequence[Start], errors: Sequence[float]) -> list[Row]:
     """The same for the nets with batch norm, without a verdict: nets without it fail by another way, or do not fail."""
-    kept = [index for index, net in enumerate(nets) if getattr(net.cfg.model, "norm", None) == "batch"]
+    kept = [i for i, one in enumerate(nets) if any(isinstance(module, BatchNorm) for module in one.net.modules())]
     if len(kept) == len(nets):
         return []
     ranks = {
@@ -169,11 +170,17 @@ def rank_correlation(values: Sequence[float], errors: Sequence[float]) -> float:
 
 
 def measure_start(net: Trained, count: int) -> Start:
-    """The mechanisms of a net with fresh weights of its run's seed, and its first update by its run's protocol."""
-    p = net.cfg.protocol
+    """The mechanisms of a net with fresh weights of its run's seed, and its first update by its run's protocol.
+
+    All its blocks and units take part: what dropout and stochastic depth leave out is no mechanism of the start.
+    """
+    p, model = net.cfg.protocol, net.cfg.model
+    all_of_it: dict[str, Any] = {"survival": 1.0, "dropout": 0.0}
+    whole = {key: value for key, value in all_of_it.items() if getattr(model, key) is not None}
+    cfg = dataclasses.replace(net.cfg, model=dataclasses.replace(model, **whole))
     images, labels = net.images("train", max(count, BATCHES * p.batch_size))
     inputs, labels = images[:count], labels[:count]
-    fresh = place_net(build_net(net.cfg, net.data), inputs.device)
+    fresh = place_net(build_net(cfg, net.data), inputs.device)
     use_kernels(fresh, fast=False)
     set_statistics(fresh, group=p.norm_group, synced=False)
     _, norms = layer_gradients(fresh, inputs, labels, net.label)

@@ -49,13 +49,13 @@ def eval_arguments(parser: argparse.ArgumentParser) -> None:
 
 def evaluate(args: argparse.Namespace) -> int:
     from resexp.console import print_table
+    from resexp.run.files import check_target
 
     wanted = {"--predictions": args.predictions, "--picture": args.picture}
     for option, path in wanted.items():
         if path and args.view == "multi-scale":
             raise UserError(f"{option} --view multi-scale: images are grouped by shape there; take ten-crop or centre")
-        if path and not path.parent.is_dir():
-            raise UserError(f"{option} {path}: there is no folder {path.parent}; make it, or name another file")
+        check_target(option, path)
     keep = bool(args.json or args.predictions or args.picture)
     is_run = len(args.words) == 1 and ("=" not in args.words[0] or Path(args.words[0]).exists())
     facts, found = _run(args, keep=keep) if is_run else _weights(args, keep=keep)

@@ -130,7 +130,11 @@ def _say_how_long(jobs: "Jobs") -> None:
         message(f"how long it takes is unknown: {cfg.model.name} could not be measured: {measured['failed']}")
         return
     rate = measured["images_per_s"]
-    left = sum(seconds_left(todo, (cfg, rate)) or [])
+    seconds = seconds_left(todo, (cfg, rate))
+    if seconds is None:
+        message("how long it takes is unknown: not every net can be built, as its run will say")
+        return
+    left = sum(seconds)
     message(
         f"about {duration(left)} of training for {count(len(todo), 'run')} one after another, by {cfg.model.name}'s "
         f"{rate:,.0f} images/s here now; you can stop it, and the same command resumes"

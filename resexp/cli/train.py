@@ -49,7 +49,7 @@ def _report(cfg: "Config", summary: dict[str, Any]) -> None:
     if summary["status"] == Status.DIVERGED:
         saved = (cfg.run_dir / "checkpoint.pt").is_file()
         kept = "the last good checkpoint is kept" if saved else "there was no checkpoint yet"
-        where = f"the loss is not finite at step {summary['step']}"
+        where = f"the loss or a weight is not finite at step {summary['step']}"
         print(f"resexp: {where}; {kept}; try a smaller protocol.lr", file=sys.stderr)
 
 

@@ -82,7 +82,10 @@ class Batches:
         """The net's input float32 (N, C, H, W), and labels int64 (N,)."""
         images, labels = self.source.batch(self.augmentation, *prepared)
         inputs = self.normalization(images)
-        return (inputs if colours is None else inputs.add_(colours[:, :, None, None])), labels
+        if colours is not None:  # shifts of values 0 to 1, which a deviation has divided
+            shift, std = colours[:, :, None, None], self.normalization.std
+            inputs.add_(shift if std is None else shift / std)
+        return inputs, labels
 
     def _draw_forever(self) -> Iterator[Drawn]:
         share = self.world.share

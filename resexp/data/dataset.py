@@ -84,7 +84,8 @@ def shrink(dataset: Dataset, side: int) -> Dataset:
         means = [some.float().mean(dim=(3, 5)).round().to(torch.uint8) for some in squares.split(1000)]
         return Images(torch.cat(means), source.labels)
 
-    return dataclasses.replace(dataset, train=smaller(dataset.train), test=smaller(dataset.test))
+    val = smaller(dataset.val) if dataset.val else None
+    return dataclasses.replace(dataset, train=smaller(dataset.train), val=val, test=smaller(dataset.test))
 
 
 def relabel(labels: Sequence[int], classes: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -39,7 +39,7 @@ def _to_bytes(pixels: np.ndarray) -> np.ndarray:
     largest = float(pixels.max(initial=0))
     white = next((white for white in whites if largest <= white), largest)
     if white == 65535:
-        return (pixels.astype(np.uint32) >> 8).astype(np.uint8)
+        return (pixels.clip(min=0).astype(np.uint32) >> 8).astype(np.uint8)
     return (pixels.astype(np.float64).clip(min=0) * (255 / white)).round().astype(np.uint8)
 
 

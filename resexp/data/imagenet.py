@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from resexp import UserError, did_you_mean, system
-from resexp.data.crops import in_proportion
+from resexp.data.crops import PAPER_CROP, in_proportion
 from resexp.data.dataset import Dataset
 from resexp.data.decode import read_image
 from resexp.data.pack import Pack, read_pack, write_pack
@@ -21,7 +21,6 @@ from resexp.data.source import Source
 from resexp.data.stream import Stream
 from resexp.data.tree import ANNOTATIONS, annotation_files, class_folders, is_image
 
-PAPER_CROP = 224
 LONGEST = 480  # the largest shorter side of the paper, at a crop of 224: a pack keeps no more
 ASPECT = 4 / 3  # of a photograph, for the estimate of a pack's size
 
@@ -199,7 +198,15 @@ def _fingerprint(files: Files, longest: int) -> str:
 def _packed(files: Files, folder: Path, fingerprint: str, crop: int, longest: int, progress: Progress | None) -> Pack:
     path = folder / f"{files.folder.name}.pack"
     if not path.is_file():
-        write_pack(path, files.paths(), files.labels, fingerprint=fingerprint, longest=longest, progress=progress)
+        write_pack(
+            path,
+            files.paths(),
+            files.labels,
+            fingerprint=fingerprint,
+            longest=longest,
+            progress=progress,
+            name=str(files.folder),
+        )
     return read_pack(path, fingerprint=fingerprint, crop=crop)
 
 
@@ -214,6 +221,6 @@ def _note_enlargement(files: Files, crop: int) -> None:
     if side < crop:
         print(
             f"{files.folder.parent.name}: images of {side} pixels are enlarged for crops of {crop}; "
-            f"dataset.image_size={side} trains on them as they are",
+            f"dataset.image_size={side} enlarges them less",
             file=sys.stderr,
         )

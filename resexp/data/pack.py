@@ -151,11 +151,20 @@ class Pack:
 
 
 def write_pack(
-    path: Path, files: Sequence[Path], labels: np.ndarray, *, fingerprint: str, longest: int, progress: Progress | None
+    path: Path,
+    files: Sequence[Path],
+    labels: np.ndarray,
+    *,
+    fingerprint: str,
+    longest: int,
+    progress: Progress | None,
+    name: str = "",
 ) -> None:
     """Decode ``files`` into a pack, images with a shorter side above ``longest`` resized to it. Raises UserError.
 
     Written under another name and moved into place; a header of zeros marks one that was not finished.
+
+    :param name: of the files, for ``progress``.
     """
     decode = functools.partial(_decode, longest=longest)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -172,7 +181,7 @@ def write_pack(
                     crc32 = _put(out, image.tobytes(), crc32)
                 done = min(group + 1024, len(files))
                 if progress:
-                    progress(f"packing {files[0].parent.parent}", done, len(files))
+                    progress(f"packing {name}", done, len(files))
             pixels = int(sides.prod(axis=1).sum())
             # The arrays after the pixels begin at a multiple of 8.
             for part in (bytes(-(3 * pixels) % 8), sides.tobytes(), labels.astype(np.int64).tobytes()):

@@ -65,7 +65,7 @@ class Source(Protocol):
         """Random crops for ``count`` images: tensors whose first dimension is the image."""
 
     def prepare(self, drawn: Iterable[Drawn], augmentation: Augmentation) -> Generator[Drawn, None, None]:
-        """Each batch's indices (N,) and crops, as ``batch`` takes them; may read ahead."""
+        """What ``batch`` takes of each batch, from its indices (N,) and crops; may read ahead."""
 
     def batch(self, augmentation: Augmentation, *prepared: Tensor | None) -> tuple[Tensor, Tensor]:
         """Images (N, C, H, W) of values 0 to 255, and labels (N,)."""

@@ -6,13 +6,12 @@
    conv3x3.c the lanes are output channels, and a block of sums stays in registers. conv3x3.py calls this, and says
    when. It needs AVX-512 with its bf16 extension. */
 
-#include "bf16.h"
-
 #include <stdlib.h>
 #include <string.h>
+#include "bf16.h"
+#include "kernels.h"
 
 #ifdef BF16
-#define UNROLL _Pragma("GCC unroll 16")
 #define SUMS 16     /* vectors of sums in registers */
 #define PARTS 16    /* of a batch, at most, whose weight gradients are added in order: no sum depends on the threads */
 #define ROOM (1L << 24) /* sums of all parts, at most, where there are four parts or more: 64 MB */
@@ -270,8 +269,6 @@ static __attribute__((noinline)) AVX512 void weight_sums(const Half *x, const Ha
                          line_x, line_dy, s.in, s.out, 1);
     }
 }
-
-static long least(long a, long b) { return a < b ? a : b; }
 
 /* The gradient of the weights, float32 (out, 3, 3, in), from x and the gradient of the output. 0, or 1 without memory. */
 int conv3x3_bf16_weights(const Half *x, const Half *dy, float *dweights, long images, long height, long width, long in,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resexp.models.stages import SMALL_SIDE, VGG_CONVOLUTIONS, densenet_blocks, stages
+from resexp.models.stages import SMALL_SIDE, VGG_CONVOLUTIONS, densenet_blocks, patch_side, stages
 
 BASIC_MAPS = 4  # kept for backward by a basic block: what each convolution reads, and what each batch norm reads
 GATED_MAPS = 4  # by a gate, a scaled sum or a norm after the sum: what they read and make
@@ -28,7 +28,7 @@ def staged(knobs: Knobs, side: int, checkpointing: bool) -> float:
 def vgg(knobs: Knobs, side: int, checkpointing: bool) -> float:
     counts = VGG_CONVOLUTIONS[knobs["variant"]]
     kept = [(VGG_MAPS * knobs["width"] * min(2**index, 8), count) for index, count in enumerate(counts)]
-    return _halving(kept, side, checkpointing)
+    return _halving(kept, side, checkpointing, halvings=knobs["pools"])
 
 
 def densenet(knobs: Knobs, side: int, checkpointing: bool) -> float:
@@ -46,7 +46,7 @@ def googlenet(knobs: Knobs, side: int, checkpointing: bool) -> float:
 
 
 def transformer(knobs: Knobs, side: int, checkpointing: bool) -> float:
-    tokens = (side // (knobs["patch"] or max(2, side // 8))) ** 2
+    tokens = (side // patch_side(knobs, side)) ** 2
     return knobs["depth"] * tokens * knobs["width"] * (12 + 2 * knobs["mlp_ratio"])
 
 
@@ -54,8 +54,8 @@ def mlp(knobs: Knobs, side: int, checkpointing: bool) -> float:
     return knobs["depth"] * knobs["width"] * BASIC_MAPS
 
 
-def _halving(kept: Sequence[tuple[float, int]], side: int, checkpointing: bool) -> float:
-    """Of stages of (floats per pixel of a block, blocks), each stage at half the side of the one before."""
+def _halving(kept: Sequence[tuple[float, int]], side: int, checkpointing: bool, *, halvings: int = 99) -> float:
+    """Of stages of (floats per pixel of a block, blocks), each of the first so many followed by half its side."""
     floats = 0.0
     for index, (channels, count) in enumerate(kept):
         held: float = count
@@ -63,7 +63,7 @@ def _halving(kept: Sequence[tuple[float, int]], side: int, checkpointing: bool) 
             segment = max(1, round(math.sqrt(count)))
             held = count / segment / BASIC_MAPS + segment
         # two more maps: the stem's, or the shortcut's where the width changes
-        floats += channels * (held + 2 / BASIC_MAPS) * max(1, side // 2**index) ** 2
+        floats += channels * (held + 2 / BASIC_MAPS) * max(1, side // 2 ** min(index, halvings)) ** 2
     return floats
 
 

@@ -8,6 +8,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include "kernels.h"
 #include "norm_relu.h"
 
 #define CHUNK 16384 /* values */
@@ -112,7 +113,6 @@ int kernels_parallel(void) {
 }
 
 static long chunk_rows(long channels) { return channels < CHUNK ? CHUNK / channels : 1; }
-static long least(long a, long b) { return a < b ? a : b; }
 
 /* half: what is as large as the activation is bf16; else float32.
    batch, kept for the gradient: mean, 1 / standard deviation, scale, shift, each (channels,). 0, or 1 without memory. */

@@ -15,4 +15,4 @@ typedef struct {
     void (*gradient)(const Job *job, long start, long count);
 } Chunks;
 
-extern const Chunks norm_relu_bf16; /* of multiples of 16 channels, where norm_relu_bf16_supported() */
+extern const Chunks norm_relu_bf16; /* of multiples of 16 channels, where bf16_supported() */

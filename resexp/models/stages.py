@@ -6,6 +6,8 @@ from typing import Any
 from resexp import UserError
 
 SMALL_SIDE = 64  # images up to this side get the form for small images: 3x3 stem, no large classifier
+PATCHES = 8  # of a transformer, along a side of a small image
+LARGE_PATCH = 16  # pixels along a side of a transformer's patch of a large one
 _IMAGENET_STAGES = {  # He et al. 2015, Table 1; 200 layers: He et al. 2016
     "basic": {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)},
     "bottleneck": {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)},
@@ -44,10 +46,18 @@ def is_imagenet_depth(depth: int) -> bool:
 
 
 def bottlenecks_by_depth(depth: int, layout: str | None) -> bool:
-    """Whether a name of this depth means bottlenecks: 50, 101, 152, 164, 200, 1001 layers; others have basic blocks."""
+    """Whether a name of this depth means bottlenecks.
+
+    In the CIFAR layout the depths that are not 6n+2 do; where no layout is said, 29, 50, 101, 152, 164, 200 and 1001.
+    """
     if layout == "cifar":
         return depth % 6 != 2
     return depth in (*_IMAGENET_STAGES["bottleneck"], *_CIFAR_BOTTLENECK_DEPTHS)
+
+
+def patch_side(model: Mapping[str, Any], side: int) -> int:
+    """Pixels along a side of a transformer's patch, of images of this side."""
+    return model["patch"] or (LARGE_PATCH if side > SMALL_SIDE else max(2, side // PATCHES))
 
 
 def stages(model: Mapping[str, Any]) -> tuple[int, ...]:

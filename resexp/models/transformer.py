@@ -8,10 +8,7 @@ from torch import Tensor, nn
 
 from resexp import UserError
 from resexp.models.resnet import Stage
-from resexp.models.stages import SMALL_SIDE
-
-PATCHES = 8  # patches along a side of a small image
-LARGE_PATCH = 16  # pixels along a side of a patch of a large one
+from resexp.models.stages import patch_side
 
 
 class Attention(nn.Module):
@@ -116,7 +113,7 @@ def build_transformer(
 ) -> Transformer:
     """A net of ``catalog.resolve``'s settings. Raises UserError for patches that do not tile the image."""
     channels, height, side = image_shape
-    patch = knobs["patch"] or (LARGE_PATCH if side > SMALL_SIDE else max(2, side // PATCHES))
+    patch = patch_side(knobs, side)
     if height % patch or side % patch:
         raise UserError(f"model.patch={patch}: does not divide images of {height}x{side} pixels; set one that does")
     tokens = (height // patch) * (side // patch)

@@ -2,12 +2,12 @@
    as TARGET, the two functions as CONVOLVE and WEIGHTS, and how many rows of the two products stay in registers. */
 
 #include <stdlib.h>
+#include "kernels.h"
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
 #define INLINE static inline __attribute__((always_inline)) TARGET
-#define UNROLL _Pragma("GCC unroll 16")
 #define TILES 36  /* at once: a multiple of ROWS; what is kept of them fits into a core's cache */
 #define PARTS 64  /* of the tiles, at most, each with a sum of its own for the weights */
 #define ROOM (1L << 20) /* numbers of all these sums, at most, where there are eight parts or more: 4 MB */
@@ -17,8 +17,6 @@ typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alia
 
 INLINE Vector load(const float *from) { return *(const Vector *)from; }
 INLINE void store(float *to, Vector value) { *(Vector *)to = value; }
-
-static inline long least(long a, long b) { return a < b ? a : b; }
 
 /* Room for as many, a multiple of LANES, where no vector lies across two lines of the cache. */
 static float *numbers(long count) { return aligned_alloc(sizeof(Vector), sizeof(float) * count); }
@@ -210,7 +208,7 @@ static TARGET void convolve_tiles(const float *x, const float *weights, const fl
     for (long t = 0; t < count; t++, at = next(at, s)) transform_output(m + t * made, add, y, s, made, at);
 }
 
-static TARGET void add_products(const float *x, const float *dy, float *sums, float *scratch, Sizes s, long first,
+static TARGET void add_gradient(const float *x, const float *dy, float *sums, float *scratch, Sizes s, long first,
                               long count) {
     float *zeros = scratch, *a = zeros + s.in, *b = a + PLACES * TILES * s.in;
     Tile at = tile_at(s, first);
@@ -302,7 +300,7 @@ TARGET int WEIGHTS(const float *x, const float *dy, float *dweights, long images
                 for (long c = 0; c < in; c++) own[c] = 0;
                 for (long i = 0; i < PLACES * in * out; i++) sums[i] = 0;
                 for (long first = p * part; first < last; first += TILES)
-                    add_products(x, dy, sums, own, s, first, least(TILES, last - first));
+                    add_gradient(x, dy, sums, own, s, first, least(TILES, last - first));
                 transform_sums(sums, parts + p * weights, in, out);
             }
 #pragma omp for schedule(static)

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ def write_env(
     here = {
         "start": datetime.now(UTC).isoformat(timespec="seconds"),
         "pid": os.getpid(),
-        "command": " ".join(["resexp", *sys.argv[1:]]),
+        "command": shlex.join(["resexp", *sys.argv[1:]]),
         "git_commit": _git_commit(),
         "versions": versions(),
         "hardware": hardware(device),

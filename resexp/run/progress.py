@@ -102,16 +102,23 @@ def draw_curve(errors: Mapping[int, float]) -> str:
     return "".join(line)
 
 
-def print_progress(what: str, done: int, total: int) -> None:
+class ReadingProgress:
     """Progress of reading data: one changing line on a terminal, one line for every tenth elsewhere; on stderr."""
-    if sys.stderr.isatty():
-        print(f"\r{what}: {done:,} of {total:,}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-    elif done == total or done * 10 // total > (done - 500) * 10 // total:
-        print(f"{what}: {done:,} of {total:,}", file=sys.stderr, flush=True)
+
+    def __init__(self) -> None:
+        self.shown = ("", 0)  # what, and its last tenth
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        before = self.shown[1] if self.shown[0] == what else 0
+        self.shown = what, 10 * done // max(1, total)
+        if sys.stderr.isatty():
+            print(f"\r{what}: {done:,} of {total:,}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        elif self.shown[1] > before:
+            print(f"{what}: {done:,} of {total:,}", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
-    """``duration(4000)`` -> ``"1 h 07 min"``."""
+    """``duration(4000)`` -> ``"67 min"``, ``duration(7000)`` -> ``"1 h 57 min"``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

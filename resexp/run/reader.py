@@ -92,7 +92,10 @@ class Run:
 
     @property
     def status(self) -> str:
-        """The summary's status; without a summary ``partial`` if there is a checkpoint, else ``new``."""
+        """The summary's status; without a summary ``partial`` if there is a checkpoint, else ``new``.
+
+        :raises UserError: for a damaged summary.
+        """
         if self.summary and self.summary.get("status") not in ENDED:
             remedy = "restore it, or remove it and repeat the run"
             raise UserError(f"{self.path / SUMMARY}: damaged (no status); {remedy}")

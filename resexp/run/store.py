@@ -8,6 +8,7 @@ one file; in the others a line ``{"name": ..., "kept_in": STUDY}`` points to it.
 import itertools
 import json
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +23,7 @@ from resexp.run.reader import CONFIG, ENV, METRICS, SUMMARY, Run, find_runs
 
 SUFFIX = ".jsonl"
 PART_BYTES = 900_000  # of a file, before it goes on in another one
-MACHINES = ("dataset.root=", "output_dir=", "--config-dir=")  # words of a command that name folders
+MACHINES = ("dataset.root=", "dataset.pack=", "output_dir=", "--config-dir=")  # words of a command that name folders
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ def keep_runs(runs: Iterable[Run], path: Path) -> None:
     for run in runs:
         name, record = run.path.name, _record(run)
         keepers = [keeper for keeper, theirs in others.items() if name in theirs and _alike(theirs[name], record)]
-        lines[name] = {"name": name, **({"kept_in": keepers[0]} if keepers else record)}
+        pointed_to = any(theirs.get(name, {}).get("kept_in") == path.stem for theirs in others.values())
+        lines[name] = {"name": name, **({"kept_in": keepers[0]} if keepers and not pointed_to else record)}
     if not lines:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,16 +132,42 @@ def keep_runs(runs: Iterable[Run], path: Path) -> None:
 
 
 def _record(run: Run) -> dict[str, Any]:
-    env = dict(run.env)
-    if "command" in env:
-        env["command"] = " ".join(word for word in env["command"].split() if not word.startswith(MACHINES))
+    env = _without_folders(run.env)
     columns = list(run.metrics[0]) if run.metrics else []
+    config = {**run.config, "dataset": {**run.config["dataset"], "root": None, "pack": None}, "output_dir": "outputs"}
+    for key in ("init_from", "resume_from"):
+        if config.get(key):
+            config[key] = Path(config[key]).name
     return {
-        CONFIG: {**run.config, "dataset": {**run.config["dataset"], "root": None}, "output_dir": "outputs"},
+        CONFIG: config,
         ENV: env,
         SUMMARY: {key: value for key, value in run.summary.items() if key != CHECKSUMS},
         METRICS: {"columns": columns, "rows": [[line[key] for key in columns] for line in run.metrics]},
     }
+
+
+def _without_folders(env: dict[str, Any]) -> dict[str, Any]:
+    """An environment, and those in which the run was resumed."""
+    kept = dict(env)
+    if "command" in env:
+        kept["command"] = _command_without_folders(env["command"])
+    if "resumed" in env:
+        kept["resumed"] = [_without_folders(entry) for entry in env["resumed"]]
+    return kept
+
+
+def _command_without_folders(command: str) -> str:
+    try:
+        words = shlex.split(command)
+    except ValueError:  # written by an earlier version, without quotes
+        words = command.split()
+    kept = []
+    for before, word in zip(["", *words], words, strict=False):
+        key, equals, value = word.partition("=")
+        if word == "--config-dir" or before == "--config-dir" or word.startswith(MACHINES):
+            continue
+        kept.append(f"{key}={Path(value).name}" if equals and key in ("init_from", "resume_from") else word)
+    return shlex.join(kept)
 
 
 def _alike(one: dict[str, Any], two: dict[str, Any]) -> bool:

@@ -28,7 +28,7 @@ POLL_SECONDS = 0.2
 REPORT_SECONDS = 15.0  # between plain lines where there is no terminal
 TABLE_FRAME = 6  # lines of the live table besides its rows
 GPU_WORKERS = 4  # runs on one GPU: a small net leaves most of it idle
-STOPPING = system.stop_signals("SIGINT", "SIGTERM", "SIGHUP")
+STOPPING = system.signal_numbers("SIGINT", "SIGTERM", "SIGHUP")
 START_SECONDS = 5.0  # with less than this left of max_minutes a run is not started: it would only load
 
 
