@@ -189,7 +189,7 @@ def _compare(plain: Surface, residual: Surface) -> list[Row]:
                 id="hessian-more-convex",
                 what=f"largest ratio of eigenvalues: {residual.net.label} below {plain.net.label}",
                 measured=f"{smooth:.3f} against {rough:.3f}",
-                expected=f"below, by more than {100 * TIE:.0f} %, in which neither is",
+                expected=f"lower by more than {100 * TIE:.0f} %; closer than that is a tie",
                 source=f"{SOURCE}, Fig. 7",
                 agrees=judged(smooth < rough, *nets) if decided else None,
             )
