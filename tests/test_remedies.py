@@ -603,14 +603,21 @@ def test_where_f_starts_at_zero_its_gradient_has_no_growth(tmp_path: Path) -> No
 
 
 def test_the_share_that_is_an_images_own_is_whole_without_batch_norm_and_falls_with_depth() -> None:
-    images = torch.randn(256, 3, 16, 16)
-    assert own_share(build("plain20", norm="none"), images, 64) == pytest.approx(1)
-    shares = [own_share(build(f"plain{depth}"), images, 64) for depth in (8, 20, 56)]
-    assert shares == sorted(shares, reverse=True) and shares[0] > 0.9 and shares[2] < 0.5
-    assert own_share(build("resnet56"), images, 64) > 0.9
-    few = build("plain20")
-    set_statistics(few, group=4, synced=False)
-    assert own_share(few, images, 64) < 0.5  # and yet it trains: remedies-noise
+    """The mean of three seeds: a fresh plain-56 may have a tenth, or half."""
+
+    def share(name: str, group: int | None = None, **settings: Any) -> float:
+        found = []
+        for seed in range(3):
+            images = torch.randn(256, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+            net = build(name, seed=seed, **settings)
+            if group:
+                set_statistics(net, group=group, synced=False)
+            found.append(own_share(net, images, 64, draws=4))
+        return sum(found) / len(found)
+
+    assert share("plain20", norm="none") == pytest.approx(1)
+    assert share("plain8") > share("plain20") > 0.8 and share("plain56") < 0.5
+    assert share("plain20", group=4) < 0.5 and share("resnet56") > 0.9  # and these two train: remedies-noise
 
 
 def test_a_single_batch_norm_leaves_what_the_normal_distribution_says() -> None:
