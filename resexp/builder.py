@@ -48,14 +48,15 @@ def load_data(cfg: Config, world: World | None = None) -> Dataset:
         raise UserError(f"protocol.val_size={given}: of {size:,} training images that is none; hold out more")
     if held_out >= size:
         raise UserError(f"protocol.val_size={given}: {d.name} has only {size:,} training images; hold out fewer")
-    check_view(cfg.protocol.final_view, cfg.model.family, large=is_large(data))
-    if cfg.protocol.final_view == "multi-scale":
-        check_scales(cfg, data)
+    check_test(cfg, data, cfg.protocol.final_view)
     return data.hold_out(held_out)
 
 
-def check_scales(cfg: Config, data: Dataset) -> None:
-    """Raise UserError if the net has no room for the smallest images of a test at several scales."""
+def check_test(cfg: Config, data: Dataset, view: str) -> None:
+    """Raise UserError, before anything long, if the net cannot be tested in this view of these images."""
+    check_view(view, cfg.model.family, large=is_large(data))
+    if view != "multi-scale":
+        return
     scales, crop = cfg.protocol.test_scales, data.image_shape[1]
     side = in_proportion(min(scales), crop)
     try:

@@ -82,10 +82,9 @@ class FittedTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         columns, rows = self.columns, [[printable(cell) for cell in row] for row in self.rows]
-        told = [i for i in range(len(columns)) if not rows or any(row[i] != "-" for row in rows)]
         cells = [[row[i] for row in rows if row[i] not in ("", "-")] for i in range(len(columns))]
         least, fair = zip(*map(_narrowest, columns, cells), strict=True)
-        shown, left_out = list(told), []
+        shown, left_out = [i for i in range(len(columns)) if not rows or any(row[i] != "-" for row in rows)], []
         while len(shown) > 1 and sum(least[i] for i in shown) > options.max_width - _between(shown):
             left_out.append(min(shown, key=lambda i: (_rank(columns[i]), -i)))
             shown.remove(left_out[-1])

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from resexp import UserError, checkpoint
-from resexp.builder import build_net, check_scales, is_large, load_data, place_net
+from resexp.builder import build_net, check_test, load_data, place_net
 from resexp.config import Config
 from resexp.console import message
 from resexp.data.dataset import Dataset
 from resexp.data.normalize import normalization_of
-from resexp.evaluate import Evaluation, check_view, evaluate
+from resexp.evaluate import Evaluation, evaluate
 from resexp.run.reader import CHECKPOINT, LEARNED
 from resexp.runtime import set_up_device
 from resexp.weights import load_weights
@@ -120,9 +120,7 @@ def _suspects(cfg: Config) -> list[str]:
 def evaluate_net(cfg: Config, net: nn.Module, data: Dataset, *, view: str, keep: bool) -> Evaluated:
     """A net on the test images in one view. Raises UserError for a view that these images do not have."""
     p = cfg.protocol
-    check_view(view, cfg.model.family, large=is_large(data))
-    if view == "multi-scale":
-        check_scales(cfg, data)
+    check_test(cfg, data, view)
     batches: list[tuple[Tensor, Tensor]] = []
     errors = evaluate(
         net,

@@ -63,7 +63,7 @@ def test_a_kept_run_names_no_folder_of_its_machine(tmp_path: Path) -> None:
 
 def test_the_kept_runs_of_the_project_name_no_folder_of_a_machine() -> None:
     reference = Path(__file__).parent.parent / "outputs" / "reference"
-    folders = re.compile(r"/(tmp|home|root|Users|work)/")
+    folders = re.compile(r"""["'= ]/\w""")
     assert [path.name for path in reference.glob("*.jsonl") if folders.search(path.read_text())] == []
 
 

@@ -175,7 +175,8 @@ INLINE void multiply(const float *a, const float *b, float *to, long inner, long
         UNROLL for (int v = 0; v < vectors; v++) store(to + r * columns + v * LANES, sums[r][v]);
 }
 
-/* Adds to ADDED_ROWS rows and `vectors` vectors of columns the product of the transposed a (inner, rows) and b. */
+/* As one function with the above, the AVX2 form of this takes a sixth longer.
+   Adds to ADDED_ROWS rows and `vectors` vectors of columns the product of the transposed a (inner, rows) and b. */
 INLINE void multiply_add(const float *a, const float *b, float *to, long inner, long rows, long columns,
                          const int vectors) {
     Vector sums[ADDED_ROWS][2], right[2];

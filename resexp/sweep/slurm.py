@@ -209,21 +209,22 @@ def refresh(sweep: Sweep) -> None:
     states = queue_states()
     for job in sweep.jobs:
         run = job.run
+        status = run.status_to_train
         number = _job_number(job.cfg.run_dir)
         state = (states or {}).get(number or "", "")
         job.message = f"job {number}" if number else ""
-        if run.status_to_train == Status.FINISHED:
+        if status == Status.FINISHED:
             job.outcome = JobState.FINISHED
         elif state in ACTIVE:
             job.outcome = JobState.RUNNING if state in ("RUNNING", "COMPLETING") else JobState.QUEUED
             job.message += f", {state.lower()}"
-        elif run.status_to_train in (Status.DIVERGED, Status.FAILED, Status.INTERRUPTED):
-            job.outcome = JobState(run.status_to_train)
-            if run.status_to_train == Status.DIVERGED:
+        elif status in (Status.DIVERGED, Status.FAILED, Status.INTERRUPTED):
+            job.outcome = JobState(status)
+            if status == Status.DIVERGED:
                 job.message = f"diverged at step {run.step}"
         elif is_held(job.cfg.run_dir):
             job.outcome = JobState.RUNNING
-        elif number is None and run.status_to_train == Status.PARTIAL:
+        elif number is None and status == Status.PARTIAL:
             job.outcome = JobState.INTERRUPTED
             job.message = f"killed, saved before step {run.step}" if run.step else "killed"
         elif number is None:
