@@ -150,11 +150,13 @@ def counts() -> str:
     words = [verdict.word for name in reference_studies() for verdict in study_verdicts(name)]
     found = ", ".join(f"{word} {words.count(word)}" for word in Outcome if word in words)
     answers = [str(one.agrees) for one in popular_answers() if one.agrees]
+    arithmetic = sum(one.agrees == "yes" and bool(one.popular.arithmetic) for one in popular_answers())
     untestable = len(popular_answers()) - len(answers)
     return (
         f"Of {len(words)} claims of {len(reference_studies())} studies: {found}.\n"
         f"Of {len(popular_answers())} claims that articles make, {untestable} cannot be tested by running nets. "
-        f"Does the evidence agree with our answers to the other {len(answers)}? {tally(answers)}.\n"
+        f"Does the evidence agree with our answers to the other {len(answers)}? "
+        f"{tally(answers).replace('yes', f'yes ({arithmetic} by arithmetic)')}.\n"
     )
 
 

@@ -19,9 +19,12 @@ def _images_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Every test starts in an empty folder, with a cache of its own."""
+    """Every test starts in an empty folder, with a cache of its own, and whatever the user has exported."""
     monkeypatch.chdir(tmp_path)
     shared = request.node.get_closest_marker("images")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if not shared:
+        monkeypatch.delenv("RESEXP_DATA", raising=False)
     cache = request.getfixturevalue("_images_cache") if shared else tmp_path / "cache"
     monkeypatch.setenv("RESEXP_CACHE", str(cache))
 

@@ -1,6 +1,9 @@
 """What tests share: a tiny run's settings, runs without training, and what must be equal of two runs."""
 
 import json
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -46,6 +49,15 @@ def write_reference(output_dir: Path, study: str, words: list[str], **numbers: f
     run = write_run(output_dir / "made", words, **numbers)  # type: ignore[arg-type]
     keep_runs([run], output_dir / "reference" / f"{study}.jsonl")
     return run
+
+
+def wait_for(ready: Callable[[], bool], process: subprocess.Popen[str] | None = None, seconds: float = 90) -> None:
+    """Until it is ready; a process that ends before, or so long a time, is a failure."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert process is None or process.poll() is None, "the process has ended"
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
 
 
 def end_state(folder: Path) -> dict:

@@ -7,18 +7,18 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 import pytest
 import torch
-from helpers import TINY
+from helpers import TINY, wait_for
 from nbclient import NotebookClient
 
 import resexp
-from resexp import api, catalog
+from resexp import api, catalog, config
+from resexp.run.reader import METRICS
 
 ROOT = Path(__file__).parent.parent
 
@@ -110,8 +110,10 @@ def test_weights_that_do_not_fit_name_the_first_tensor() -> None:
 def test_an_interrupt_saves_and_the_same_call_goes_on() -> None:
     words = [*TINY, "protocol.steps=3000", "protocol.lr_drops=[2000]"]
 
+    log = config.load(words).run_dir / METRICS
+
     def interrupt() -> None:
-        time.sleep(1)
+        wait_for(lambda: log.is_file() and log.stat().st_size > 0)  # by then it catches signals
         signal.raise_signal(signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()

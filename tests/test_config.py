@@ -65,6 +65,24 @@ def test_he2015_cifar_is_the_papers_protocol() -> None:
     assert (p.warmup_depth, p.warmup_lr, p.warmup_error, p.warmup_window, p.precision) == (110, 0.01, 80, 100, "fp32")
 
 
+def test_the_other_papers_protocols_are_theirs() -> None:
+    """He et al. 2015, Sec. 3.4; Simonyan & Zisserman 2015, Sec. 3.1; He et al. 2016, Appendix."""
+    imagenet, vgg, cifar = (
+        config.load([f"dataset={data}", f"protocol={name}"]).protocol
+        for data, name in (("imagenet", "he2015-imagenet"), ("imagenet", "vgg-imagenet"), ("cifar10", "he2016-cifar"))
+    )
+    for p, steps, lr, decay, drops, scales, group in (
+        (imagenet, 600_000, 0.1, 1e-4, 2, [256, 480], 32),  # 8 GPUs of 32 images
+        (vgg, 370_000, 0.01, 5e-4, 3, [256, 256], None),
+    ):
+        assert (p.steps, p.lr, p.weight_decay) == (steps, lr, decay)
+        assert (p.plateau_drops, p.scales, p.norm_group) == (drops, scales, group)
+        assert (p.batch_size, p.momentum, p.lr_drop_factor, p.flip, p.final_view) == (256, 0.9, 0.1, True, "ten-crop")
+    first = config.load(["dataset=cifar10"]).protocol
+    warmup = {"warmup_depth": None, "warmup_steps": 400, "warmup_lr": 0.01}
+    assert dataclasses.replace(first, name=cifar.name, about=cifar.about, val_size=0, **warmup) == cifar
+
+
 def test_the_full_protocol_differs_in_the_held_out_images_alone() -> None:
     a, b = (
         config.load(["dataset=cifar10", f"protocol={name}"]).protocol for name in ("he2015-cifar", "he2015-cifar-full")
@@ -150,6 +168,28 @@ def test_what_cannot_change_the_result_does_not_change_the_run() -> None:
         "dataset=synthetic",
     ):
         assert config.load([word]).run_name != name, word
+
+
+def test_only_these_settings_cannot_change_the_result() -> None:
+    """All others are in a run's name; those of the launcher are in none."""
+
+    def undecided(settings: object, before: str = "") -> list[str]:
+        found = []
+        for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+            value, key = getattr(settings, field.name), before + field.name
+            if not field.metadata.get("decides", True):
+                found.append(key)
+            elif dataclasses.is_dataclass(value):
+                found += undecided(value, key + ".")
+        return found
+
+    machine = {"device", "threads", "workers", "activation_checkpointing", "fast", "deterministic", "launcher"}
+    saved = {"output_dir", "tensorboard", "wandb", "max_minutes", "protocol.save_seconds"}
+    files = {"init_from", "resume_from"}  # by their content: init_digest, resumed_run
+    data = {f"dataset.{key}" for key in ("root", "download", "wnid_file", "pack", "pack_gb", "workers")}
+    words = {"dataset.about", "protocol.about"}
+    sweeps = {"dataset.sweep_width"}  # the width that resexp sweep depth=18,34 gives its nets
+    assert set(undecided(config.load([]))) == machine | saved | files | data | words | sweeps
 
 
 def test_a_setting_added_later_changes_no_hash() -> None:

@@ -151,7 +151,6 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         build_data(source="imagefolder", root=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"dataset.root=/path, or export RESEXP_DATA"):
-        os.environ.pop("RESEXP_DATA", None)
         build_data(source="cifar10")
 
 

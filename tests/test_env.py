@@ -89,13 +89,16 @@ def test_text_files_say_their_encoding_and_linux_has_one_place() -> None:
         if path.name not in {"system.py", *cluster}:
             assert not alone.search(text), f"{path}: {alone.search(text)}"
         for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                name, given = node.func.attr, {keyword.arg for keyword in node.keywords}
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
+                function = node.func
+                name = function.attr if isinstance(function, ast.Attribute) else function.id
+                of = function.value if isinstance(function, ast.Attribute) else None
+                given = {keyword.arg for keyword in node.keywords}
                 mode = next(
                     (a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)), "r"
                 )
-                texts = name in ("read_text", "write_text") or (name == "open" and node.args and "b" not in mode)
-                module = isinstance(node.func.value, ast.Name) and node.func.value.id in ("os", "Image", "webbrowser")
+                texts = (of is not None and name in ("read_text", "write_text")) or (name == "open" and "b" not in mode)
+                module = isinstance(of, ast.Name) and of.id in ("os", "Image", "webbrowser")
                 if texts and not module and set(mode) <= set("rwax+"):
                     assert "encoding" in given, f"{path}:{node.lineno}"
 

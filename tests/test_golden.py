@@ -27,8 +27,7 @@ def test_initial_weights_and_logits_of_ten_nets_are_those_of_before() -> None:
         assert net["norm"] == pytest.approx(expected[name]["norm"], rel=1e-3)
 
 
-def test_the_first_steps_of_six_runs_are_those_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RESEXP_DATA", raising=False)
+def test_the_first_steps_of_six_runs_are_those_of_before(tmp_path: Path) -> None:
     expected, same_rounding = known_here("steps")
     found = golden.steps(tmp_path)
     if same_rounding:
@@ -38,8 +37,7 @@ def test_the_first_steps_of_six_runs_are_those_of_before(tmp_path: Path, monkeyp
         assert run["losses"] == pytest.approx(found[name]["losses"], rel=0.02)
 
 
-def test_the_runs_of_every_study_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RESEXP_DATA", raising=False)
+def test_the_runs_of_every_study_keep_their_names() -> None:
     assert golden.names() == golden.read("names")
 
 
@@ -52,7 +50,6 @@ def test_the_reference_runs_are_named_by_their_settings(tmp_path: Path) -> None:
         assert config.load_file(tmp_path / "run" / CONFIG).run_name == run.path.name
 
 
-def test_every_verdict_and_every_answer_is_that_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RESEXP_DATA", raising=False)
+def test_every_verdict_and_every_answer_is_that_of_before(tmp_path: Path) -> None:
     assert golden.verdicts(tmp_path) == golden.read("verdicts")
     assert golden.popular(tmp_path) == golden.read("popular")

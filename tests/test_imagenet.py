@@ -166,11 +166,14 @@ def test_ten_crop_and_multi_scale_agree_with_an_obvious_reference_on_twenty_real
 def test_each_image_is_evaluated_once_and_top_five_counts_five() -> None:
     class Constant(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(x)
             return torch.arange(10.0).expand(len(x), 10)
 
+    seen: list[torch.Tensor] = []
     data = build_data(source="synthetic", examples=40)
     found = evaluate(Constant(), data.test, Normalization(), precision="fp32")
     assert found.error == 90 and found.top5_error == 50
+    assert torch.cat(seen).shape[0] == len(data.test) == len(torch.cat(seen).unique(dim=0))
 
 
 def test_the_colour_shift_is_along_the_principal_components(tree: Path) -> None:

@@ -421,7 +421,7 @@ def two_parameters() -> list[nn.Parameter]:
 def test_nesterov_is_torchs(fused: bool) -> None:
     ours, theirs = two_parameters(), two_parameters()
     optimizer = SGD(ours, momentum=0.9, weight_decay=0.01, nesterov=True, fused=fused)
-    reference = torch.optim.SGD(theirs, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True)
+    reference = torch.optim.SGD(theirs, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True, fused=fused)
     optimizer.lr = 0.1
     for _ in range(5):
         for parameters, one in ((ours, optimizer), (theirs, reference)):

@@ -5,12 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import TINY
+from helpers import TINY, wait_for
 
 from resexp import UserError, config
 from resexp.run.files import write_json
@@ -199,13 +198,6 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     subprocess.run([SCRIPT, "stop", folder], check=True)
 
 
-def wait_until(done: Callable[[], bool], seconds: float = 90) -> None:
-    limit = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < limit, "it did not happen in time"
-        time.sleep(0.2)
-
-
 @pytest.mark.slurm
 def test_a_sweep_survives_a_failure_a_cancelled_job_and_a_preemption(cluster: None, resexp: Resexp) -> None:
     jobs = [cfg for _, cfg in config.expand(LONG)]
@@ -222,11 +214,11 @@ def test_a_sweep_survives_a_failure_a_cancelled_job_and_a_preemption(cluster: No
     left = resexp("sweep", *LONG)
     assert left.returncode == 0 and "4 submitted" in left.stderr and "queued" in left.stdout, left.stderr
 
-    wait_until(lambda: (folders[1] / CHECKPOINT).is_file() and Run(folders[1]).step > 100)
+    wait_for(lambda: (folders[1] / CHECKPOINT).is_file() and Run(folders[1]).step > 100)
     subprocess.run(["scancel", job_of(1)], check=True)  # cancelled, then requeued
-    wait_until(lambda: state(1) == "CANCELLED")
+    wait_for(lambda: state(1) == "CANCELLED")
     subprocess.run(["scontrol", "requeue", job_of(1)], check=True)
-    wait_until(lambda: (folders[2] / CHECKPOINT).is_file() and Run(folders[2]).step > 100)
+    wait_for(lambda: (folders[2] / CHECKPOINT).is_file() and Run(folders[2]).step > 100)
     subprocess.run(["scancel", "--signal=USR2", job_of(2)], check=True)  # what a preemption sends
 
     waited = resexp("sweep", *LONG, "--wait")
@@ -263,7 +255,7 @@ def test_a_job_that_reaches_its_time_limit_saves_and_resumes(cluster: None, rese
     words = [*LONG[:-3], "protocol.steps=100000000", "launcher=slurm", *limit]
     run_dir = config.load(words).run_dir
     assert resexp("sweep", *words).returncode == 0
-    wait_until(lambda: (run_dir / ENV).is_file() and "resumed" in Run(run_dir).env, seconds=180)
+    wait_for(lambda: (run_dir / ENV).is_file() and "resumed" in Run(run_dir).env, seconds=180)
     job = json.loads((run_dir / slurm.JOB).read_text())["job"]
     assert slurm.queue_states() == {job: "RUNNING"}  # the same job, and SLURM has not counted it as timed out
     assert Run(run_dir).env["resumed"][0]["step"] >= 50

@@ -2,17 +2,17 @@
 
 import errno
 import fcntl
+import itertools
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY, differences, end_state
+from helpers import TINY, differences, end_state, wait_for
 
 from resexp import UserError, checkpoint, config, system
 from resexp.cli import main
@@ -33,13 +33,6 @@ LONG = [
     "protocol.eval_every=1000",
     "protocol.log_every=50",
 ]
-
-
-def wait_for(ready: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def started(folder: Path) -> Callable[[], bool]:
@@ -283,9 +276,9 @@ def test_a_flipped_bit_in_the_log_is_noticed_on_resume_and_by_readers(capsys: py
         read_run(folder)
 
 
-def flipped(content: bytes, at: int) -> bytes:
+def flipped(content: bytes, at: int, bit: int = 0) -> bytes:
     changed = bytearray(content)
-    changed[at] ^= 1
+    changed[at] ^= 1 << bit
     return bytes(changed)
 
 
@@ -294,9 +287,9 @@ def test_every_flipped_bit_in_a_summary_is_noticed() -> None:
     write_checked(Path("summary.json"), value)
     content = Path("summary.json").read_bytes()
     assert load_checked(content.decode()) == value
-    for at in range(len(content)):
+    for at, bit in itertools.product(range(len(content)), range(8)):
         try:
-            found = load_checked(flipped(content, at).decode())
+            found = load_checked(flipped(content, at, bit).decode())
         except ValueError:
             continue
         assert found == value, at  # a flip in the white space between
@@ -343,8 +336,8 @@ def test_a_finished_run_of_images_that_have_changed_is_not_the_answer(
         assert f"finished with other images than {tree} has now" in capsys.readouterr().err
 
 
-def test_every_flipped_bit_in_a_checkpoint_ends_in_one_line(tmp_path: Path) -> None:
-    """In the folder of the archive, too, which has no checksum."""
+def test_a_flipped_bit_in_a_checkpoints_list_of_contents_ends_in_one_line(tmp_path: Path) -> None:
+    """Of the archive, which has no checksum there."""
     path = tmp_path / "checkpoint.pt"
     saved = {"step": 3, "net": {f"layer{n}.weight": torch.ones(4) for n in range(6)}}
     checkpoint.save(path, saved)

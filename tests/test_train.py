@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import TINY, differences, end_state
+from helpers import TINY, differences, end_state, wait_for
 from safetensors.torch import save_file
 
 import resexp.training
@@ -403,8 +403,7 @@ def test_a_signal_saves_and_the_same_command_resumes(uninterrupted: Path, number
     folder = config.load(words).run_dir
     command = [sys.executable, "-m", "resexp", "train", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    while not (folder / METRICS).is_file() or not (folder / METRICS).read_text():
-        time.sleep(0.01)
+    wait_for(lambda: (folder / METRICS).is_file() and bool((folder / METRICS).read_text()), process)
     process.send_signal(number)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == code and "the same command resumes" in out
@@ -777,16 +776,17 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_in_one_line() -> None:
 
 
 def test_speed_counts_the_time_of_all_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twice as slow before the interruption must show in the end."""
+    """What was slow before the interruption must show in the end."""
 
     def slow(state: State, *drawn: torch.Tensor) -> None:
-        time.sleep(0.05)
+        time.sleep(2)
         train_step(state, *drawn)
 
-    monkeypatch.setattr("resexp.training.train_step", slow)
-    run_tiny("max_minutes=0.0001")
+    with monkeypatch.context() as patch:
+        patch.setattr("resexp.training.train_step", slow)
+        begun, _ = run_tiny("max_minutes=0.0001")
     summary, _ = run_tiny()
-    assert summary["images_per_s"] < 32 / 0.05
+    assert begun["step"] < summary["step"] and summary["images_per_s"] < 32 * summary["step"] / 2
 
 
 def test_order_and_augmentation_draw_from_different_streams() -> None:
@@ -952,9 +952,14 @@ def test_real_cifar10_trains_below_chance_in_forty_steps(images: Path) -> None:
 @pytest.mark.slow
 def test_peak_memory_is_that_of_the_process_not_of_the_one_that_started_it() -> None:
     child = "import torch; from resexp.runtime import peak_memory; print(peak_memory(torch.device('cpu')))"
-    parent = f"import subprocess, sys; x = b'1' * 3_000_000_000; subprocess.run([sys.executable, '-c', {child!r}])"
-    peak = int(subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True).stdout)
-    assert 50e6 < peak < 2e9
+
+    def peak(script: str) -> int:
+        return int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+
+    alone = peak(child)
+    size = alone + 600_000_000
+    parent = f"import subprocess, sys; x = b'1' * {size}; subprocess.run([sys.executable, '-c', {child!r}])"
+    assert 50e6 < peak(parent) < alone + 300e6
 
 
 @pytest.mark.images

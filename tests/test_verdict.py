@@ -343,6 +343,21 @@ def test_an_error_without_steps_stands_beside_no_run(tmp_path: Path) -> None:
     )  # other widths
 
 
+@pytest.mark.parametrize(
+    ("words", "number"),
+    [
+        (["model=plain56"], 13.3),
+        (["model=plain56", "protocol=li2018-cifar"], 13.31),
+        (["model=resnet110", "protocol=huang2016-cifar"], 6.41),
+        (["model=plain56", "protocol=xie2017-cifar"], None),  # as many steps as Li's, of another training
+        (["model=plain110", "protocol=li2018-cifar"], None),  # published at another rate
+    ],
+)
+def test_beside_a_run_stands_the_number_of_its_own_protocol(tmp_path: Path, words: list[str], number: float) -> None:
+    known = published_like(write_run(tmp_path, [*words, "dataset=cifar10"]).config)
+    assert (known and known.value) == number
+
+
 def test_distance_is_in_published_deviations_of_the_papers_own_run(tmp_path: Path) -> None:
     same = ["protocol.eval_every=100", "protocol.save_seconds=5"]  # of no effect on what is learnt
     full = write_run(tmp_path / "full", ["model=resnet110", "dataset=cifar10", *same], test_error=6.93)
@@ -393,7 +408,7 @@ def test_a_studys_own_numbers_stand_beside_its_own_runs_alone(words: list[str], 
     assert cell == ("above 0 (cifar10 by the study)" if words else "+0.24")
 
 
-def test_studies_whose_runs_are_not_the_papers_print_directions_alone(tmp_path: Path) -> None:
+def test_studies_whose_runs_are_not_the_papers_say_so(tmp_path: Path) -> None:
     """Highway nets of other widths, say, or another schedule, are what these studies run."""
     for name in ("highway", "cardinality", "squeeze-excitation", "vgg-depth", "vgg-5x5"):
         assert config.load_study(name)[0].published_on, name

@@ -109,7 +109,7 @@ def _ends_rows(net: Trained, state: str, sizes: Sequence[float]) -> list[Row]:
             what=f"{net.label}, {state}: {what} of the first {ENDS} layers over that of the last {ENDS}",
             measured="no gradient in the last ones" if unknown else f"{ratio:.3g}",
             expected=expected,
-            source="He et al. 2015, Sec. 4.1",
+            source="our bound; healthy gradients: He et al. 2015, Sec. 4.1",
             agrees=None if unknown else healthy if state == "fresh" else judged(healthy, net),
         )
         for word, expected, healthy in (

@@ -13,19 +13,22 @@ class Published:
 
     :param steps: None where the source does not say, where its nets differ in it, or where its training differs so much
         from ours that no number of ours stands beside it.
+    :param protocol: name of ours, where a run of as many steps by another is not meant.
     """
 
     value: float | str
     dataset: str
     source: str
     steps: int | None = None
+    protocol: str | None = None
 
     def is_of(self, config: dict[str, Any]) -> bool:
-        """Whether a run trains on these images, all of them at their size, for as many steps."""
+        """Whether a run trains on these images, all of them at their size, for as many steps, by its protocol."""
         dataset = config["dataset"]
         part = any(dataset.get(key) for key in ("image_size", "classes", "wnids", "images_per_class"))
         same_data = dataset["source"] == self.dataset.lower().replace("-", "") and not part
-        return same_data and self.steps == config["protocol"]["steps"]
+        protocol = config["protocol"]
+        return same_data and self.steps == protocol["steps"] and self.protocol in (None, protocol["name"])
 
     def __str__(self) -> str:
         return str(self.value)
@@ -36,13 +39,20 @@ def _entries() -> list[dict[str, Any]]:
     return read_yaml("published")
 
 
-def published(net: str, key: str) -> Published | None:
-    """The number of ``net`` for ``key`` (``test_error``, ``train_error``, ``params``), or None if none is known."""
+def published(net: str, key: str, config: dict[str, Any] | None = None) -> Published | None:
+    """The number of ``net`` for ``key`` (``test_error``, ``train_error``, ``params``) by the first source that has one.
+
+    :param config: of a run that the source's training must be like. None if no source is.
+    """
     for entry in _entries():
         value = entry["nets"].get(net, {}).get(key)
-        if value is not None:
-            return Published(value, entry["dataset"], entry["source"], entry.get("steps"))
+        if value is not None and (config is None or _as_published(value, entry).is_of(config)):
+            return _as_published(value, entry)
     return None
+
+
+def _as_published(value: float | str, entry: dict[str, Any]) -> Published:
+    return Published(value, entry["dataset"], entry["source"], entry.get("steps"), entry.get("protocol"))
 
 
 def published_pair(net: str, minus: str, key: str) -> tuple[float, float, Published] | None:
@@ -50,7 +60,7 @@ def published_pair(net: str, minus: str, key: str) -> tuple[float, float, Publis
     for entry in _entries():
         one, two = (entry["nets"].get(name, {}).get(key) for name in (net, minus))
         if isinstance(one, int | float) and isinstance(two, int | float):
-            return float(one), float(two), Published(one, entry["dataset"], entry["source"], entry.get("steps"))
+            return float(one), float(two), _as_published(one, entry)
     return None
 
 

@@ -96,9 +96,8 @@ def published_like(config: dict[str, Any]) -> Published | None:
     A number of other images or of a longer training would be read as what the run should have reached.
     """
     net = catalog.net_name(catalog.resolve(config["model"]))
-    known = published(net, "test_error")
     papers = catalog.is_papers(config["model"], with_width=True)
-    return known if known and papers and _is_fresh(config) and known.is_of(config) else None
+    return published(net, "test_error", config) if papers and _is_fresh(config) else None
 
 
 def _is_fresh(config: dict[str, Any]) -> bool:
