@@ -1,6 +1,7 @@
 """All configuration: ``load(overrides) -> Config``. The only package that names hydra or omegaconf."""
 
 from resexp.config.compose import CONF, about, expand, load, load_file, names, protocol_settings, read_yaml
+from resexp.config.dataset import DatasetConfig
 from resexp.config.keys import (
     check,
     check_choice,
@@ -16,9 +17,9 @@ from resexp.config.keys import (
 from resexp.config.launcher import LauncherConfig
 from resexp.config.model import ModelConfig
 from resexp.config.overrides import GROUPS
-from resexp.config.schema import Config, DatasetConfig, ProtocolConfig
+from resexp.config.schema import Config, ProtocolConfig
 from resexp.config.start import digest_of
-from resexp.config.studies import Claim, Gap, Other, Outline, Study, load_study, outline_study, own_runs
+from resexp.config.studies import Claim, Gap, Other, Outline, Study, load_study, outline_study, own_runs, read_study
 
 __all__ = [
     "CONF",
@@ -51,6 +52,7 @@ __all__ = [
     "outline_study",
     "own_runs",
     "protocol_settings",
+    "read_study",
     "read_yaml",
     "setting",
     "to_yaml",

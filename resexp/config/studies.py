@@ -109,7 +109,7 @@ def load_study(
 
     A variant's words take the place of the sweep's for the same keys, and the given overrides that of both.
     """
-    study = _read_study(name, config_dir)
+    study = read_study(name, config_dir)
     given = {key_of(word) for word in parse(overrides)}
     net_words = {"model", "depth", "family"}
     replaced = given | (net_words if given & net_words else set())
@@ -148,14 +148,15 @@ class Outline:
 
 def outline_study(name: str, config_dir: Path | None = None) -> Outline:
     """Raises UserError for an unknown study, or a file that is not one."""
-    study = _read_study(name, config_dir)
+    study = read_study(name, config_dir)
     words = [word for line in (*study.sweep, *study.variants) for word in line.split()]
     renamed = config_dir is not None or any(word.startswith("dataset.name=") for word in words)
     unknown = renamed or study.datasets & {name for name, reader in READERS.items() if reader.named_by_folder}
     return Outline(None if unknown else study.datasets, study.reference or name)
 
 
-def _read_study(name: str, config_dir: Path | None) -> Study:
+def read_study(name: str, config_dir: Path | None = None) -> Study:
+    """A study's file. Raises UserError if there is none, or if it is not one."""
     check_name("study", name)
     path = find_file("study", name, config_dir)
     with one_line_errors(str(path)):

@@ -1,8 +1,8 @@
 """The runs of a study: the user's own, or the reference runs committed with the project."""
 
-import dataclasses
 import functools
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,12 +57,11 @@ def find_study(
     # Composing a study takes a tenth of a second and more: not where no run can be one of its.
     if not any(datasets is None or any(f"-{dataset}-" in run for dataset in datasets) for run in names):
         return None
-    study, jobs = config.load_study(name, config_dir=config_dir)
-    cfgs = [cfg for _, cfg in jobs]
+    study, cfgs = config.read_study(name, config_dir), config.own_runs(name, str(config_dir or ""))
     own = [] if only == REFERENCE else runs_of(cfgs, runs_at(output_dir / RUNS))
     seeds = {run.config["seed"] for run in own}
     have = {run.path.name for run in own}
-    whole = all(any(dataclasses.replace(cfg, seed=seed).run_name in have for seed in seeds) for cfg in cfgs)
+    whole = all(not have.isdisjoint(cfg.run_names(seeds)) for cfg in cfgs)
     if own and (whole or only == RUNS):
         return StudyRuns(study, group_runs(own), reference=False)
     if theirs := runs_of(cfgs, stored):
@@ -72,13 +71,14 @@ def find_study(
 
 def runs_of(jobs: Sequence[Config], runs: Mapping[str, Run]) -> list[Run]:
     """Those of ``runs``, given by name, that are of these jobs, in any seed."""
+    seeds: dict[str, set[int]] = defaultdict(set)  # by the start of the names
+    for name in runs:
+        if match := re.fullmatch(r"(.+)-s(\d+)-[0-9a-f]{8}", name):
+            seeds[match[1]].add(int(match[2]))
     found: dict[str, Run] = {}
     for job in jobs:
-        prefix = job.run_name.rpartition("-s")[0]
-        for name in sorted(runs):
-            match = re.fullmatch(re.escape(prefix) + r"-s(\d+)-[0-9a-f]{8}", name)
-            if match and dataclasses.replace(job, seed=int(match[1])).run_name == name:
-                found[name] = runs[name]
+        if there := seeds.get(job.name_start):
+            found |= {name: runs[name] for name in sorted(job.run_names(there)) if name in runs}
     return readable(found.values())
 
 

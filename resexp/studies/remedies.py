@@ -9,7 +9,8 @@ from resexp.studies.stats import Difference, share, welch
 
 METRIC = "train_error"
 RATE = "protocol.lr"
-COLUMNS = ("remedy", "against", "rate", "layers", "training error %", "share of the gap", "more than half?")
+SHARE = "share of the gap (95 % interval)"
+COLUMNS = ("remedy", "explanation", "learning rate", "layers", "training error %", SHARE, "more than half?")
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Remedy:
     """Nets alike in all but depth, rate and seed.
 
     :param words: what they have that the study's usual nets have not; none: the bounds of the gap.
-    :param why: what it is a remedy against, as the study's file says.
+    :param why: the explanation that it is a remedy for, as the study's file says.
     :param nets: by depth, at the rate that is best for the deepest nets, by training error.
     :param others: the deepest nets at other rates.
     """
@@ -137,7 +138,7 @@ def _share_cells(found: Difference, seeds: tuple[int, int]) -> tuple[str, str]:
     verdict = "yes" if found.low > 0.5 else "no" if found.high < 0.5 else "undecided"
     return (
         f"{percent} ({100 * found.low:.0f} to {100 * found.high:.0f})",
-        f"{verdict}, in {seeds[0]} of {seeds[1]} seeds",
+        f"{verdict} (in {seeds[0]} of {seeds[1]} seeds)",
     )
 
 
