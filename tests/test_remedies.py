@@ -794,8 +794,8 @@ def test_each_remedy_is_judged_at_its_best_rate_by_the_share_it_closes(tmp_path:
     assert [remedy.name for remedy in found] == ["resnet", "init=dirac", "clip_norm=1.0", "plain"]
     rows = {row[0]: row for row in remedy_rows(found)}
     assert rows["init=dirac"][1:4] == ["the identity is hard to find", "0.01", "56"]
-    assert rows["init=dirac"][5].startswith("86 % (") and rows["init=dirac"][6] == "yes, in 2 of 2 seeds"
-    assert rows["clip_norm=1.0"][6] == "no, in 0 of 2 seeds"
+    assert rows["init=dirac"][5].startswith("86 % (") and rows["init=dirac"][6] == "yes (in 2 of 2 seeds)"
+    assert rows["clip_norm=1.0"][6] == "no (in 0 of 2 seeds)"
     assert rows["plain"][5:] == rows["resnet"][5:] == ["-", "-"]
     other = {"protocol.clip_norm=1.0", "protocol.lr=0.01"}
     usual = [run for group in groups if group.depth == 56 and not other & group.words for run in group.runs]
