@@ -149,14 +149,16 @@ def counts() -> str:
     """How the claims of all studies came out, and the answers to the popular ones."""
     words = [verdict.word for name in reference_studies() for verdict in study_verdicts(name)]
     found = ", ".join(f"{word} {words.count(word)}" for word in Outcome if word in words)
-    answers = [str(one.agrees) for one in popular_answers() if one.agrees]
-    arithmetic = sum(one.agrees == "yes" and bool(one.popular.arithmetic) for one in popular_answers())
+    answers = [
+        f"{one.agrees} by arithmetic" if one.popular.arithmetic else str(one.agrees)
+        for one in popular_answers()
+        if one.agrees
+    ]
     untestable = len(popular_answers()) - len(answers)
     return (
         f"Of {len(words)} claims of {len(reference_studies())} studies: {found}.\n"
         f"Of {len(popular_answers())} claims that articles make, {untestable} cannot be tested by running nets. "
-        f"Does the evidence agree with our answers to the other {len(answers)}? "
-        f"{tally(answers).replace('yes', f'yes ({arithmetic} by arithmetic)')}.\n"
+        f"Does the evidence agree with our answers to the other {len(answers)}? {tally(answers)}.\n"
     )
 
 

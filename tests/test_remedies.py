@@ -14,6 +14,7 @@ from helpers import write_run
 from torch import Tensor, nn
 
 from resexp import UserError, catalog, config
+from resexp.analysis.gradients import growth, layer_gradients
 from resexp.analysis.remedies import (
     Start,
     correlation_row,
@@ -618,6 +619,27 @@ def test_the_share_that_is_an_images_own_is_whole_without_batch_norm_and_falls_w
     assert share("plain20", norm="none") == pytest.approx(1)
     assert share("plain8") > share("plain20") > 0.8 and share("plain56") < 0.5
     assert share("plain20", group=4) < 0.5 and share("resnet56") > 0.9  # and these two train: remedies-noise
+
+
+def test_a_weaker_shortcut_is_more_chaotic_at_the_same_growth(tmp_path: Path) -> None:
+    """The nets of remedies-chaos as they start, means of three seeds: its note and docs/why.md say so."""
+    digits = started(tmp_path, "model=resnet8")
+    inputs, labels = digits.images("train", 256)
+
+    def start(words: list[str], seed: int) -> tuple[float, float]:
+        net = build_net(config.load(["model=resnet56", "model.width=8", *words, f"seed={seed}"]), digits.data)
+        return move(net, inputs), growth(layer_gradients(net, inputs, labels, "a net")[1])
+
+    scaled = ["model.connection=scaled", "model.transform_scale=1"]
+    for words, moved, near in (
+        ([], 0.06, 0.02),
+        ([*scaled, "model.skip_scale=0.7", "model.gradient_scale=0.9"], 0.5, 0.1),
+        ([*scaled, "model.skip_scale=0.5", "model.gradient_scale=0.86"], 0.7, 0.1),
+        ([*scaled, "model.skip_scale=0.3", "model.gradient_scale=0.83"], 0.8, 0.1),
+    ):
+        moves, growths = zip(*(start(words, seed) for seed in range(3)), strict=True)
+        assert sum(moves) / 3 == pytest.approx(moved, abs=near), words
+        assert min(growths) > 1.5 and max(growths) < 5.5, words
 
 
 def test_a_single_batch_norm_leaves_what_the_normal_distribution_says() -> None:

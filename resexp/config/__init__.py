@@ -19,7 +19,7 @@ from resexp.config.model import ModelConfig
 from resexp.config.overrides import GROUPS
 from resexp.config.schema import Config, ProtocolConfig
 from resexp.config.start import digest_of
-from resexp.config.studies import Claim, Gap, Other, Outline, Study, load_study, outline_study, own_runs, read_study
+from resexp.config.studies import Claim, Gap, Other, Outline, Study, load_study, outline_study, own_runs
 
 __all__ = [
     "CONF",
@@ -52,7 +52,6 @@ __all__ = [
     "outline_study",
     "own_runs",
     "protocol_settings",
-    "read_study",
     "read_yaml",
     "setting",
     "to_yaml",

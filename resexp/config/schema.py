@@ -227,13 +227,13 @@ class Config:
 
     def run_names(self, seeds: Iterable[int]) -> list[str]:
         """The names of this run with each of these seeds."""
-        settings = identity(self)
+        start, settings = self.name_start, identity(self)
         settings.pop("seed", None)
         found = []
         for seed in seeds:
             own = settings | ({"seed": seed} if seed else {})  # the default is in no hash
             digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:8]
-            found.append(f"{self.name_start}-s{seed}-{digest}")
+            found.append(f"{start}-s{seed}-{digest}")
         return found
 
     @property

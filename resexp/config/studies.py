@@ -109,7 +109,7 @@ def load_study(
 
     A variant's words take the place of the sweep's for the same keys, and the given overrides that of both.
     """
-    study = read_study(name, config_dir)
+    study = _read_study(name, config_dir)
     given = {key_of(word) for word in parse(overrides)}
     net_words = {"model", "depth", "family"}
     replaced = given | (net_words if given & net_words else set())
@@ -139,24 +139,27 @@ class Outline:
     """What a study's file says without composing its runs.
 
     :param datasets: of its runs; None if only composing tells.
-    :param reference: the folder of its reference runs.
     """
 
+    study: Study
     datasets: set[str] | None
-    reference: str
+
+    @property
+    def reference(self) -> str:
+        """The folder of its reference runs."""
+        return self.study.reference or self.study.name
 
 
 def outline_study(name: str, config_dir: Path | None = None) -> Outline:
     """Raises UserError for an unknown study, or a file that is not one."""
-    study = read_study(name, config_dir)
+    study = _read_study(name, config_dir)
     words = [word for line in (*study.sweep, *study.variants) for word in line.split()]
     renamed = config_dir is not None or any(word.startswith("dataset.name=") for word in words)
     unknown = renamed or study.datasets & {name for name, reader in READERS.items() if reader.named_by_folder}
-    return Outline(None if unknown else study.datasets, study.reference or name)
+    return Outline(study, None if unknown else study.datasets)
 
 
-def read_study(name: str, config_dir: Path | None = None) -> Study:
-    """A study's file. Raises UserError if there is none, or if it is not one."""
+def _read_study(name: str, config_dir: Path | None) -> Study:
     check_name("study", name)
     path = find_file("study", name, config_dir)
     with one_line_errors(str(path)):

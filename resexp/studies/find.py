@@ -57,7 +57,8 @@ def find_study(
     # Composing a study takes a tenth of a second and more: not where no run can be one of its.
     if not any(datasets is None or any(f"-{dataset}-" in run for dataset in datasets) for run in names):
         return None
-    study, cfgs = config.read_study(name, config_dir), config.own_runs(name, str(config_dir or ""))
+    study = outline.study
+    cfgs = config.own_runs(name, study.folder)
     own = [] if only == REFERENCE else runs_of(cfgs, runs_at(output_dir / RUNS))
     seeds = {run.config["seed"] for run in own}
     have = {run.path.name for run in own}

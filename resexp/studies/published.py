@@ -46,8 +46,10 @@ def published(net: str, key: str, config: dict[str, Any] | None = None) -> Publi
     """
     for entry in _entries():
         value = entry["nets"].get(net, {}).get(key)
-        if value is not None and (config is None or _as_published(value, entry).is_of(config)):
-            return _as_published(value, entry)
+        if value is not None:
+            found = _as_published(value, entry)
+            if config is None or found.is_of(config):
+                return found
     return None
 
 

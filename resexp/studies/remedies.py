@@ -9,8 +9,10 @@ from resexp.studies.stats import Difference, share, welch
 
 METRIC = "train_error"
 RATE = "protocol.lr"
-SHARE = "share of the gap (95 % interval)"
-COLUMNS = ("remedy", "explanation", "learning rate", "layers", "training error %", SHARE, "more than half?")
+COLUMNS = (
+    *("remedy", "explanation", "learning rate", "layers", "training error %"),
+    *("share of the gap (95 % interval)", "more than half?"),
+)
 
 
 @dataclass(frozen=True)
