@@ -169,14 +169,15 @@ def layout_of(model: Mapping[str, Any]) -> str:
     return FAMILIES[model["family"]].images(model)
 
 
-def is_papers(model: Mapping[str, Any], *, with_width: bool = False) -> bool:
-    """Whether a net is the one that its name stands for.
+def is_papers(model: Mapping[str, Any], *, but: Mapping[str, Any] | None = None) -> bool:
+    """Whether a net is the one that its name stands for, at its width.
 
-    :param with_width: its width included, which small studies change and say.
+    :param but: what the paper's net has otherwise, where it has such a setting.
     """
-    ours, named = resolve(model), resolve(parse_name(net_name(model)))
-    free = ("stem", "layout", "pools", *(() if with_width else ("width",)))
-    return all(ours[key] == named[key] for key in named if key not in free)
+    knobs = FAMILIES[model["family"]].knobs
+    other = {key: value for key, value in (but or {}).items() if key in knobs}
+    ours, named = resolve(model), resolve(parse_name(net_name(model)) | other)
+    return all(ours[key] == named[key] for key in named if key not in ("stem", "layout", "pools"))
 
 
 def label_of(model: dict[str, Any]) -> str:

@@ -458,9 +458,11 @@ def test_without_a_connection_a_net_is_plain() -> None:
     assert torch.equal(build("resnet20", connection="none", width=4)(x), build("plain20", width=4)(x))
 
 
-def test_a_net_is_the_papers_while_only_its_width_differs() -> None:
+def test_a_net_is_the_papers_if_it_has_all_its_settings() -> None:
     for name, options, expected in (
-        ("resnet20", {"width": 4}, True),
+        ("resnet20", {}, True),
+        ("resnet20", {"stem": "7x7"}, True),  # that follows the images
+        ("resnet20", {"width": 4}, False),
         ("resnet20", {"order": "full"}, False),
         ("densenet121", {}, True),
         ("densenet121", {"compression": 1.0}, False),
@@ -469,6 +471,9 @@ def test_a_net_is_the_papers_while_only_its_width_differs() -> None:
     ):
         settings = catalog.resolve(catalog.parse_name(name) | options)
         assert catalog.is_papers(settings) == expected, (name, options)
+    projected = catalog.resolve(catalog.parse_name("resnet20") | {"shortcut": "B"})
+    assert catalog.is_papers(projected, but={"shortcut": "B"}) and not catalog.is_papers(projected)
+    assert catalog.is_papers(catalog.parse_name("plain20"), but={"shortcut": "B"})  # a plain net has none
     assert catalog.net_name(catalog.resolve({"family": "densenet", "depth": 121, "growth": 12})) == "densenet121_k12"
 
 

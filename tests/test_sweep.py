@@ -21,10 +21,11 @@ from resexp.run.lock import open_folder
 from resexp.run.progress import duration
 from resexp.run.reader import CHECKPOINT, METRICS, SUMMARY, Run, find_runs
 from resexp.run.store import runs_at
+from resexp.studies.alike import are_comparable, is_whole
 from resexp.studies.claims import Outcome, judge
 from resexp.studies.find import find_study
 from resexp.studies.groups import group_runs
-from resexp.studies.tables import are_comparable, is_whole, table_rows
+from resexp.studies.tables import table_rows
 from resexp.studies.verdicts import VERDICT_COLUMNS, verdict_rows
 from resexp.sweep import local, slurm
 from resexp.sweep.estimate import is_long, seconds_left, seconds_together

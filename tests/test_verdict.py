@@ -15,8 +15,9 @@ from resexp.config import Claim
 from resexp.studies.claims import Outcome, judge
 from resexp.studies.groups import group_runs
 from resexp.studies.popular import Agreement, Answer, Evidence, Popular, answer_all, calculate, compare, load_popular
+from resexp.studies.published import published_like
 from resexp.studies.stats import paired, seeds_needed, welch
-from resexp.studies.tables import distance_rows, published_like, table_rows
+from resexp.studies.tables import distance_rows, table_rows
 from resexp.studies.verdicts import (
     PublishedDifference,
     _direction,
@@ -322,40 +323,67 @@ def test_published_numbers_with_a_remark_and_bounds_stand_beside_claims() -> Non
     assert published_difference(wider, config.load_study("vgg-5x5")[0]) is None  # "7 points more than B" is no error
 
 
-def test_an_error_without_steps_stands_beside_no_run(tmp_path: Path) -> None:
+def test_of_an_error_without_a_protocol_only_the_direction_is_compared(tmp_path: Path) -> None:
     fig6 = config.load_study("he2015-fig6")[0]
     groups = group_runs([write_run(tmp_path, [f"model={net}", "dataset=cifar10"]) for net in ("plain32", "plain20")])
     groups = sorted(groups, key=lambda group: -group.depth)
     known = published_difference(
         Claim(text="t", metric="train_error", net="plain32", minus="plain20", at_least=0), fig6, groups
     )
-    assert known is not None and "zhanghang1989" in known.source and known.elsewhere  # at another rate
-    for words in (
-        ["model=densenet40_k12", "protocol=huang2017-cifar"],
-        ["model=resnext29_8x64d", "protocol=xie2017-cifar"],
-    ):
-        whole, part = (
-            write_run(tmp_path / "d", [*words, "dataset=cifar10", *more]) for more in ([], ["protocol.steps=10"])
-        )
-        assert published_like(whole.config) is not None and published_like(part.config) is None
-    assert (
-        published_like(write_run(tmp_path / "h", ["model=highway32", "dataset=cifar10"]).config) is None
-    )  # other widths
+    assert known is not None and "zhanghang1989" in known.source and known.elsewhere == "CIFAR-10"  # its steps differ
+
+
+LI, XIE, HUANG = "protocol=li2018-cifar", "protocol=xie2017-cifar", "protocol=huang2017-cifar"
 
 
 @pytest.mark.parametrize(
     ("words", "number"),
     [
         (["model=plain56"], 13.3),
-        (["model=plain56", "protocol=li2018-cifar"], 13.31),
+        (["model=resnet56"], 6.97),
+        (["model=resnet56", "protocol.eval_every=100"], 6.97),  # of no effect on what is learnt
+        (["model=resnet56", "protocol.lr=0.01"], None),
+        (["model=resnet56", "protocol.batch_size=32", "protocol.weight_decay=0"], None),
+        (["model=resnet164"], None),  # published on all 50,000 images with a warm-up
+        (["model=resnet164", "protocol=he2016-cifar"], 5.93),
+        (["model=resnet110", "protocol=he2016-cifar"], 6.61),
         (["model=resnet110", "protocol=huang2016-cifar"], 6.41),
-        (["model=plain56", "protocol=xie2017-cifar"], None),  # as many steps as Li's, of another training
-        (["model=plain110", "protocol=li2018-cifar"], None),  # published at another rate
+        (["model=plain56", LI], 13.31),
+        (["model=plain56", LI, "protocol.lr=0.01"], None),
+        (["model=plain110", LI], None),  # published at another rate
+        (["model=resnet56", LI], None),
+        (["model=resnet56", LI, "model.shortcut=B"], 5.89),
+        (["model=plain56", XIE], None),  # as many steps as Li's, of another training
+        (["model=resnext29_8x64d", XIE, "model.init=he-fan-out"], 3.65),
+        (["model=resnext29_8x64d", XIE], None),
+        (["model=densenet40_k12", HUANG, "model.init=he-fan-out"], 5.24),
+        (["model=densenet40_k12", HUANG, "model.init=he-fan-out", "protocol.pad=0", "protocol.flip=false"], None),
+        (["model=densenet40_k12", HUANG, "model.init=he-fan-out", "protocol.steps=300000"], None),
+        (["model=highway32"], None),  # other widths
     ],
+    ids=str,
 )
-def test_beside_a_run_stands_the_number_of_its_own_protocol(tmp_path: Path, words: list[str], number: float) -> None:
-    known = published_like(write_run(tmp_path, [*words, "dataset=cifar10"]).config)
+def test_beside_a_run_stands_the_number_of_its_own_experiment(words: list[str], number: float | None) -> None:
+    known = published_like(dataclasses.asdict(config.load([*words, "dataset=cifar10"])))
     assert (known and known.value) == number
+
+
+@pytest.mark.parametrize(
+    ("words", "classes", "number"),
+    [
+        (["model=plain34"], 1000, 28.54),
+        (["model=plain34"], 50, None),  # a folder with a part of ImageNet
+        (["model=plain34", "dataset.image_size=64"], 1000, None),
+        (["model=vgg_d", "protocol=vgg-imagenet"], 1000, 27.0),
+        (["model=vgg_d"], 1000, None),
+    ],
+    ids=str,
+)
+def test_on_imagenet_too(words: list[str], classes: int, number: float | None, tmp_path: Path) -> None:
+    settings = dataclasses.asdict(config.load([*words, "dataset=imagenet", f"dataset.root={tmp_path}"]))
+    known = published_like(settings, classes)
+    assert (known and known.value) == number
+    assert known is None or known.source.endswith(("ten crops", "dense evaluation"))
 
 
 def test_distance_is_in_published_deviations_of_the_papers_own_run(tmp_path: Path) -> None:
@@ -398,14 +426,24 @@ def test_no_published_number_stands_beside_a_run_of_other_images_width_or_length
 
 @pytest.mark.parametrize("words", [[], *OTHERS[:2], ["protocol.steps=100"], ["model.dropout=0.1"]], ids=str)
 def test_a_studys_own_numbers_stand_beside_its_own_runs_alone(words: list[str], tmp_path: Path) -> None:
-    study, jobs = config.load_study("he2015-cifar")
+    study, jobs = config.load_study("resnet-v2")
     nets = [next(job for job, cfg in jobs if cfg.model.name == net) for net in ("resnet110", "preresnet110")]
     runs = [write_run(tmp_path, [*job, *words], test_error=error) for job, error in zip(nets, (6.6, 6.4), strict=True)]
     rows = table_rows(group_runs(runs), study)
     assert [row[-2] for row in rows] == (["-", "-"] if words else ["6.61", "6.37"])
     verdicts = judge([claim for claim in study.claims if "110 layers (6.37" in claim.text], group_runs(runs))
     cell = verdict_rows(verdicts, study)[0][4]
-    assert cell == ("above 0 (cifar10 by the study)" if words else "+0.24")
+    assert cell == ("above 0 (cifar10 and cifar100 by the study)" if words else "+0.24")
+
+
+def test_numbers_of_another_protocol_than_the_runs_give_the_direction_alone(tmp_path: Path) -> None:
+    study, jobs = config.load_study("he2015-cifar")
+    nets = [next(job for job, cfg in jobs if cfg.model.name == net) for net in ("resnet164", "preresnet164")]
+    runs = [write_run(tmp_path, job, test_error=error) for job, error in zip(nets, (6.0, 5.5), strict=True)]
+    verdicts = judge([claim for claim in study.claims if "164 layers (5.46" in claim.text], group_runs(runs))
+    cell = verdict_rows(verdicts, study)[0][4]
+    assert cell == "above 0 (CIFAR-10, 64,000 steps by he2016-cifar)\nHe et al. 2016, Tables 2 to 4, CIFAR-10"
+    assert all(row[-2] == "-" for row in table_rows(group_runs(runs), study))
 
 
 def test_studies_whose_runs_are_not_the_papers_say_so(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from resexp.data.registry import build_data
 from resexp.models.build import build_model
 from resexp.run_folder import open_run
 from resexp.runtime import stop_signals
-from resexp.studies.tables import published_like
+from resexp.studies.published import published_like
 from resexp.training import train
 from resexp.weights import CONTAINERS, load_weights
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from resexp import UserError, catalog
 from resexp.run.reader import LEARNED, Run
+from resexp.studies.alike import are_comparable
 from resexp.studies.finding import Finding, Panel, Row, Series
 from resexp.studies.groups import final_error, group_runs
-from resexp.studies.tables import are_comparable
 
 
 def analyze(runs: Sequence[Run], *, losses: tuple[float, ...] = (1.0, 0.5, 0.1)) -> Finding:

@@ -24,7 +24,7 @@ from resexp.models.resnet import Stage
 from resexp.models.vgg import Layer
 from resexp.run.reader import CONFIG, LEARNED, Run
 from resexp.runtime import choose_threads
-from resexp.studies.tables import are_comparable
+from resexp.studies.alike import are_comparable
 from resexp.trained import load_trained, load_with_weights
 
 BATCH = 500  # images evaluated at once

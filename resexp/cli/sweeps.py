@@ -64,7 +64,7 @@ def _own_title(title: str, overrides: "list[str]") -> str:
 
 def study(args: argparse.Namespace) -> int:
     from resexp import config
-    from resexp.studies.tables import is_its_own, is_whole
+    from resexp.studies.alike import is_its_own, is_whole
 
     study, jobs = config.load_study(args.name, args.overrides, args.config_dir)
     print(study.title, file=sys.stderr)

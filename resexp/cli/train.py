@@ -55,14 +55,14 @@ def _report(cfg: "Config", summary: dict[str, Any]) -> None:
 
 def result_line(cfg: "Config", summary: dict[str, Any]) -> str:
     from resexp.run.reader import Status
-    from resexp.studies.tables import published_like
+    from resexp.studies.published import published_like
 
     reached = f"{summary['status']} at step {summary['step']:,} of {cfg.protocol.steps:,}"
     parts = [f"{cfg.model.name} on {cfg.dataset.name}: {reached}"]
     for key in ("train_error", "val_error", "test_error", "ten_crop_error", "multi_scale_error"):
         if summary.get(key) is not None:
             parts.append(f"{key.removesuffix('_error').replace('_', '-')} error {summary[key]:.2f}%")
-    if known := published_like(dataclasses.asdict(cfg)):
+    if known := published_like(dataclasses.asdict(cfg), summary.get("classes")):
         parts.append(f"published {known}% ({known.source})")
     if summary["status"] == Status.INTERRUPTED:
         parts.append("the same command resumes")

@@ -1,88 +1,119 @@
 """The published number beside a measured one, from ``conf/published.yaml``."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from resexp.config import read_yaml
+from resexp import catalog
+from resexp.config import protocol_settings, read_yaml
+from resexp.studies.alike import is_fresh, training_by, training_of
+
+IMAGENET_CLASSES = 1000  # a folder of fewer is a part of ImageNet, whatever its name
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where numbers were published, and from which training they came.
+
+    :param dataset: as the source calls it.
+    :param protocol: the name of ours that trains as the source did; None if none does, or if the source does not say.
+    :param model: what nets of the source have otherwise than ours of the same names, where they have such a setting.
+    """
+
+    source: str
+    dataset: str
+    protocol: str | None = None
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int | None:
+        return protocol_settings(self.protocol)["steps"] if self.protocol else None
+
+    @property
+    def training(self) -> str:
+        """The images, the length and the protocol, in words."""
+        return f"{self.dataset}, {self.steps:,} steps by {self.protocol}" if self.steps else self.dataset
+
+    def is_of(self, run: Mapping[str, Any], classes: int | None = None) -> bool:
+        """Whether a run is the source's experiment, to the last setting that decides a number.
+
+        :param classes: of the images that the run was trained on.
+        """
+        dataset = self.dataset.lower().replace("-", "")
+        if self.protocol is None or not is_fresh(run) or not catalog.is_papers(run["model"], but=self.model):
+            return False
+        if training_of(run) != training_by(dataset, self.protocol):
+            return False
+        return dataset != "imagenet" or classes == IMAGENET_CLASSES
 
 
 @dataclass(frozen=True)
 class Published:
-    """One number, as it was published (``8.75``, ``"> 60"``), of which data set, after how many steps, and where.
-
-    :param steps: None where the source does not say, where its nets differ in it, or where its training differs so much
-        from ours that no number of ours stands beside it.
-    :param protocol: name of ours, where a run of as many steps by another is not meant.
-    """
+    """One number, as it was published: ``8.75``, ``"> 60"``."""
 
     value: float | str
-    dataset: str
-    source: str
-    steps: int | None = None
-    protocol: str | None = None
+    origin: Origin
 
-    def is_of(self, config: dict[str, Any]) -> bool:
-        """Whether a run trains on these images, all of them at their size, for as many steps, by its protocol."""
-        dataset = config["dataset"]
-        part = any(dataset.get(key) for key in ("image_size", "classes", "wnids", "images_per_class"))
-        same_data = dataset["source"] == self.dataset.lower().replace("-", "") and not part
-        protocol = config["protocol"]
-        return same_data and self.steps == protocol["steps"] and self.protocol in (None, protocol["name"])
+    @property
+    def source(self) -> str:
+        return self.origin.source
 
     def __str__(self) -> str:
         return str(self.value)
 
 
-@cache
-def _entries() -> list[dict[str, Any]]:
-    return read_yaml("published")
-
-
-def published(net: str, key: str, config: dict[str, Any] | None = None) -> Published | None:
-    """The number of ``net`` for ``key`` (``test_error``, ``train_error``, ``params``) by the first source that has one.
-
-    :param config: of a run that the source's training must be like. None if no source is.
-    """
-    for entry in _entries():
-        value = entry["nets"].get(net, {}).get(key)
-        if value is not None:
-            found = _as_published(value, entry)
-            if config is None or found.is_of(config):
-                return found
-    return None
-
-
-def _as_published(value: float | str, entry: dict[str, Any]) -> Published:
-    return Published(value, entry["dataset"], entry["source"], entry.get("steps"), entry.get("protocol"))
-
-
-def published_pair(net: str, minus: str, key: str) -> tuple[float, float, Published] | None:
-    """The numbers of both nets by the first source that has both, and where the first stands; None if none has."""
-    for entry in _entries():
-        one, two = (entry["nets"].get(name, {}).get(key) for name in (net, minus))
-        if isinstance(one, int | float) and isinstance(two, int | float):
-            return float(one), float(two), _as_published(one, entry)
-    return None
-
-
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation over a paper's own runs.
-
-    :param dataset: its name here; ``protocol``: that of its training, which a run must share to the last setting.
-    """
+    """Mean and standard deviation over a paper's own runs."""
 
     mean: float
     std: float
-    dataset: str
-    protocol: str
-    source: str
+    origin: Origin
+
+
+@cache
+def _entries() -> list[tuple[dict[str, Any], Origin]]:
+    entries = read_yaml("published")
+    return [(one, Origin(one["source"], one["dataset"], one.get("protocol"), one.get("model", {}))) for one in entries]
+
+
+def published(net: str, key: str) -> Published | None:
+    """The number of ``net`` for ``key`` (``test_error``, ``params``, ``gmacs``) by the first source that has one."""
+    for entry, origin in _entries():
+        value = entry["nets"].get(net, {}).get(key)
+        if value is not None:
+            return Published(value, origin)
+    return None
+
+
+def published_like(run: Mapping[str, Any], classes: int | None = None) -> Published | None:
+    """The published test error of a run's own experiment; else None.
+
+    A number of other images or of another training would be read as what the run should have reached.
+
+    :param run: its settings. :param classes: of its images.
+    """
+    net = catalog.net_name(catalog.resolve(run["model"]))
+    for entry, origin in _entries():
+        value = entry["nets"].get(net, {}).get("test_error")
+        if value is not None and origin.is_of(run, classes):
+            return Published(value, origin)
+    return None
+
+
+def published_pair(net: str, minus: str, key: str) -> tuple[float, float, Origin] | None:
+    """The numbers of both nets by the first source that has both, and where they stand; None if none has."""
+    for entry, origin in _entries():
+        one, two = (entry["nets"].get(name, {}).get(key) for name in (net, minus))
+        if isinstance(one, int | float) and isinstance(two, int | float):
+            return float(one), float(two), origin
+    return None
 
 
 def spread(net: str) -> Spread | None:
     """Of the test error; None if only single numbers are published."""
-    for entry in _entries():
+    for entry, origin in _entries():
         if (found := entry.get("spread", {}).get(net)) is not None:
-            return Spread(**found, source=entry["source"])
+            return Spread(found["mean"], found["std"], origin)
     return None

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from resexp import catalog
 from resexp.config import Claim, Study
+from resexp.studies.alike import is_its_own
 from resexp.studies.claims import Comparison, Outcome, Verdict
 from resexp.studies.groups import Group
 from resexp.studies.published import published_pair
 from resexp.studies.stats import LEAST_SEEDS
-from resexp.studies.tables import is_its_own
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,22 @@ def published_difference(claim: Claim, study: Study, groups: Sequence[Group] = (
     :param groups: those of the claim's two sides.
     """
     net, minus = (_own_number(words, study) for words in (claim.net, claim.minus))
-    configs = [group.runs[0].config for group in groups]
+    runs = [group.runs[0] for group in groups]
     if net is not None and minus is not None:
         points = net.value - minus.value
         if (net.or_more and minus.or_more) or (net.or_more and points < 0) or (minus.or_more and points > 0):
             return None  # the direction is open
-        own_runs = all(is_its_own(study, run) for run in configs)
+        own_runs = all(is_its_own(study, run.config) for run in runs)
         elsewhere = study.published_on or ("" if own_runs else f"{' and '.join(sorted(study.datasets))} by the study")
         return PublishedDifference(points, "test_error", study.source, elsewhere, net.or_more or minus.or_more)
     metric = "train_error" if claim.metric == "train_error" else "test_error"
     known = published_pair(claim.net, claim.minus, metric)
     if known is None:
         return None
-    where = known[2]
-    length = f", {where.steps:,} steps" if where.steps else ""
-    elsewhere = study.published_on or ("" if all(map(where.is_of, configs)) else where.dataset + length)
-    return PublishedDifference(known[0] - known[1], metric, f"{where.source}, {where.dataset}", elsewhere)
+    one, two, origin = known
+    same = bool(runs) and all(origin.is_of(run.config, run.summary.get("classes")) for run in runs)
+    source = f"{origin.source}, {origin.dataset}"
+    return PublishedDifference(one - two, metric, source, "" if same else origin.training)
 
 
 NUMBER = re.compile(
