@@ -33,7 +33,7 @@ CHOICES = {  # the values of the knobs that are words
     ),
     "stride_in": ("1x1", "3x3"),
     "init": ("he", "he-fan-out", "xavier", "naive", "orthogonal", "delta-orthogonal", "dirac", "looks-linear"),
-    "activation": ("relu", "leaky-relu", "prelu", "crelu", "tailored-relu", "linear-ends"),
+    "activation": ("relu", "leaky-relu", "prelu", "crelu", "tailored-relu", "tanh", "linear-ends"),
     "gradient_paths": ("all", "long", "short"),
     "norm": ("batch", "none"),
     "convolution": ("usual", "dirac"),

@@ -136,6 +136,7 @@ def batch(bn: nn.Module, x: Tensor) -> Tensor:
         ("leaky-relu", lambda x, _: torch.where(x > 0, x, 0.25 * x)),
         ("prelu", lambda x, bn: torch.where(x > 0, x, bn.activation.weight.view(1, -1, 1, 1) * x)),
         ("crelu", lambda x, _: torch.cat((x.clamp(min=0), (-x).clamp(min=0)), dim=1)),
+        ("tanh", lambda x, _: x.tanh()),
     ],
 )
 def test_an_activation_stands_after_every_batch_norm(name: str, formula: Any) -> None:
@@ -183,10 +184,11 @@ def test_a_shallow_net_needs_no_slope() -> None:
     assert tailored_slope(1) == 0
 
 
-def test_layers_between_tailored_relus_keep_the_size_of_what_they_read() -> None:
-    weight = build("plain20", activation="tailored-relu").stages[2][0].transform.conv1.weight.detach()
+@pytest.mark.parametrize("activation", ["tailored-relu", "tanh"])
+def test_layers_between_activations_without_a_gain_keep_the_size_of_what_they_read(activation: str) -> None:
+    weight = build("plain20", activation=activation).stages[2][0].transform.conv1.weight.detach()
     assert float(weight.std()) == pytest.approx(math.sqrt(1 / (9 * 32)), rel=0.03)
-    net, x = build("plain20", activation="tailored-relu", init="delta-orthogonal"), torch.randn(4, 16, 8, 8)
+    net, x = build("plain20", activation=activation, init="delta-orthogonal"), torch.randn(4, 16, 8, 8)
     torch.testing.assert_close(middle(net)(x).square().sum(dim=(1, 2, 3)), x.square().sum(dim=(1, 2, 3)))
 
 

@@ -17,6 +17,7 @@ from resexp.models.conv3x3 import Conv3x3
 from resexp.models.norm_relu import BatchNorm
 
 SLOPE = 0.25  # below zero: of leaky ReLUs, and of parametric ones at the start (He et al. 2015b, Sec. 2.1)
+WITHOUT_GAIN = ("tailored-relu", "tanh")  # weights need no gain of sqrt(2) before these, as they do before ReLUs
 COSINE = 0.9  # after all layers, of two images that have 0 before them: the default of Zhang et al. 2022
 
 
@@ -138,6 +139,8 @@ def make_activation(name: str, channels: int, slope: float) -> nn.Module:
             return CReLU()
         case "tailored-relu":
             return TailoredReLU(slope)
+        case "tanh":
+            return nn.Tanh()
         case "none":
             return nn.Identity()
     return nn.ReLU()
@@ -153,9 +156,10 @@ def apply_remedies(net: nn.Module, settings: Mapping[str, Any]) -> None:
     slope = SLOPE
     if activation == "tailored-relu":
         slope = tailored_slope(sum(isinstance(module, BatchNorm) for module in net.modules()))
+    if activation in WITHOUT_GAIN:
         for module in net.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                module.gain = 1  # type: ignore[assignment]  # its scale does what a gain of sqrt(2) does for ReLUs
+                module.gain = 1  # type: ignore[assignment]
     if activation == "crelu":
         for name, module in net.named_modules():
             if isinstance(module, nn.Conv2d):
