@@ -26,6 +26,7 @@ from resexp.analysis import (
     landscape,
     lesion,
     paths,
+    rank,
     recurrent,
     responses,
     sparsity,
@@ -52,7 +53,7 @@ from resexp.analysis.subject import (
 from resexp.builder import build_net, load_data
 from resexp.catalog import label_of
 from resexp.cli import main
-from resexp.models.build import use_kernels
+from resexp.models.build import build_model, use_kernels
 from resexp.run.reader import Run
 from resexp.studies import finding
 from resexp.studies.finding import Finding, Panel, Row, Series
@@ -736,6 +737,7 @@ SMALL = {
     "responses": ["images=50"],
     "convergence": ["losses=2.0,1.0"],
     "sparsity": ["images=50"],
+    "rank": ["depth=4", "width=8", "images=10", "draws=2"],
     "recurrent": ["lengths=4,6", "steps=20", "seeds=1", "width=4"],
 }
 NETS = {"forward": ["preresnet8"], "paths": ["preresnet8"], "convergence": ["plain8", "resnet8"]}
@@ -860,10 +862,11 @@ def test_the_numbers_are_json_without_infinities(runs: Path, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_figures_redraws_what_was_found(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["analyze", "relu-collapse", "draws=2", f"output_dir={tmp_path}"]) == 0
     folder = tmp_path / "analysis"
+    folder.mkdir()
+    found = finding.findings_in(Path(__file__).parent.parent / "outputs/reference/analysis")["relu-collapse"]
+    finding.save(found, folder / "relu-collapse.json")
     before = (folder / "relu-collapse.json").read_text()
-    (folder / "relu-collapse.png").unlink()
     write_run(tmp_path / "runs", ["model=plain20", "model.width=8"])  # of the embedded study
     assert main(["figures", f"output_dir={tmp_path}"]) == 0
     assert (folder / "relu-collapse.png").is_file() and (folder / "relu-collapse.json").read_text() == before
@@ -976,7 +979,11 @@ def test_the_share_of_paths_has_an_interval_that_holds_it() -> None:
     assert shares[0] <= paths.share_of_paths(numbers, low, high) <= shares[1]
 
 
-def test_one_number_of_dimensions_is_compared_with_nothing_and_their_order_does_not_matter() -> None:
+def test_one_number_of_dimensions_is_compared_with_nothing_and_their_order_does_not_matter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(collapse, "revived_units", lambda seed: (2, 1))  # takes a training
+
     def verdicts(dims: tuple[int, ...]) -> dict[str, bool | None]:
         return {row.id: row.agrees for row in collapse.analyze(dims=dims, draws=20).rows}
 
@@ -996,3 +1003,29 @@ def test_a_memory_without_gates_that_learns_speaks_against_them(
 def test_memories_of_which_none_has_learned_get_no_verdict() -> None:
     found = recurrent.analyze(lengths=(60,), width=4, steps=3, seeds=1)
     assert [row.agrees for row in found.rows if row.id == "gate-remembers-60"] == [None]
+
+
+# rank
+
+
+def test_the_distance_of_the_tokens_is_measured_behind_each_layer_and_changes_nothing() -> None:
+    net = build_model(family="transformer", depth=4, width=8, heads=2, image_shape=(1, 8, 8)).double().eval()
+    images = torch.rand(3, 1, 8, 8, dtype=torch.float64)
+    behind: list[torch.Tensor] = []
+    for layer in net.layers:
+        layer.register_forward_hook(lambda _, __, y: behind.append(y))
+    net(images)
+    found = rank.distances(net, images)
+    assert len(found) == 5 and len(behind) == 4
+    for measured, x in zip(found[1:], behind, strict=True):
+        off = x - x.mean(dim=1, keepdim=True)
+        by_hand = (off.square().sum(dim=(1, 2)) / x.square().sum(dim=(1, 2))).sqrt()
+        assert measured == pytest.approx(float(by_hand.detach().sum()) / 3)
+    assert rank._distance(torch.ones(2, 5, 8)) == 0
+
+
+def test_without_residuals_the_tokens_of_a_fresh_transformer_become_one_and_with_them_not() -> None:
+    found = rank.analyze(depth=6, draws=2, images=20)
+    assert [row.agrees for row in found.rows] == [True, False, None, True, None]
+    ends = {one.label: one.y[-1] for panel in found.panels for one in panel.series}
+    assert ends[rank.ALONE] < 1e-12 and ends["no residual"] < 1e-12 and ends["both residuals"] > 0.05

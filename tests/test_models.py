@@ -704,10 +704,10 @@ import torch
 from resexp.models.build import build_model
 net = build_model(family="resnet", depth=11 if "transform" in {words} else 8, width=4, **{words}).train()
 net = net.to(memory_format=torch.channels_last)
-for _ in range(40):
+for _ in range(20):
     net(torch.randn(64, 3, 16, 16).to(memory_format=torch.channels_last)).sum().backward()
 """
-    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0
 
 
 def test_a_strided_convolution_of_few_channels_is_the_same_as_torchs() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import TINY
 from torch import Tensor, nn
 
 from resexp.cli import main
@@ -238,7 +239,7 @@ def test_a_norm_whose_own_numbers_are_bf16_is_left_to_torch() -> None:
 def test_kernels_of_an_earlier_checkout_are_not_called_and_a_run_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    smoke = ["train", "dataset=synthetic", "protocol=smoke", f"output_dir={tmp_path}"]
+    smoke = ["train", *TINY, "protocol.steps=2", "protocol.lr_drops=[]", f"output_dir={tmp_path}"]
     assert not kernels.are_outdated()
     assert main([*smoke, "seed=0"]) == 0
     assert "another checkout" not in capsys.readouterr().err

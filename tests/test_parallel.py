@@ -39,7 +39,7 @@ def torchrun(*words: str, processes: int = 2) -> list[str]:
 def steps_in(processes: int, *words: str) -> dict:
     out = Path(f"{processes}-{len(list(Path().iterdir()))}.pt")
     command = [sys.executable] if processes == 1 else torchrun(processes=processes)
-    subprocess.run([*command, str(SCRIPT), str(out), *WORDS, *words], check=True, capture_output=True, timeout=120)
+    subprocess.run([*command, str(SCRIPT), str(out), *WORDS, *words], check=True, capture_output=True, timeout=300)
     return torch.load(out, weights_only=True)
 
 
@@ -149,12 +149,12 @@ def test_a_process_that_dies_ends_the_run_which_resumes_from_the_checkpoint() ->
         assert process.poll() is None and time.monotonic() < limit
         time.sleep(0.05)
     os.kill(rank_of(process.pid, 1), signal.SIGKILL)
-    errors = process.communicate(timeout=60)[1]
+    errors = process.communicate(timeout=300)[1]
     assert process.returncode != 0
     line = next(line for line in errors.splitlines() if "lost another one" in line)
     assert "resumes from the checkpoint of step" in line and "process 0 of 2" in line
     assert Run(folder).status == "failed"
-    resumed = subprocess.run(torchrun("-m", "resexp", "train", *words), capture_output=True, text=True, timeout=120)
+    resumed = subprocess.run(torchrun("-m", "resexp", "train", *words), capture_output=True, text=True, timeout=300)
     assert resumed.returncode == 0 and "resuming at step" in resumed.stderr, resumed.stderr
     assert Run(folder).status == "finished" and json.loads((folder / ENV).read_text())["resumed"][0]["step"] > 0
 
@@ -192,6 +192,6 @@ def test_processes_drop_the_same_blocks() -> None:
     words = ["model=resnet8", "model.width=4", "model.survival=0.5", "protocol.steps=40", "protocol.batch_size=16"]
     words += ["protocol.lr_drops=[]", "device=cpu", "threads=1", "tensorboard=false"]
     command = torchrun("-m", "resexp", "train", *words)
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "finished at step 40" in result.stdout

@@ -47,6 +47,7 @@ FINDINGS = {  # analysis: for each row whether it agrees with what was expected 
     "lesion-cifar10": "yyyy",
     "lesion": "ynyy",
     "paths": "-yyn",
+    "rank": "yn-y-",
     "recurrent": "---nyy",
     "relu-collapse": "yy-yyyynyyy",
     "responses-eighth": "----y",

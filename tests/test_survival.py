@@ -58,7 +58,7 @@ def begun(command: str) -> tuple[subprocess.Popen[str], Path]:
 def test_a_closed_terminal_saves_the_run() -> None:
     process, folder = begun("train")
     process.send_signal(signal.SIGHUP)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGHUP
     assert Run(folder).status == "interrupted" and (folder / "checkpoint.pt").is_file()
 
@@ -73,14 +73,14 @@ def test_nohup_lets_a_closed_terminal_be() -> None:
     before = (folder / METRICS).stat().st_size
     wait_for(lambda: (folder / METRICS).stat().st_size > before)
     process.terminate()
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
 
 
 @pytest.mark.slow
 def test_the_runs_of_a_killed_sweep_save_and_end() -> None:
     sweep, folder = begun("sweep")
     sweep.send_signal(signal.SIGKILL)
-    sweep.communicate(timeout=60)
+    sweep.communicate(timeout=300)
     wait_for(lambda: Run(folder).summary != {})
     wait_for(lambda: not is_held(folder))
     assert Run(folder).status == "interrupted" and (folder / "checkpoint.pt").is_file()
@@ -97,10 +97,10 @@ def test_a_sweep_waits_for_a_run_in_other_hands_and_then_goes_on_with_it() -> No
         if "another process trains it; waiting for that one" in line:
             break
     other.terminate()
-    other.communicate(timeout=60)
+    other.communicate(timeout=300)
     wait_for(lambda: (folder / ENV).is_file() and "resumed" in Run(folder).env)
     sweep.send_signal(signal.SIGTERM)
-    _, rest = sweep.communicate(timeout=60)
+    _, rest = sweep.communicate(timeout=300)
     assert sweep.returncode == 128 + signal.SIGTERM
     assert "resuming at step" in rest and "failed" not in "".join(said) + rest
 

@@ -179,11 +179,11 @@ def test_a_killed_run_fails_alone_and_is_resumed_by_the_same_command() -> None:
     victim = jobs[1].run_dir
     wait_for((victim / CHECKPOINT).is_file, sweep)
     os.kill(int((victim / ".pid").read_text()), signal.SIGKILL)
-    _, errors = sweep.communicate(timeout=120)
+    _, errors = sweep.communicate(timeout=300)
     assert sweep.returncode == 1, errors
     assert "killed by signal 9" in errors and "left: 1 of 2 runs" in errors
     assert Run(jobs[0].run_dir).status == "finished"
-    again = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0 and "resnet8 seed 0: resuming at step" in again.stderr
 
 
@@ -195,7 +195,7 @@ def test_a_signal_to_the_sweep_saves_every_running_job() -> None:
     sweep = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: all((cfg.run_dir / METRICS).is_file() for cfg in jobs), sweep)
     sweep.send_signal(signal.SIGTERM)
-    _, errors = sweep.communicate(timeout=60)
+    _, errors = sweep.communicate(timeout=300)
     assert sweep.returncode == 143
     assert [Run(cfg.run_dir).status for cfg in jobs] == ["interrupted"] * 2
     assert "left: 2 of 2 runs" in errors and "at the measured speed" in errors

@@ -330,7 +330,7 @@ def killed_and_resumed(
                 process.send_signal(number)
                 break
             time.sleep(0.002)
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=300)
         for line in errors.splitlines():
             if line.startswith("resuming at step "):
                 resumed_at.append(int(line.split()[3]))
@@ -405,7 +405,7 @@ def test_a_signal_saves_and_the_same_command_resumes(uninterrupted: Path, number
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     wait_for(lambda: (folder / METRICS).is_file() and bool((folder / METRICS).read_text()), process)
     process.send_signal(number)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=300)
     assert process.returncode == code and "the same command resumes" in out
     assert Run(folder).status == "interrupted" and Run(folder).summary["signal"] == number
     assert train(config.load(words), folder)["status"] == "finished"

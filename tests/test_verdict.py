@@ -12,7 +12,7 @@ from helpers import write_run
 from resexp import config
 from resexp.cli import main
 from resexp.config import Claim
-from resexp.studies.claims import Outcome, judge
+from resexp.studies.claims import Comparison, Outcome, _needed, judge
 from resexp.studies.groups import group_runs
 from resexp.studies.popular import Agreement, Answer, Evidence, Popular, answer_all, calculate, compare, load_popular
 from resexp.studies.published import published_like
@@ -70,7 +70,7 @@ def test_welch_is_scipys(tmp_path: Path) -> None:
 def test_the_seeds_needed_decide_as_often_as_they_say(power: float) -> None:
     """A true difference of 3 against a bound of 2, with the two sides' spreads: how often is the interval clear?"""
     one, two = [5.0, 9.0, 7.0], [4.0, 6.0, 5.0]
-    count = seeds_needed(one, two, margin=1.0, power=power)
+    count = seeds_needed(one, two, [1.0], power=power)
     assert count is not None and 3 < count < 100
     spreads = np.std(one, ddof=1), np.std(two, ddof=1)
     random = np.random.default_rng(0)
@@ -85,10 +85,22 @@ def test_the_seeds_needed_decide_as_often_as_they_say(power: float) -> None:
     assert abs(decided(count) - power) < 0.05
 
 
+@pytest.mark.parametrize("power", [0.5, 0.8])
+def test_between_two_bounds_the_seeds_needed_keep_clear_of_both(power: float) -> None:
+    """A true difference of 0 between -1 and 1, both sides with the standard deviation 1."""
+    sides = [-1.0, 0.0, 1.0], [-1.0, 0.0, 1.0]
+    between = Claim(text="t", metric="test_error", net="a", minus="b", at_least=-1, at_most=1)
+    count = _needed(between, Comparison("", (0, 1, 2), *map(tuple, sides), welch(*sides)), power)
+    assert count is not None
+    random = np.random.default_rng(0)
+    found = [welch(random.normal(0, 1, count), random.normal(0, 1, count)) for _ in range(1500)]
+    assert power - 0.05 < np.mean([one.low > -1 and one.high < 1 for one in found]) < power + 0.15
+
+
 def test_an_unknown_number_of_seeds_is_not_named() -> None:
     one, two = [5.0, 9.0, 7.0], [4.0, 6.0, 5.0]
-    assert seeds_needed(one, two, margin=1e-6) is None  # more than a thousand
-    assert seeds_needed(one[:2], two, margin=1.0) is None  # two values say nothing of their spread
+    assert seeds_needed(one, two, [1e-6]) is None  # more than a thousand
+    assert seeds_needed(one[:2], two, [1.0]) is None  # two values say nothing of their spread
 
 
 def test_a_paired_interval_is_scipys() -> None:

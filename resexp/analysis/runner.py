@@ -29,6 +29,7 @@ ANALYSES = {  # the file, and what it measures; its ``analyze`` takes ``nets``, 
     "ensemble": "nets with stochastic depth or dropout under lesions, and the members that lesions leave, averaged",
     "sparsity": "zeros after each ReLU, and channels that no image activates, in trained nets",
     "remedies": "what nets with and without remedies start with: growth and likeness of gradients, first update",
+    "rank": "how alike a fresh transformer's tokens become, with residuals and without (Dong et al. 2021)",
     "recurrent": "gates as a highway in time: an RNN and a GRU that must remember over 50, 100, 200 steps",
 }
 

@@ -93,8 +93,8 @@ def with_doubles(images: Tensor) -> Tensor:
 def colour_components(images: Tensor) -> Tensor:
     """Rows: the principal components of the pixels' colours, each as long as the standard deviation along it: (3, 3).
 
-    Krizhevsky et al. 2012, Sec. 4.1, say eigenvalues. Taken as variances of pixels up to 255, a tenth of them would
-    shift colours far beyond white, so we take the standard deviations.
+    Krizhevsky et al. 2012, Sec. 4.1, say eigenvalues; their code (cuda-convnet) takes standard deviations, as do we.
+    fb.resnet.torch and others take eigenvalues of pixels from 0 to 1, which shift colours half to a fourteenth as far.
     """
     colours = with_doubles(images).transpose(0, 1).flatten(1)[:, ::7].double() / 255  # every seventh pixel is plenty
     values, vectors = torch.linalg.eigh(torch.cov(colours))

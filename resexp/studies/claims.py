@@ -188,9 +188,10 @@ def _word(claim: Claim, one: Comparison) -> Outcome:
 
 
 def _needed(claim: Claim, one: Comparison, power: float) -> int | None:
-    """Until the interval around the effect stays clear of the nearest bound."""
-    margin = min(abs(one.effect.mean - bound) for bound in _bounds(claim))
-    return seeds_needed(one.net, one.minus, margin, power=power)
+    """Until the interval around the effect stays clear: between two bounds of both, outside them of the nearer one."""
+    low, high = _bounds(claim)
+    margins = sorted(abs(one.effect.mean - bound) for bound in (low, high) if math.isfinite(bound))
+    return seeds_needed(one.net, one.minus, margins if low < one.effect.mean < high else margins[:1], power=power)
 
 
 def _varied(groups: Sequence[Group]) -> set[str]:

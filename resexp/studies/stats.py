@@ -121,31 +121,41 @@ LEAST_SEEDS = 3  # two values say next to nothing about their spread
 
 
 def seeds_needed(
-    first: Sequence[float], second: Sequence[float], margin: float, *, power: float = POWER, most: int = 1000
+    first: Sequence[float],
+    second: Sequence[float],
+    margins: Sequence[float],
+    *,
+    power: float = POWER,
+    most: int = 1000,
 ) -> int | None:
-    """So many seeds on each side give Welch's interval the chance ``power`` to stay clear of a bound.
+    """So many seeds on each side give Welch's interval the chance ``power`` to stay clear of all bounds.
 
-    :param margin: how far the true difference is from the bound.
+    :param margins: how far the true difference is from each bound.
     :return: None if ``most`` are too few, or if a side has fewer than ``LEAST_SEEDS`` values to judge the spread by.
     """
-    if min(len(first), len(second)) < LEAST_SEEDS or not margin > 0:
+    if min(len(first), len(second)) < LEAST_SEEDS or not all(margin > 0 for margin in margins):
         return None
     variances = [summarize(side).std ** 2 for side in (first, second)]
     low, high = 2, most
-    if _power(variances, high, margin) < power:
+    if _power(variances, high, margins) < power:
         return None
     while low < high:  # the power grows with the number of seeds
         middle = (low + high) // 2
-        low, high = (low, middle) if _power(variances, middle, margin) >= power else (middle + 1, high)
+        low, high = (low, middle) if _power(variances, middle, margins) >= power else (middle + 1, high)
     return low
 
 
-def _power(variances: Sequence[float], count: int, margin: float) -> float:
-    """The chance that the interval of ``count`` values a side ends before a bound that is ``margin`` away."""
+def _power(variances: Sequence[float], count: int, margins: Sequence[float]) -> float:
+    """The chance that the interval of ``count`` values a side reaches none of the bounds that are ``margins`` away.
+
+    Of two bounds it is the least chance (Bonferroni), and near the true one where it is large.
+    """
     from scipy.special import nctdtr
 
     error, freedom = _welch_error(variances[0], count, variances[1], count)
-    return 1.0 if error == 0 else 1 - float(nctdtr(freedom, margin / error, _quantile(freedom)))
+    if error == 0:
+        return 1.0
+    return max(0.0, 1 - math.fsum(float(nctdtr(freedom, margin / error, _quantile(freedom))) for margin in margins))
 
 
 def _half_width(variance: float, count: int, other_variance: float, other_count: int) -> float:
