@@ -21,31 +21,31 @@ def save(path: Path, state: dict[str, Any]) -> None:
     write_bytes(path, buffer.getbuffer())
 
 
-def load(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read a checkpoint after checking the CRC of every part of it. Raises UserError if it is damaged."""
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, into the CPU's memory, after checking every part's CRC. Raises UserError if it is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
             raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
-        saved = torch.load(path, map_location=device, weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(saved, dict):
             raise EOFError("holds no state of a run")
         return saved
-    except MemoryError:
-        raise
     except Exception as error:  # zipfile, pickle and torch raise anything, each at damage of its own
+        if system.lacks_memory(error):
+            raise
         if system.refuses_to_read(error):
             raise UserError(f"{path}: cannot be read ({error}); the checkpoint itself may be whole") from None
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: truncated or damaged ({reason}); remove it to start the run again") from None
 
 
-def load_matching(path: Path, cfg: Config, device: torch.device) -> dict[str, Any] | None:
+def load_matching(path: Path, cfg: Config) -> dict[str, Any] | None:
     """The checkpoint at ``path`` if there is one. Raises UserError if it is damaged or of another configuration."""
     if not path.is_file():
         return None
-    saved = load(path, device)
+    saved = load(path)
     kept = saved.get("identity")
     theirs, ours = flatten(kept if isinstance(kept, dict) else {}), flatten(identity(cfg))
     for key in sorted(theirs.keys() | ours.keys()):

@@ -70,7 +70,7 @@ def evaluate(
             F.nll_loss(logs, labels, reduction="sum"),
             first,
             (~best.any(dim=1)).sum(),
-            torch.tensor(len(labels), device=labels.device),
+            torch.full((), len(labels), device=labels.device),
         ]
         totals += torch.stack([count.to(totals.dtype) for count in counts])
     net.train(was_training)
@@ -98,20 +98,24 @@ def _whole_scores(
     """
     sides = [in_proportion(scale, source.image_shape[1]) for scale in scales]
     normalization = normalization.of_any_size()
-    for first in range(0, len(source), LEAST_BATCH):
-        indices = range(first, min(first + LEAST_BATCH, len(source)))
-        by_shape: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
-        for index, image in zip(indices, source.wholes(indices), strict=True):
-            by_shape.setdefault(tuple(image.shape), []).append((index, image))
-        for members in by_shape.values():
-            images = torch.stack([image for _, image in members]).float()
-            labels = source.labels[[index for index, _ in members]]
-            logits = []
-            for side in sides:
-                resized = resize(images, side)
-                for view in (resized, resized.flip(3)):
-                    logits.append(_logits(net, normalization(view.clone()), precision))
-            yield _mean_scores(logits), labels
+    searched, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False  # a search for each shape is slow
+    try:
+        for first in range(0, len(source), LEAST_BATCH):
+            indices = range(first, min(first + LEAST_BATCH, len(source)))
+            by_shape: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+            for index, image in zip(indices, source.wholes(indices), strict=True):
+                by_shape.setdefault(tuple(image.shape), []).append((index, image))
+            for members in by_shape.values():
+                images = torch.stack([image for _, image in members]).float()
+                labels = source.labels[[index for index, _ in members]]
+                logits = []
+                for side in sides:
+                    resized = resize(images, side)
+                    for view in (resized, resized.flip(3)):
+                        logits.append(_logits(net, normalization(view.clone()), precision))
+                yield _mean_scores(logits), labels
+    finally:
+        torch.backends.cudnn.benchmark = searched
 
 
 def resize(images: Tensor, side: int) -> Tensor:

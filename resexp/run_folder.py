@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from resexp import RunError, UserError, checkpoint
+from resexp import RunError, UserError, checkpoint, system
 from resexp.config import Config, digest_of, identity, to_yaml
 from resexp.data.dataset import Dataset
 from resexp.data.registry import folder_fingerprint
@@ -60,7 +60,7 @@ class RunFolder:
         cfg, path, device = self.cfg, self.path, state.watch.device
         macs = count_macs(state.net, data.image_shape)
         threads = choose_threads(macs * cfg.protocol.batch_size / self.world.size)
-        saved = checkpoint.load_matching(path / CHECKPOINT, cfg, device) or self._resumed(device)
+        saved = checkpoint.load_matching(path / CHECKPOINT, cfg) or self._resumed()
         self.facts = {"data": data.digest(), "device": device.type, "world_size": self.world.size}
         if saved:
             if saved.get("format") != FORMAT:
@@ -79,18 +79,20 @@ class RunFolder:
         if saved:
             try:
                 state.load_state_dict(saved)
-            except (KeyError, RuntimeError, TypeError):
+            except (KeyError, RuntimeError, TypeError) as error:
+                if system.lacks_memory(error):
+                    raise
                 raise UserError(f"{path}: {checkpoint.EARLIER_VERSION}; remove it to start the run again") from None
         elif cfg.init_from:
             self._take_weights(state, Path(cfg.init_from))
 
-    def _resumed(self, device: torch.device) -> dict[str, Any] | None:
+    def _resumed(self) -> dict[str, Any] | None:
         """The checkpoint of the run that this one goes on from, and its log; None if it goes on from none."""
         if not self.cfg.resume_from:
             return None
         earlier = Path(self.cfg.resume_from)
         try:
-            saved = checkpoint.load(earlier / CHECKPOINT, device)
+            saved = checkpoint.load(earlier / CHECKPOINT)
             if saved.get("format") != FORMAT:
                 raise UserError(f"resume_from={earlier}: {checkpoint.EARLIER_VERSION}; train that run again")
             log = (earlier / METRICS).read_bytes()[: saved["log_size"]]
@@ -281,7 +283,7 @@ def _lost(path: Path, world: World, error: Exception) -> str:
     """One line for whoever finds the run ended."""
     kept = "there is no checkpoint yet, so it starts again"
     if (path / CHECKPOINT).is_file():
-        step = checkpoint.load(path / CHECKPOINT, torch.device("cpu"))["step"]
+        step = checkpoint.load(path / CHECKPOINT)["step"]
         kept = f"it resumes from the checkpoint of step {step:,}"
     reason = str(error).splitlines()[0][:120]
     return f"{path}: process {world.rank} of {world.size} lost another one ({reason}); repeat the same command: {kept}"

@@ -27,11 +27,12 @@ def set_up_device(cfg: Config, world: World | None = None) -> torch.device:
     device = torch.device(_best_device() if name == "auto" else name)
     if device.type == "cuda" and launched_in_parallel():
         device = torch.device("cuda", local_rank)  # each process on a machine has a GPU of its own
-        torch.cuda.set_device(min(local_rank, torch.cuda.device_count() - 1))
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("device=mps: this machine has no Apple GPU that torch can use; take device=cpu or auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device={name}: this machine has {torch.cuda.device_count()} GPUs; take device=cpu or auto")
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)  # streams and recordings are of the current GPU
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.benchmark = not cfg.deterministic
@@ -162,7 +163,9 @@ class CudaGraph:
             return
         if not self.recorded:
             self.inputs = [None if tensor is None else tensor.clone() for tensor in inputs]
-            with torch.cuda.graph(self.graph):
+            torch.cuda.reset_peak_memory_stats()  # the search for the fastest algorithms needed more than the training
+            # Only this thread's calls are watched: a DataLoader's thread may allocate pinned memory meanwhile.
+            with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.function(*self.inputs)
             self.recorded = True
         for place, tensor in zip(self.inputs, inputs, strict=True):

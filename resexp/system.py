@@ -50,7 +50,7 @@ NO_MEMORY = (
 
 def lacks_memory(error: BaseException) -> bool:
     """Whether this is what Python, torch or a GPU raises where memory ends."""
-    phrases = ("can't allocate memory", "out of memory", "not enough memory")  # torch's, on a CPU and elsewhere
+    phrases = ("can't allocate memory", "out of memory", "not enough memory", "alloc_failed")  # the last: cuBLAS, cuDNN
     found = isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in phrases)
     return found or isinstance(error, MemoryError)
 
@@ -120,7 +120,7 @@ def peak_memory() -> int:
 
 def gpu() -> str:
     """The kind of GPU that this machine most likely has, asked without torch: ``cuda``, ``mps`` or nothing."""
-    if Path("/dev/nvidia0").exists() or (WINDOWS and shutil.which("nvidia-smi")):
+    if any(Path("/dev").glob("nvidia[0-9]*")) or (WINDOWS and shutil.which("nvidia-smi")):
         return "cuda"
     return "mps" if sys.platform == "darwin" and platform.machine() == "arm64" else ""
 

@@ -22,7 +22,7 @@ from resexp.weights import load_weights
 def load_trained(run_dir: Path, cfg: Config) -> tuple[dict[str, Any], nn.Module, Dataset]:
     """A run's checkpoint, its net with the weights, and its images, the two on the device. Raises UserError."""
     device = set_up_device(cfg)
-    saved = checkpoint.load_matching(run_dir / CHECKPOINT, cfg, device)
+    saved = checkpoint.load_matching(run_dir / CHECKPOINT, cfg)
     if saved is None:
         raise UserError(f"{run_dir}: no {CHECKPOINT}; resume the run to make one")
     torch.set_num_threads(saved["threads"])

@@ -2,10 +2,10 @@
 # The papers' CIFAR-10 results at full length (study he2015-cifar): Fig. 6 and Table 6 of He et al. 2015, and the core of He et
 # al. 2016, in order of what tells most, within a time box. Repeat it until nothing is left: it resumes where it stopped.
 #
-#   MINUTES=9 scripts/reproduce_cifar10.sh [settings]      RESEXP_DATA names the folder of the images
+#   MINUTES=8 scripts/reproduce_cifar10.sh [settings]      RESEXP_DATA names the folder of the images
 #   scripts/reproduce_cifar10.sh --plan [settings]         starts nothing: what is done, what is left, how long it would take
 #
-#   MINUTES    the time box (default: 9); no limit: MINUTES=inf
+#   MINUTES    the time box (default: 8); no limit: MINUTES=inf
 #   SEEDS      the seeds after the first one (default: 1 2; empty: none)
 #   RESEXP     the program (default: resexp of this checkout)
 #
@@ -21,7 +21,7 @@ if [ "${1:-}" = --plan ]; then
   shift
 fi
 settings=("$@")
-minutes=${MINUTES:-9}
+minutes=${MINUTES:-8}
 read -r -a seeds <<<"${SEEDS-1 2}"
 python=python3
 [ -x .venv/bin/python ] && python=.venv/bin/python
@@ -48,6 +48,7 @@ stage() { # stage WHAT COMMAND ...: run one command with what is left of the tim
   echo "+ ${resexp[*]} $* ${settings[*]} ${box[*]}"
   "${resexp[@]}" "$@" "${settings[@]}" "${box[@]}"
   status=$?
+  [ "$plan" = yes ] || keep "$runs" "$reference" # now: a later stage may be killed
   if [ "$status" -ge 130 ] || [ "$status" -eq 2 ]; then exit "$status"; fi # stopped by a signal, or a mistake
   if [ "$status" -gt "$worst" ]; then worst=$status; fi
 }
@@ -71,7 +72,6 @@ for seed in "${seeds[@]}"; do nets "Fig. 1 and ResNet-110" plain20,plain56,resne
 for seed in "${seeds[@]}"; do nets "the rest of Fig. 6" plain32,resnet32,plain44,resnet44 "$seed"; done
 for seed in "${seeds[@]}"; do nets "pre-activation beside the original" preresnet110,resnet164,preresnet164 "$seed"; done
 stage "over a thousand layers, seed 0" sweep "model=$deep" dataset=cifar10 seed=0 activation_checkpointing=true
-[ "$plan" = yes ] || keep "$runs" "$reference"
 
 if [ "$plan" = yes ]; then # a few steps of every net, and their speed times the steps of a whole run
   echo "== how long one seed takes on this machine"

@@ -62,7 +62,7 @@ def wait_for(ready: Callable[[], bool], process: subprocess.Popen[str] | None = 
 
 def end_state(folder: Path) -> dict:
     """All that must be equal at the end of a run: the checkpoint and the log, but for times."""
-    saved = checkpoint.load(folder / CHECKPOINT, torch.device("cpu"))
+    saved = checkpoint.load(folder / CHECKPOINT)
     for key in ("watch", "log_size", "log_crc32"):
         saved.pop(key, None)
     log = [{key: value for key, value in record.items() if key != "images_per_s"} for record in Run(folder).metrics]

@@ -56,6 +56,16 @@ def test_our_loop_trains_and_splits_and_counts() -> None:
 
 
 @pytest.mark.skipif(load_kernels() is None, reason="installed without a C compiler")
+def test_the_phases_of_a_step_in_fp16_take_steps_of_the_usual_size() -> None:
+    """The loss is scaled by 65,536, and the update must know it."""
+    cfg = config.load([*TINY, "protocol.precision=fp16", "protocol.weight_decay=0"])
+    loop = Ours(cfg, load_data(cfg), CPU)
+    before = [weight.detach().clone() for weight in loop.state.net.parameters()]
+    loop.split(2)
+    moved = [float((w.detach() - b).abs().max()) for w, b in zip(loop.state.net.parameters(), before, strict=True)]
+    assert 0 < max(moved) < 1
+
+
 def test_the_fast_path_calls_fewer_operations() -> None:
     words = [word for word in TINY if "width" not in word] + ["model.width=8"]
     counts = []

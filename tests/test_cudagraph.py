@@ -17,7 +17,9 @@ def played_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     events: list[str] = []
 
     @contextlib.contextmanager
-    def record(_graph: object) -> Iterator[None]:
+    def record(_graph: object, *, stream: object, capture_error_mode: str) -> Iterator[None]:
+        assert capture_error_mode == "thread_local"  # a DataLoader's thread may pin memory meanwhile
+        assert stream is torch.cuda.Stream.return_value  # type: ignore[attr-defined]
         events.append("record")
         yield
 
@@ -25,7 +27,7 @@ def played_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     graph.replay.side_effect = lambda: events.append("replay")
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
     monkeypatch.setattr(torch.cuda, "graph", record)
-    for name in ("Stream", "current_stream"):
+    for name in ("Stream", "current_stream", "reset_peak_memory_stats"):
         monkeypatch.setattr(torch.cuda, name, MagicMock())
     monkeypatch.setattr(torch.cuda, "stream", lambda _stream: contextlib.nullcontext())
     return events

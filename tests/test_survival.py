@@ -301,6 +301,7 @@ def test_every_flipped_bit_in_a_summary_is_noticed() -> None:
         MemoryError(),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
 def test_where_memory_ends_one_line_says_what_to_make_smaller(
@@ -317,6 +318,21 @@ def test_where_memory_ends_one_line_says_what_to_make_smaller(
     monkeypatch.undo()
     monkeypatch.setitem(COMMANDS, "models", Command(fail, ""))  # type: ignore[arg-type]
     assert main(["models"]) == 2 and "not enough memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("reads", ["torch.load", "resexp.state.State.load_state_dict"])
+def test_a_checkpoint_for_which_there_is_no_memory_is_not_called_damaged(
+    reads: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *TINY, "max_minutes=0.0001"]) == 0
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(reads, full)
+    assert main(["train", *TINY]) == 2
+    said = capsys.readouterr().err
+    assert "not enough memory" in said and "remove it" not in said
 
 
 def test_a_finished_run_of_images_that_have_changed_is_not_the_answer(
@@ -346,7 +362,7 @@ def test_a_flipped_bit_in_a_checkpoints_list_of_contents_ends_in_one_line(tmp_pa
     for at in range(start, len(content)):
         path.write_bytes(flipped(content, at))
         try:
-            loaded = checkpoint.load(path, torch.device("cpu"))
+            loaded = checkpoint.load(path)
         except UserError as error:
             assert "\n" not in str(error) and str(error).startswith(f"{path}: truncated or damaged (")
         else:  # a bit that says nothing of the content

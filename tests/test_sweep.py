@@ -377,6 +377,16 @@ def test_a_net_that_cannot_be_measured_holds_up_no_sweep(
     assert "how long it takes is unknown: plain20 could not be measured: out of memory" in capsys.readouterr().err
 
 
+def test_a_time_box_is_not_spent_on_measuring(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured: list[object] = []
+    monkeypatch.setattr("resexp.bench.measure.measure_together", lambda *_: measured.append(1) or {"failed": "no"})
+    for words in (["max_minutes=8"], []):
+        sweeps._say_how_long(config.load_study("he2015-fig6-eighth", ["dataset.root=/none", *words])[1])
+        assert len(measured) == (not words) and bool(capsys.readouterr().err) == (not words)
+
+
 def test_a_net_that_cannot_be_built_makes_no_sweep_look_short(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

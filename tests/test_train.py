@@ -165,7 +165,7 @@ def test_how_often_the_log_is_written_changes_no_result() -> None:
     )
     for every in (1, 5):
         run_tiny(*plateau, f"protocol.log_every={every}", folder=f"every{every}")
-    ends = [checkpoint.load(Path(f"every{every}") / CHECKPOINT, torch.device("cpu")) for every in (1, 5)]
+    ends = [checkpoint.load(Path(f"every{every}") / CHECKPOINT) for every in (1, 5)]
     assert differences(ends[0]["net"], ends[1]["net"]) == []
     assert ends[0]["schedule"] == ends[1]["schedule"] and ends[0]["schedule"]["plateau"][2] == 2
 
@@ -182,7 +182,7 @@ def test_a_deep_net_warms_up_and_a_shallow_one_does_not() -> None:
 def test_bf16_trains_with_weights_and_statistics_in_fp32() -> None:
     summary, run = run_tiny("protocol.precision=bf16", "protocol.steps=40", "protocol.lr_drops=[]")
     assert summary["train_error"] < 80
-    saved = checkpoint.load(run.path / CHECKPOINT, torch.device("cpu"))
+    saved = checkpoint.load(run.path / CHECKPOINT)
     assert {t.dtype for t in saved["net"].values()} == {torch.float32, torch.int64}
 
 
@@ -190,7 +190,7 @@ def test_fp16_trains_with_a_scaled_loss_and_resumes_bit_for_bit() -> None:
     words = ("protocol.precision=fp16", "protocol.steps=40", "protocol.lr_drops=[]")
     summary, run = run_tiny(*words)
     assert summary["train_error"] < 80
-    saved = checkpoint.load(run.path / CHECKPOINT, torch.device("cpu"))
+    saved = checkpoint.load(run.path / CHECKPOINT)
     assert saved["scaler"]["scale"] >= 1 and {t.dtype for t in saved["net"].values()} == {torch.float32, torch.int64}
     for _ in range(60):
         again, _ = run_tiny(*words, "max_minutes=1e-9", folder="in-parts")
@@ -527,7 +527,7 @@ def publish(folder: Path) -> subprocess.CompletedProcess:
 def test_published_weights_keep_numbers_that_half_precision_cannot_hold() -> None:
     _, run = run_tiny(folder="resnet8-hash")
     path = run.path / CHECKPOINT
-    saved = checkpoint.load(path, torch.device("cpu"))
+    saved = checkpoint.load(path)
     norm = next(name for name in saved["net"] if name.endswith("running_var"))
     saved["net"][norm] *= 1e6
     saved["net"][norm.replace("running_var", "weight")] *= 1e3  # the same net
@@ -646,7 +646,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoi
 def test_weights_that_are_not_finite_are_never_saved() -> None:
     _, run = run_tiny("max_minutes=0.0001")
     before = (run.path / CHECKPOINT).read_bytes()
-    saved = checkpoint.load(run.path / CHECKPOINT, torch.device("cpu"))
+    saved = checkpoint.load(run.path / CHECKPOINT)
     saved["net"]["head.weight"].fill_(float("inf"))
     checkpoint.save(run.path / CHECKPOINT, saved)
     poisoned = (run.path / CHECKPOINT).read_bytes()
@@ -747,7 +747,7 @@ def test_a_finished_run_is_not_the_result_of_another_folder(
 def test_a_checkpoint_of_another_kind_of_device_is_refused_and_can_be_evaluated() -> None:
     _, run = run_tiny()
     path = run.path / CHECKPOINT
-    saved = checkpoint.load(path, torch.device("cpu"))
+    saved = checkpoint.load(path)
     checkpoint.save(
         path,
         {
@@ -767,7 +767,7 @@ def test_a_checkpoint_of_another_kind_of_device_is_refused_and_can_be_evaluated(
 def test_a_checkpoint_of_an_earlier_version_is_refused_in_one_line() -> None:
     _, run = run_tiny()
     path = run.path / CHECKPOINT
-    saved = checkpoint.load(path, torch.device("cpu"))
+    saved = checkpoint.load(path)
     (run.path / SUMMARY).unlink()
     for lacking in ("format", "counts"):
         checkpoint.save(path, {key: value for key, value in saved.items() if key != lacking})

@@ -196,7 +196,7 @@ def measure_together(cfg: Config, together: int, steps: int) -> dict[str, Any]:
                 "hardware": facts["hardware"],
             }
         except EOFError:
-            return {"failed": "ended by the system, out of memory"}
+            return {"failed": "its process ended: out of memory, or by an error that stands above"}
         except UserError as error:
             return {"failed": str(error)}
 

@@ -86,7 +86,7 @@ def _answer(cfg: Config, workers: int | None, pipe: Connection) -> None:
     warm = False
     while (request := pipe.recv())[0] != "end":
         if not warm:
-            loop.steps(min(WARMUP_STEPS, request[1]))
+            loop.steps(WARMUP_STEPS if device.type == "cuda" else min(WARMUP_STEPS, request[1]))
             warm = True
         pipe.send(requests[request[0]](request[1]))
 

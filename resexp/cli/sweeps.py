@@ -112,14 +112,17 @@ def _launch(jobs: "Jobs", args: argparse.Namespace) -> "Sweep | None":
 
 
 def _say_how_long(jobs: "Jobs") -> None:
-    """Before a sweep of hours: how many, from a measurement of its smallest net now; and how many in bf16."""
+    """Before a sweep of hours: how many, from a measurement of its smallest net now; and how many in bf16.
+
+    Not within a time box, which the measurement would only shorten.
+    """
     from resexp.console import count, message
     from resexp.run.progress import duration
     from resexp.sweep.estimate import is_long, seconds_left
     from resexp.sweep.plan import plan_sweep
 
     todo = plan_sweep(jobs).unfinished
-    if not todo or not is_long(todo):
+    if not todo or jobs[0][1].max_minutes is not None or not is_long(todo):
         return
     from resexp.bench.measure import measure_together
     from resexp.runtime import multiplies, set_up_device

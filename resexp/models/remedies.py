@@ -110,14 +110,15 @@ class DiracConv3x3(Conv3x3):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__(in_channels, out_channels, stride)
+        self.identity: Tensor
+        self.register_buffer("identity", nn.init.dirac_(torch.empty_like(self.weight)), persistent=False)
         self.identity_scale = Undecayed(torch.ones(out_channels))
         self.weight_scale = Undecayed(torch.full((out_channels,), 0.1))
 
     def folded(self) -> Tensor:
         """The weights of the plain convolution that does the same. (out, in, 3, 3)."""
-        identity = nn.init.dirac_(torch.empty_like(self.weight))
         normalized = F.normalize(self.weight.flatten(1)).view_as(self.weight)
-        return self.identity_scale.view(-1, 1, 1, 1) * identity + self.weight_scale.view(-1, 1, 1, 1) * normalized
+        return self.identity_scale.view(-1, 1, 1, 1) * self.identity + self.weight_scale.view(-1, 1, 1, 1) * normalized
 
     def beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return F.conv2d(x, self.folded(), stride=self.stride, padding=self.padding), x
