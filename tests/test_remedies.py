@@ -793,7 +793,7 @@ def test_every_remedy_of_the_study_has_its_explanation(tmp_path: Path) -> None:
     for number, (words, _) in enumerate(jobs):
         write_run(tmp_path, list(words), train_error=float(number))
     found = find_remedies(group_runs(find_runs(tmp_path)), study.explanations)
-    assert len(found) == 27 and all(len(remedy.others) >= 2 for remedy in found)
+    assert len(found) == 28 and all(len(remedy.others) >= 2 for remedy in found)
     assert sorted(remedy.name for remedy in found if not remedy.why) == ["plain", "resnet"]
     assert "width=16" in {remedy.name for remedy in found}
 
