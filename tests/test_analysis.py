@@ -1029,3 +1029,7 @@ def test_without_residuals_the_tokens_of_a_fresh_transformer_become_one_and_with
     assert [row.agrees for row in found.rows] == [True, False, None, True, None]
     ends = {one.label: one.y[-1] for panel in found.panels for one in panel.series}
     assert ends[rank.ALONE] < 1e-12 and ends["no residual"] < 1e-12 and ends["both residuals"] > 0.05
+
+
+def test_a_distance_that_rounding_has_made_zero_ends_no_analysis() -> None:
+    assert all(row.measured for row in rank.analyze(depth=4, width=2, heads=1, draws=1).rows)

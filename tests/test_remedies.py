@@ -830,3 +830,17 @@ def test_each_remedy_is_judged_at_its_best_rate_by_the_share_it_closes(tmp_path:
     assert shares(find_remedies([g for g in even if g.family == "plain"], {})) == {}
     written = draw_remedies(groups, tmp_path / "figure", title="Remedies")
     assert [path.suffix for path in written] == [".png", ".svg"] and written[0].stat().st_size > 20_000
+
+
+def test_with_tanh_normal_weights_lose_an_images_size_at_its_borders_and_delta_orthogonal_ones_do_not() -> None:
+    """docs/why.md: from the stem to the last features of a fresh plain-56 on digits, without batch norm."""
+    data = load_data(config.load(["dataset=digits"]))
+    images = data.test.sample()[:128].float() / 255 - 0.5
+
+    def shrinks(*words: str) -> float:
+        cfg = config.load(["model=plain56", "model.width=8", "model.activation=tanh", "model.norm=none", *words])
+        net = build_net(cfg, data)
+        first = net.stem(images)
+        return float(first.detach().std() / net.stages(first).detach().std())
+
+    assert 1e4 < shrinks() < 1e6 and 2 < shrinks("model.init=delta-orthogonal") < 5

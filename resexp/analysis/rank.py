@@ -21,6 +21,7 @@ LEAST = {"depth": 4}  # of the settings
 
 SOURCE = "Dong et al. 2021, abstract"
 CUBED = 3  # the exponent of the bound
+TINY = 1e-300  # for a distance that rounding has made 0
 FAR = 0.1  # of the distance at the input: tokens that keep more have not become one
 ALONE = "attention alone"
 KINDS = {  # model.residual
@@ -101,8 +102,9 @@ def _panel(title: str, mean: dict[str, list[float]], labels: Sequence[str]) -> P
 
 
 def _collapse(label: str, draws: Sequence[Sequence[float]], expected: str = "") -> Row:
-    """Which power of the distance behind a layer that behind the next one is; behind the third rounding is near."""
-    powers = sorted(math.log(each[i + 1]) / math.log(each[i]) for each in draws for i in (1, 2))
+    """The power to which a layer raises the distance, from layer 1 to 2 and 2 to 3; later ones are lost in rounding."""
+    logs = [[math.log(max(distance, TINY)) for distance in each] for each in draws]
+    powers = sorted(each[i + 1] / each[i] for each in logs for i in (1, 2))
     middle = powers[len(powers) // 2]
     first = ", ".join(f"{sorted(each[i] for each in draws)[len(draws) // 2]:.1g}" for i in (1, 2, 3))
     agrees = abs(middle - CUBED) < 0.5 if label == ALONE else powers[-1] <= 1

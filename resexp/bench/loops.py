@@ -80,7 +80,7 @@ class Ours:
         whole.counts = copy.copy(state.counts)
         whole.batches.make = timed("data", state.batches.make)  # type: ignore[method-assign]
         whole.parallel_net = timed("forward", state.parallel_net)  # type: ignore[assignment]
-        # The copy's own step: of fp16 the loss's scale is told to the optimiser that the step belongs to.
+        # The copy's own step: in fp16 the copy is told how the loss is scaled, and only its own step knows it.
         whole.optimizer.step = timed("update", whole.optimizer.step)  # type: ignore[method-assign]
         whole.counts.add = timed("update", state.counts.add)  # type: ignore[method-assign]
         draw = timed("data", partial(next, state.batches))

@@ -196,7 +196,7 @@ def measure_together(cfg: Config, together: int, steps: int) -> dict[str, Any]:
                 "hardware": facts["hardware"],
             }
         except EOFError:
-            return {"failed": "its process ended: out of memory, or by an error that stands above"}
+            return {"failed": "its process ended, out of memory or by the error above"}
         except UserError as error:
             return {"failed": str(error)}
 

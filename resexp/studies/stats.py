@@ -148,7 +148,7 @@ def seeds_needed(
 def _power(variances: Sequence[float], count: int, margins: Sequence[float]) -> float:
     """The chance that the interval of ``count`` values a side reaches none of the bounds that are ``margins`` away.
 
-    Of two bounds it is the least chance (Bonferroni), and near the true one where it is large.
+    With two bounds this is a lower limit (Bonferroni), and close to the chance where that is large.
     """
     from scipy.special import nctdtr
 

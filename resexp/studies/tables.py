@@ -69,8 +69,8 @@ def distance_rows(groups: Sequence[Group]) -> list[list[str]]:
     rows = []
     for group in groups:
         known = spread(group.net)
-        error = group.error("test_error")
-        if known is None or error is None or not known.origin.is_of(group.runs[0].config):
+        error, run = group.error("test_error"), group.runs[0]
+        if known is None or error is None or not known.origin.is_of(run.config, run.summary.get("classes")):
             continue
         distance = (error.mean - known.mean) / known.std
         rows.append([group.name, str(error), f"{known.mean} ± {known.std}", f"{distance:+.1f}", known.origin.source])
