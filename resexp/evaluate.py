@@ -54,8 +54,9 @@ def evaluate(
     """
     world = world or World()
     mine = source.take(world.evaluated()) if world.size > 1 else source
-    was_training = net.training
+    was_training, searched = net.training, torch.backends.cudnn.benchmark
     net.eval()
+    torch.backends.cudnn.benchmark = searched and view != "multi-scale"  # a search for each photograph's shape is slow
     totals = torch.zeros(4, dtype=counter_type(source.labels.device), device=source.labels.device)
     if view == "multi-scale":
         scores = _whole_scores(net, mine, normalization, scales, precision)
@@ -74,6 +75,7 @@ def evaluate(
         ]
         totals += torch.stack([count.to(totals.dtype) for count in counts])
     net.train(was_training)
+    torch.backends.cudnn.benchmark = searched
     loss, wrong, wrong5, images = world.sum(totals).tolist()
     return Evaluation(loss / images, 100 * wrong / images, 100 * wrong5 / images)
 
@@ -98,24 +100,20 @@ def _whole_scores(
     """
     sides = [in_proportion(scale, source.image_shape[1]) for scale in scales]
     normalization = normalization.of_any_size()
-    searched, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False  # a search for each shape is slow
-    try:
-        for first in range(0, len(source), LEAST_BATCH):
-            indices = range(first, min(first + LEAST_BATCH, len(source)))
-            by_shape: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
-            for index, image in zip(indices, source.wholes(indices), strict=True):
-                by_shape.setdefault(tuple(image.shape), []).append((index, image))
-            for members in by_shape.values():
-                images = torch.stack([image for _, image in members]).float()
-                labels = source.labels[[index for index, _ in members]]
-                logits = []
-                for side in sides:
-                    resized = resize(images, side)
-                    for view in (resized, resized.flip(3)):
-                        logits.append(_logits(net, normalization(view.clone()), precision))
-                yield _mean_scores(logits), labels
-    finally:
-        torch.backends.cudnn.benchmark = searched
+    for first in range(0, len(source), LEAST_BATCH):
+        indices = range(first, min(first + LEAST_BATCH, len(source)))
+        by_shape: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+        for index, image in zip(indices, source.wholes(indices), strict=True):
+            by_shape.setdefault(tuple(image.shape), []).append((index, image))
+        for members in by_shape.values():
+            images = torch.stack([image for _, image in members]).float()
+            labels = source.labels[[index for index, _ in members]]
+            logits = []
+            for side in sides:
+                resized = resize(images, side)
+                for view in (resized, resized.flip(3)):
+                    logits.append(_logits(net, normalization(view.clone()), precision))
+            yield _mean_scores(logits), labels
 
 
 def resize(images: Tensor, side: int) -> Tensor:

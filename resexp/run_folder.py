@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from resexp import RunError, UserError, checkpoint, system
+from resexp import RunError, UserError, checkpoint
 from resexp.config import Config, digest_of, identity, to_yaml
 from resexp.data.dataset import Dataset
 from resexp.data.registry import folder_fingerprint
@@ -80,7 +80,7 @@ class RunFolder:
             try:
                 state.load_state_dict(saved)
             except (KeyError, RuntimeError, TypeError) as error:
-                if system.lacks_memory(error):
+                if lacks_memory(error):
                     raise
                 raise UserError(f"{path}: {checkpoint.EARLIER_VERSION}; remove it to start the run again") from None
         elif cfg.init_from:
