@@ -125,7 +125,7 @@ def build_state(cfg: Config, data: Dataset, device: torch.device, world: World |
 
 def augmentation_of(p: ProtocolConfig) -> Augmentation:
     scales = (p.scales[0], p.scales[1]) if p.scales else None
-    return Augmentation(pad=p.pad, flip=p.flip, scales=scales, colour=p.colour)
+    return Augmentation(pad=p.pad, pad_mode=p.pad_mode, flip=p.flip, scales=scales, colour=p.colour)
 
 
 def build_optimizer(cfg: Config, net: nn.Module) -> Optimizer:

@@ -46,6 +46,7 @@ CHOICES = {  # the values of the knobs that are words
 }
 LEAST = {  # the smallest value of the knobs that are numbers
     "cardinality": 1,
+    "widen": 1,
     "group_width": 1,
     "reduction": 1,
     "growth": 1,
@@ -64,7 +65,15 @@ LEAST = {  # the smallest value of the knobs that are numbers
     "gradient_scale": 0.0,
 }
 MOST_LAYERS = 100_000  # a typo rather than a net
-MOST = {"width": 65_536, "dropout": 1.0, "skip_dropout": 1.0, "survival": 1.0, "compression": 1.0, "pools": 5}
+MOST = {
+    "width": 65_536,
+    "widen": 99,
+    "dropout": 1.0,
+    "skip_dropout": 1.0,
+    "survival": 1.0,
+    "compression": 1.0,
+    "pools": 5,
+}
 
 SE_REDUCTION = 16  # Hu et al. 2018, Sec. 6.4
 PAPER_IMAGE = {"cifar": ((3, 32, 32), 10), "imagenet": ((3, 224, 224), 1000), "digits": ((1, 8, 8), 10)}
@@ -108,8 +117,9 @@ def parse_name(name: str) -> dict[str, Any]:
         family.read(settings)
         return settings
     if name in FAMILIES:
-        narrowed = FAMILIES[name].narrowed
-        hint = f"model={name}56, or depth=56 family={name}" if narrowed else f"model={default_net(name)}"
+        example = default_net(name)
+        depth = example.removeprefix(name)
+        hint = f"model={example}" + f", or depth={depth} family={name}" * depth.isdecimal()
         raise UserError(f"model={name} names a family without a depth: write one of its nets, as in {hint}")
     raise UserError(f"model={name}: no such net; {did_you_mean(name, list(COUNTS))} (resexp models lists them)")
 
@@ -186,7 +196,7 @@ def label_of(model: dict[str, Any]) -> str:
     Without its width, and without where option A puts its zeros, which is only an order of the channels.
     """
     knobs = resolve(model)
-    usual = resolve({"family": knobs["family"], "depth": knobs["depth"]})
+    usual = resolve(parse_name(net_name(knobs)))
     words = [
         f"{key}={value}"
         for key, value in knobs.items()

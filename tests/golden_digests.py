@@ -1,4 +1,4 @@
-"""Golden digests: initial weights and logits of ten nets, the first steps of six runs, run names and verdicts.
+"""Golden digests: initial weights and logits of eleven nets, the first steps of six runs, run names and verdicts.
 
 They pin the results through every change of the code. ``python tests/golden_digests.py`` computes them and compares
 them with the committed ones; with ``--write`` it takes the computed ones over, which a commit must give a reason for.
@@ -37,6 +37,7 @@ NETS = {
     "resnet50": ["model=resnet50", *SMALL],
     "preresnet110": ["model=preresnet110", *SMALL],
     "resnext29": ["model=resnext29_2x8d", "dataset=synthetic", "dataset.image_size=32"],
+    "wrn10_2": ["model=wrn10_2", *SMALL],
     "densenet40": ["model=densenet40_k4", "dataset=synthetic", "dataset.image_size=32"],
     "highway20": ["model=highway20", *SMALL],
     "vgg_a_bn": ["model=vgg_a_bn", *SMALL],

@@ -51,7 +51,7 @@ from resexp.analysis.subject import (
     told_apart,
 )
 from resexp.builder import build_net, load_data
-from resexp.catalog import label_of
+from resexp.catalog import NAMED, label_of
 from resexp.cli import main
 from resexp.models.build import build_model, use_kernels
 from resexp.run.reader import Run
@@ -108,6 +108,8 @@ def test_what_a_net_was_trained_on_says_what_is_not_its_protocols(subject: Subje
 def test_a_label_names_what_is_not_the_papers() -> None:
     assert label_of({"family": "resnet", "depth": 56, "width": 8}) == "resnet56"
     assert label_of({"family": "resnet", "depth": 56, "survival": 0.5}) == "resnet56 survival=0.5"
+    for net in NAMED:
+        assert label_of(net.settings) == net.name
     assert label_of({"family": "resnet", "depth": 56, "zero_padding": "both"}) == "resnet56"  # an order of channels
 
 

@@ -260,7 +260,8 @@ def test_a_folder_whose_name_is_no_text_is_read_back(tmp_path: Path, monkeypatch
     ("words", "answer"),
     [
         (["model=plan56"], "did you mean plain56?"),
-        (["model=plain"], "model=plain56"),
+        (["model=plain"], "model=plain20, or depth=20 family=plain"),
+        (["model=wrn"], "as in model=wrn28_10"),
         (["dataset=cifar11"], "did you mean cifar10?"),
         (["protocol=smok"], "did you mean smoke?"),
         (["model.depht=20"], "did you mean model.depth?"),
@@ -277,6 +278,8 @@ def test_a_folder_whose_name_is_no_text_is_read_back(tmp_path: Path, monkeypatch
         (["model.shortcut=D"], "choose from A, B, C"),
         (["seed=x"], "seed: Value 'x'"),
         (["seed=-1"], "seed=-1: must be from 0"),
+        (["protocol.pad_mode=mirror"], "choose from zeros, reflect"),
+        (["protocol=smoke", "protocol.pad=0", "protocol.pad_mode=reflect"], "needs protocol.pad"),
         (["protocol.steps=0"], "protocol.steps=0: must be at least 1"),
         (["protocol.lr_drops=[9,3]"], "growing steps"),
         (["protocol.precision=int8"], "choose from fp32, bf16, fp16"),

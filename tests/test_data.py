@@ -14,12 +14,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from torchvision.transforms.v2.functional import pad as pad_images
 
 from resexp import UserError, config
-from resexp.builder import load_data
+from resexp.builder import build_state, load_data
 from resexp.console import message
 from resexp.data import cifar
-from resexp.data.augment import augment, draw
+from resexp.data.augment import augment, draw, padded
 from resexp.data.batches import Order
 from resexp.data.dataset import canonical, shrink
 from resexp.data.decode import read_image
@@ -265,6 +266,25 @@ def test_crops_lie_at_all_81_offsets_and_half_are_mirrored() -> None:
     counts = np.bincount([9 * dy + dx for dy, dx, _ in found], minlength=81)
     assert counts.min() > 0.7 * count / 81 and counts.max() < 1.3 * count / 81
     assert abs(np.mean([flipped for _, _, flipped in found]) - 0.5) < 0.02
+
+
+@pytest.mark.parametrize("pad", [1, 3, 7])
+def test_reflected_borders_are_those_of_torchvision(pad: int) -> None:
+    images = torch.randint(0, 256, (3, 2, 8, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(pad))
+    wanted = pad_images(images, [pad] * 4, padding_mode="reflect")
+    assert torch.equal(padded(images, pad, "reflect"), wanted)
+    offsets = torch.tensor([[0, 2 * pad], [pad, pad], [2 * pad, 0]])
+    crops = augment(images, offsets, None, pad=pad, pad_mode="reflect")
+    for crop, whole, (top, left) in zip(crops, wanted, offsets.tolist(), strict=True):
+        assert torch.equal(crop, whole[:, top : top + 8, left : left + 9])
+
+
+def test_images_of_too_few_pixels_are_not_reflected() -> None:
+    cfg = config.load(["model=plain8", "protocol.pad=7", "protocol.pad_mode=reflect"])
+    build_state(cfg, load_data(cfg), torch.device("cpu"))
+    cfg = config.load(["model=plain8", "protocol.pad=8", "protocol.pad_mode=reflect"])
+    with pytest.raises(UserError, match=r"pad=8: images of 8 pixels reflect 7 at most"):
+        build_state(cfg, load_data(cfg), torch.device("cpu"))
 
 
 def test_augmentation_draws_from_its_generator_alone() -> None:

@@ -208,7 +208,7 @@ def test_the_rates_of_all_64000_steps_are_those_of_the_second_reading(depth: int
 
 @dataclass
 class Other:
-    """A protocol of another paper: its numbers, and the epochs after which the rate is divided by 10."""
+    """A protocol of another paper: its numbers, and the epochs after which the rate drops."""
 
     batch_size: int
     weight_decay: float
@@ -216,6 +216,7 @@ class Other:
     epochs: int
     drops: Sequence[float]
     norm_group: int | None = None
+    drop_factor: float = 0.1
 
 
 OTHERS = {
@@ -223,6 +224,7 @@ OTHERS = {
     "xie2017-cifar": Other(128, 0.0005, 50_000, 300, (149, 224), norm_group=16),
     "huang2016-cifar": Other(128, 0.0001, 45_000, 500, (250, 375)),
     "li2018-cifar": Other(128, 0.0005, 50_000, 300, (150, 225, 275)),
+    "zagoruyko2016-cifar": Other(128, 0.0005, 50_000, 200, (59, 119, 159), drop_factor=0.2),
 }
 
 
@@ -235,7 +237,8 @@ def test_the_rates_of_other_papers_are_those_of_a_second_reading(name: str) -> N
     for step in range(0, cfg.protocol.steps, 101):
         passed = [step / epoch / drop for drop in other.drops]
         if all(abs(one - 1) > 0.005 for one in passed):
-            assert schedule.lr(step) == pytest.approx(0.1 * 0.1 ** sum(one > 1 for one in passed), rel=1e-9), step
+            factor = other.drop_factor ** sum(one > 1 for one in passed)
+            assert schedule.lr(step) == pytest.approx(0.1 * factor, rel=1e-9), step
     assert cfg.protocol.norm_group == other.norm_group and cfg.protocol.val_size == 50_000 - other.images
 
 

@@ -346,6 +346,7 @@ def test_of_an_error_without_a_protocol_only_the_direction_is_compared(tmp_path:
 
 
 LI, XIE, HUANG = "protocol=li2018-cifar", "protocol=xie2017-cifar", "protocol=huang2017-cifar"
+WIDE = "protocol=zagoruyko2016-cifar"
 
 
 @pytest.mark.parametrize(
@@ -371,6 +372,9 @@ LI, XIE, HUANG = "protocol=li2018-cifar", "protocol=xie2017-cifar", "protocol=hu
         (["model=densenet40_k12", HUANG, "model.init=he-fan-out"], 5.24),
         (["model=densenet40_k12", HUANG, "model.init=he-fan-out", "protocol.pad=0", "protocol.flip=false"], None),
         (["model=densenet40_k12", HUANG, "model.init=he-fan-out", "protocol.steps=300000"], None),
+        (["model=wrn28_10", WIDE, "model.init=he-fan-out"], 4.00),
+        (["model=wrn28_10", WIDE, "model.init=he-fan-out", "protocol.pad_mode=zeros"], None),
+        (["model=wrn28_10", WIDE, "model.init=he-fan-out", "model.dropout=0.3"], None),
         (["model=highway32"], None),  # other widths
     ],
     ids=str,

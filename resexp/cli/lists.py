@@ -34,9 +34,8 @@ def models(args: argparse.Namespace) -> int:
         source = "; ".join(dict.fromkeys(one.source for one in known if one)) or FAMILIES[family].paper
         rows.append([net.name, str(depth), *counts, f"{height}x{side}, {classes}", source])
     columns = ("net", "layers", "parameters", "published", "M multiply-adds", "published", "image, classes", "source")
-    title = (
-        f"{len(rows)} named nets; any other legal depth, cardinality or growth is a name too (plain26, resnext38_4x16d)"
-    )
+    others = "any other legal depth, width or cardinality is a name too (plain26, wrn22_8, resnext38_4x16d)"
+    title = f"{len(rows)} named nets; {others}"
     print_table(columns, rows, title)
     return 0
 

@@ -47,6 +47,7 @@ class ModelConfig:
     dropout: float | None = setting(None, doc="rate inside the blocks, or of VGG's classifier")
     survival: float | None = setting(None, doc="stochastic depth: probability that the last block takes part in a step")
     cardinality: int | None = setting(None, doc="ResNeXt: paths of a block")
+    widen: int | None = setting(None, doc="wide residual nets: factor of the channels of all stages")
     group_width: int | None = setting(None, doc="ResNeXt: channels of a path in the first stage")
     form: str | None = setting(None, doc="ResNeXt: grouped, concatenated, summed: the same function")
     variant: str | None = setting(None, doc="VGG: " + ", ".join(catalog.CHOICES["variant"]))

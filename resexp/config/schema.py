@@ -16,6 +16,7 @@ from resexp.system import expand_home
 
 MOST_THREADS, MOST_IMAGES = 4096, 10**7
 PRECISIONS = ("fp32", "bf16", "fp16")
+PAD_MODES = ("zeros", "reflect")
 VIEWS = ("centre", "ten-crop", "multi-scale")
 
 
@@ -77,7 +78,8 @@ class ProtocolConfig:
     test_scales: list[int] = setting(
         [224, 256, 384, 480, 640], doc="multi-scale: shorter sides of the whole images, for crops of 224 in training"
     )
-    pad: int = setting(0, doc="zero pixels around the image before the random crop; 0: no crop")
+    pad: int = setting(0, doc="pixels around the image before the random crop; 0: no crop")
+    pad_mode: str = setting("zeros", doc="what these pixels are: zeros; reflect: the image's own, mirrored at its edge")
     flip: bool = setting(False, doc="mirror half of the images")
     precision: str = setting("fp32", doc=f"{', '.join(PRECISIONS)}; of fp16 the loss is scaled; weights stay fp32")
     eval_every: int = setting(doc="steps between evaluations on the validation and test images")
@@ -132,6 +134,9 @@ class ProtocolConfig:
             self.test_scales,
             "must be sides of at least 1",
         )
+        check_choice("protocol.pad_mode", self.pad_mode, PAD_MODES)
+        padded = self.pad > 0 or self.pad_mode == "zeros"
+        check(padded, "protocol.pad_mode", self.pad_mode, "needs protocol.pad, the pixels around the image")
         check_choice("protocol.final_view", self.final_view, VIEWS)
         check_choice("protocol.normalize", self.normalize, ("pixel-mean", "channel", "imagenet", "none"))
         check(not self.std or self.mean != [], "protocol.std", self.std, "needs protocol.mean")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resexp import UserError
 from resexp.data.normalize import Normalization, colour_components
 from resexp.data.source import Augmentation, Drawn, Source
 from resexp.parallel import World
@@ -49,6 +50,7 @@ class Batches:
     :param order: which images come next.
     :param generator: draws the augmentation; it and the order's live on ``source.draws_on``.
     :param world: each process makes its own part of every batch.
+    :raises resexp.UserError: if images have too few pixels to be reflected.
     """
 
     def __init__(
@@ -61,6 +63,9 @@ class Batches:
         normalization: Normalization,
         world: World | None = None,
     ) -> None:
+        most = min(source.image_shape[1:]) - 1
+        if augmentation.pad_mode == "reflect" and augmentation.pad > most:
+            raise UserError(f"protocol.pad={augmentation.pad}: images of {most + 1} pixels reflect {most} at most")
         self.source, self.order, self.generator = source, order, generator
         self.augmentation, self.normalization = augmentation, normalization
         self.world = world or World()

@@ -55,7 +55,9 @@ class Images:
     def batch(self, augmentation: Augmentation, *prepared: Tensor | None) -> tuple[Tensor, Tensor]:
         indices, offsets, mirrored = prepared
         assert indices is not None
-        return augment(self.images[indices], offsets, mirrored, pad=augmentation.pad), self.labels[indices]
+        images = self.images[indices]
+        pad, mode = augmentation.pad, augmentation.pad_mode
+        return augment(images, offsets, mirrored, pad=pad, pad_mode=mode), self.labels[indices]
 
     def views(self, view: str, batch: int) -> Iterator[tuple[list[Tensor], Tensor]]:
         """There is no view but the image as it is."""

@@ -14,7 +14,8 @@ Drawn = tuple[Tensor | None, ...]  # what is random for a batch, image by image,
 class Augmentation:
     """How training images are varied.
 
-    :param pad: zero pixels around an image in memory before its random crop; 0: no crop.
+    :param pad: pixels around an image in memory before its random crop; 0: no crop.
+    :param pad_mode: what they are: ``"zeros"``, or ``"reflect"``: the image's own, mirrored at its border.
     :param flip: mirror half of the images.
     :param scales: shortest and longest shorter side of a photograph before its random crop, for a crop of 224 pixels
         and in proportion for others; None: the centre crop.
@@ -22,6 +23,7 @@ class Augmentation:
     """
 
     pad: int = 0
+    pad_mode: str = "zeros"
     flip: bool = False
     scales: tuple[int, int] | None = None
     colour: float = 0.0

@@ -11,11 +11,12 @@ from resexp import UserError
 from resexp.models import footprint
 from resexp.models.stages import (
     VGG_CONVOLUTIONS,
-    VGG_OF_DEPTH,
-    check_dense_init,
+    complete_densenet,
     complete_staged,
-    densenet_blocks,
+    complete_vgg,
+    complete_wide,
     is_large_densenet,
+    usual_growth,
     vgg_depth,
 )
 
@@ -56,7 +57,7 @@ class Family:
     one_size: bool = False
 
 
-# --- staged nets: plain, residual, highway, ResNeXt -------------------------------------------------------------------
+# --- staged nets: plain, residual, highway, ResNeXt, wide -------------------------------------------------------------
 
 
 _STAGED: Settings = {
@@ -117,6 +118,20 @@ _RESNEXT = Family(
 )
 
 
+_WIDE = Family(
+    "wide residual nets",
+    "Zagoruyko & Komodakis 2016",
+    "resnet:build_staged",
+    {**_RESNET, "order": "full", "transform": "basic", "shortcut": "B", "widen": 10},
+    pattern=r"(?P<family>wrn)(?P<depth>\d+)(?:_(?P<widen>\d+))?",
+    name=lambda model: f"wrn{model['depth']}_{model['widen']}",
+    example="wrn28_10",
+    complete=complete_wide,
+    floats=footprint.staged,
+    narrowed=True,
+)
+
+
 # --- VGG --------------------------------------------------------------------------------------------------------------
 
 
@@ -127,13 +142,6 @@ def _read_vgg(settings: Settings) -> None:
         settings["depth"] = vgg_depth(settings["variant"])
     if "reduction" in settings:
         settings["batch_norm"] = True  # Hu et al. 2018 train their VGG-16 with batch norm
-
-
-def _complete_vgg(full: Settings, given: Settings) -> None:
-    full["variant"] = full["variant"] or VGG_OF_DEPTH.get(full["depth"])
-    if full["variant"] is None or vgg_depth(full["variant"]) != full["depth"]:
-        rule = f"vgg_{full['variant']} has {vgg_depth(full['variant'])} layers" if full["variant"] else "no VGG net"
-        raise UserError(f"depth={full['depth']}: {rule}; choose from {', '.join(map(str, VGG_OF_DEPTH))}")
 
 
 def _vgg_name(model: Mapping[str, Any]) -> str:
@@ -150,7 +158,7 @@ _VGG = Family(
     r"(?P<batch_norm>_bn)?|(?P<depth>\d+))",
     name=_vgg_name,
     example="vgg_a",
-    complete=_complete_vgg,
+    complete=complete_vgg,
     floats=footprint.vgg,
     read=_read_vgg,
     images=lambda model: "imagenet",
@@ -170,24 +178,10 @@ def _read_densenet(settings: Settings) -> None:
         settings["depth"] = settings.pop("depth_alone")
 
 
-def _usual_growth(depth: int) -> int:
-    return (48 if depth == 161 else 32) if is_large_densenet(depth) else 12
-
-
-def _complete_densenet(full: Settings, given: Settings) -> None:
-    check_dense_init(full["init"])
-    large = is_large_densenet(full["depth"])
-    full["growth"] = full["growth"] or _usual_growth(full["depth"])
-    full["transform"] = full["transform"] or ("bottleneck" if large else "basic")
-    full["compression"] = full["compression"] or (0.5 if large else 1.0)
-    densenet_blocks(full)
-    full["width"] = full["width"] or (2 * full["growth"] if large or full["compression"] < 1 else 16)  # Sec. 3
-
-
 def _densenet_name(model: Mapping[str, Any]) -> str:
     depth, growth = model["depth"], model["growth"]
     if is_large_densenet(depth):
-        return f"densenet{depth}" if growth == _usual_growth(depth) else f"densenet{depth}_k{growth}"
+        return f"densenet{depth}" if growth == usual_growth(depth) else f"densenet{depth}_k{growth}"
     kind = ("b" if model["transform"] == "bottleneck" else "") + ("c" if model["compression"] < 1 else "")
     return f"densenet{'_' * bool(kind)}{kind}{depth}_k{growth}"
 
@@ -200,7 +194,7 @@ _DENSENET = Family(
     pattern=r"(?P<family>densenet)(?:(?:_(?P<kind>b|c|bc))?(?P<depth>\d+)_k(?P<growth>\d+)|(?P<depth_alone>\d+))",
     name=_densenet_name,
     example="densenet40_k12",
-    complete=_complete_densenet,
+    complete=complete_densenet,
     floats=footprint.densenet,
     read=_read_densenet,
     images=lambda model: "imagenet" if is_large_densenet(model["depth"]) else "cifar",
@@ -289,6 +283,7 @@ FAMILIES: Mapping[str, Family] = {
     "preresnet": _staged("preresnet", "pre-activation residual nets", "He et al. 2016", {**_RESNET, "order": "full"}),
     "highway": _staged("highway", "highway nets", "Srivastava et al. 2015, Sec. 2.1", _HIGHWAY),
     "resnext": _RESNEXT,
+    "wrn": _WIDE,
     "vgg": _VGG,
     "densenet": _DENSENET,
     "googlenet": _GOOGLENET,

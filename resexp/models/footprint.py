@@ -21,7 +21,8 @@ Knobs = Mapping[str, Any]
 def staged(knobs: Knobs, side: int, checkpointing: bool) -> float:
     large = knobs["stem"] == "auto" and knobs["layout"] == "imagenet" and side > SMALL_SIDE
     maps = _block_maps(knobs)
-    kept = [(knobs["width"] * 2**index * maps, count) for index, count in enumerate(stages(knobs))]
+    channels = knobs["width"] * knobs.get("widen", 1)
+    kept = [(channels * 2**index * maps, count) for index, count in enumerate(stages(knobs))]
     return _halving(kept, side // 4 if knobs["stem"] == "7x7" or large else side, checkpointing)
 
 

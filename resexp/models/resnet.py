@@ -1,4 +1,4 @@
-"""The staged nets: plain, residual, pre-activation, highway and ResNeXt; CIFAR and ImageNet layout (He et al. 2015).
+"""The staged nets: plain, residual, highway, ResNeXt and wide; CIFAR and ImageNet layout (He et al. 2015).
 
 They differ by the transforms and connections of their blocks, and by nothing else.
 """
@@ -162,7 +162,7 @@ def build_staged(
 
 def out_channels(knobs: dict[str, Any], stage: int) -> int:
     """Channels after a block of a stage; a bottleneck has four times those of its 3x3 convolution."""
-    return knobs["width"] * 2**stage * (4 if knobs.get("transform") == "bottleneck" else 1)
+    return knobs["width"] * knobs.get("widen", 1) * 2**stage * (4 if knobs.get("transform") == "bottleneck" else 1)
 
 
 def make_block(

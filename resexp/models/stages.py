@@ -73,19 +73,29 @@ def stages(model: Mapping[str, Any]) -> tuple[int, ...]:
             )
         return tuple(count * (2 if kind == "single" else 1) for count in known[depth])
     layers = 9 if kind == "bottleneck" else 6  # of one block in each of three stages
-    if depth < layers + 2 or depth % layers != 2:
-        legal = [d for d in range(layers + 2, 2 * depth + 4 * layers, layers) if not is_imagenet_depth(d)]  # as a name
+    wide = model["family"] == "wrn"
+    others = 4 if wide else 2  # stem and classifier; Zagoruyko & Komodakis count the stem and three projections
+    if depth < layers + others or depth % layers != others:
+        legal = [d for d in range(layers + others, 2 * depth + 4 * layers, layers) if wide or not is_imagenet_depth(d)]
         near = " or ".join(
             str(d) for d in [*[d for d in legal if d < depth][-1:], *[d for d in legal if d > depth][:1]]
         )
-        what = f"a CIFAR net of {kind} blocks" if kind == "bottleneck" else "a CIFAR net"
-        raise UserError(f"depth={depth} is not {layers}n+2, the depth of {what}: the nearest are {near}")
-    return ((depth - 2) // layers * (2 if kind == "single" else 1),) * 3
+        what = "a wide residual net" if wide else "a CIFAR net" + " of bottleneck blocks" * (kind == "bottleneck")
+        raise UserError(f"depth={depth} is not {layers}n+{others}, the depth of {what}: the nearest are {near}")
+    return ((depth - others) // layers * (2 if kind == "single" else 1),) * 3
 
 
 def vgg_depth(variant: str) -> int:
     """Layers with weights of a VGG configuration: its convolutions and three linear layers."""
     return sum(VGG_CONVOLUTIONS[variant]) + 3
+
+
+def complete_vgg(full: dict[str, Any], given: dict[str, Any]) -> None:
+    """Fill in the configuration that a VGG net's depth implies. Raises UserError if there is none."""
+    full["variant"] = full["variant"] or VGG_OF_DEPTH.get(full["depth"])
+    if full["variant"] is None or vgg_depth(full["variant"]) != full["depth"]:
+        rule = f"vgg_{full['variant']} has {vgg_depth(full['variant'])} layers" if full["variant"] else "no VGG net"
+        raise UserError(f"depth={full['depth']}: {rule}; choose from {', '.join(map(str, VGG_OF_DEPTH))}")
 
 
 def is_large_densenet(depth: int) -> bool:
@@ -105,6 +115,35 @@ def densenet_blocks(model: Mapping[str, Any]) -> tuple[int, ...]:
         near = str(below) if below == above else f"{below} or {above}"
         raise UserError(f"depth={depth} is not {layers}n+4, the depth of such a DenseNet: the nearest are {near}")
     return ((depth - 4) // layers,) * 3
+
+
+def usual_growth(depth: int) -> int:
+    """Channels that a layer of a DenseNet adds, where its name does not say."""
+    return (48 if depth == 161 else 32) if is_large_densenet(depth) else 12
+
+
+def complete_densenet(full: dict[str, Any], given: dict[str, Any]) -> None:
+    """Fill in what the depth of a DenseNet implies. Raises UserError for what cannot be built."""
+    if full["init"] in ("dirac", "looks-linear"):  # a dense layer makes few channels of many
+        raise UserError(f"model.init={full['init']}: dense nets have no use for it; drop it")
+    large = is_large_densenet(full["depth"])
+    full["growth"] = full["growth"] or usual_growth(full["depth"])
+    full["transform"] = full["transform"] or ("bottleneck" if large else "basic")
+    full["compression"] = full["compression"] or (0.5 if large else 1.0)
+    densenet_blocks(full)
+    full["width"] = full["width"] or (2 * full["growth"] if large or full["compression"] < 1 else 16)  # Sec. 3
+
+
+def complete_wide(full: dict[str, Any], given: dict[str, Any]) -> None:
+    """Fill in what the depth of a wide residual net implies. Raises UserError for what cannot be built."""
+    full["layout"] = full["layout"] or "cifar"
+    for key, only in (("layout", "cifar"), ("transform", "basic")):
+        if full[key] != only:
+            raise UserError(
+                f"model.{key}={full[key]}: a wide residual net has three stages of basic blocks; drop it, or take "
+                "model=resnext50_1x128d, which is WRN-50-2-bottleneck for ImageNet"
+            )
+    complete_staged(full, given)
 
 
 def complete_staged(full: dict[str, Any], given: dict[str, Any]) -> None:
@@ -131,10 +170,10 @@ def complete_staged(full: dict[str, Any], given: dict[str, Any]) -> None:
                 )
             full[key] = None
     _check_remedies(full, given)
-    if full.get("reduction") and "cardinality" not in full and full["reduction"] > full["width"]:
+    channels = full["width"] * full.get("widen", 1)
+    if full.get("reduction") and "cardinality" not in full and full["reduction"] > channels:
         raise UserError(
-            f"model.reduction={full['reduction']}: above the first stage's {full['width']} channels; "
-            f"take {full['width']} or less"
+            f"model.reduction={full['reduction']}: above the first stage's {channels} channels; take {channels} or less"
         )
 
 
@@ -166,12 +205,6 @@ def _check_remedies(full: dict[str, Any], given: dict[str, Any]) -> None:
             f"model.last_scale={given['last_scale']}: F ends without batch norm with model.order={full['order']}; "
             "set model.order=original, or drop it"
         )
-
-
-def check_dense_init(init: str) -> None:
-    """A dense layer makes few channels of many: neither the identity nor a mirrored half fits it. Raises UserError."""
-    if init in ("dirac", "looks-linear"):
-        raise UserError(f"model.init={init}: dense nets have no use for it; drop it")
 
 
 def _complete_shortcut(full: dict[str, Any]) -> None:
