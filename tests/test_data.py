@@ -283,7 +283,7 @@ def test_images_of_too_few_pixels_are_not_reflected() -> None:
     cfg = config.load(["model=plain8", "protocol.pad=7", "protocol.pad_mode=reflect"])
     build_state(cfg, load_data(cfg), torch.device("cpu"))
     cfg = config.load(["model=plain8", "protocol.pad=8", "protocol.pad_mode=reflect"])
-    with pytest.raises(UserError, match=r"pad=8: images of 8 pixels reflect 7 at most"):
+    with pytest.raises(UserError, match=r"pad=8: of a side of 8 pixels only 7 can be mirrored"):
         build_state(cfg, load_data(cfg), torch.device("cpu"))
 
 

@@ -11,7 +11,7 @@ from helpers import write_run
 from matplotlib.figure import Figure
 
 from resexp import config
-from resexp.figures.curves import _draw_split, draw_curves
+from resexp.figures.curves import _colours, _draw_split, draw_curves
 from resexp.figures.gap import gap_curve
 from resexp.figures.study import KINDS, draw_gaps, draw_study
 from resexp.figures.style import error_floor
@@ -173,6 +173,25 @@ def test_every_series_of_a_depth_figure_is_drawn_and_joined_over_depth(tmp_path:
     assert len(series) == 8 and len(groups) == 16  # the four kinds of residual over three depths; four of one depth
     text = svg_text(draw_study(groups, tmp_path / "t", kind="depth", title="t")[1])
     assert all(name in text for name in series)
+
+
+def test_nets_of_one_depth_and_different_names_are_told_apart(tmp_path: Path) -> None:
+    wide = ["wrn16_4", "wrn16_8", "wrn40_4", "resnext29_8x64d", "resnext29_16x64d", "se_resnet20"]
+    groups = group_runs([write_run(tmp_path, [f"model={net}", "dataset=synthetic"]) for net in [*wide, "resnet20"]])
+    colours = _colours(groups)
+    assert len({colours[group.label] for group in groups if group.net in wide}) == len(wide)
+    assert [_series(group, groups) for group in groups if group.family == "wrn"] == ["wrn_4", "wrn_8", "wrn_4"]
+    pairs = group_runs([write_run(tmp_path, [f"model={net}"]) for net in ("plain20", "preresnet20", "plain56")])
+    assert [*_colours(pairs).values()].count(_colours(pairs)["plain20"]) == 2  # with its residual twin
+
+
+def test_the_key_says_how_far_the_rate_drops(tmp_path: Path) -> None:
+    tenth, fifth = (
+        write_run(tmp_path, ["model=plain20", f"protocol.lr_drop_factor={factor}"]) for factor in (0.1, 0.2)
+    )
+    for runs, words in (([tenth], "÷ 10"), ([fifth], "÷ 5"), ([tenth, fifth], "drops")):
+        written = draw_curves(group_runs(runs), tmp_path / "figure", title="t")
+        assert f"learning rate {words}" in svg_text(written[1])
 
 
 def test_curves_with_depth_have_a_panel_for_the_errors_at_the_end(tmp_path: Path) -> None:

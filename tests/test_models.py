@@ -435,10 +435,11 @@ def test_resnext_blocks_of_equal_cost_have_the_published_weights() -> None:
         assert sum(m.weight.numel() for m in block.modules() if isinstance(m, nn.Conv2d)) == count
 
 
-def wide_net_by_second_reading(weights: Sequence[Tensor], x: Tensor, *, depth: int) -> Tensor:
-    """Zagoruyko & Komodakis 2016, Table 1 and Fig. 1 (d), widened at least twice: logits, by batch statistics.
+def wide_net_by_second_reading(weights: Sequence[Tensor], x: Tensor, *, depth: int, widened: bool) -> Tensor:
+    """Zagoruyko & Komodakis 2016, Table 1 and Fig. 1 (d), as in their code: logits, by batch statistics.
 
-    :param weights: of the stem's convolution, then of each block its batch norms and convolutions, in our order.
+    :param weights: of all convolutions and batch norms in our order, then the classifier's.
+    :param widened: the first stage has more channels than the stem.
     """
     rest = iter(weights)
 
@@ -448,36 +449,34 @@ def wide_net_by_second_reading(weights: Sequence[Tensor], x: Tensor, *, depth: i
         whitened = (x - mean) / (variance + 1e-5).sqrt()
         return (whitened * scale[:, None, None] + shift[:, None, None]).clamp(min=0)
 
-    x = activated(F.conv2d(x, next(rest), padding=1))
+    x = F.conv2d(x, next(rest), padding=1)
     for group in range(3):
         for block in range((depth - 4) // 6):
             stride = 2 if group > 0 and block == 0 else 1
-            skip, first = x, x
-            if group + block > 0:  # what the very first block reads is activated already
-                first = activated(x)
-                skip = x if block else first
+            changes = block == 0 and (group > 0 or widened)
+            first = activated(x)
             y = F.conv2d(first, next(rest), stride=stride, padding=1)
             y = F.conv2d(activated(y), next(rest), padding=1)
-            x = y + (skip if block else F.conv2d(skip, next(rest), stride=stride))
+            x = y + (F.conv2d(first, next(rest), stride=stride) if changes else x)
     return activated(x).mean(dim=(2, 3)) @ next(rest).T + next(rest)
 
 
 @pytest.mark.parametrize("fast", [False, True])
-@pytest.mark.parametrize("name", ["wrn10_2", "wrn16_3"])
+@pytest.mark.parametrize("name", ["wrn10_2", "wrn16_3", "wrn16_1"])
 def test_a_wide_residual_net_is_that_of_a_second_reading(name: str, fast: bool) -> None:
-    net = build(name, width=4, init="he-fan-out", fast=fast).double()
+    net = build(name, width=4, init="torch7", fast=fast).double()
     for number, parameter in enumerate(net.parameters()):
         generator = torch.Generator().manual_seed(number)
         parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     x = torch.rand(6, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    depth = catalog.parse_name(name)["depth"]
-    wanted = wide_net_by_second_reading(list(net.parameters()), x, depth=depth)
+    depth, widen = (catalog.parse_name(name)[key] for key in ("depth", "widen"))
+    wanted = wide_net_by_second_reading(list(net.parameters()), x, depth=depth, widened=widen > 1)
     torch.testing.assert_close(net(x), wanted, rtol=1e-9, atol=1e-9)
     convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
-    assert len(convolutions) == depth  # as the paper counts: with the projections, without the classifier
-    assert {stage[-1].transform.conv2.out_channels for stage in net.stages} == {
-        4 * 2**i * catalog.parse_name(name)["widen"] for i in range(3)
-    }
+    assert len(convolutions) == depth - (
+        widen == 1
+    )  # as the paper counts: with the projections, without the classifier
+    assert [stage[-1].transform.conv2.out_channels for stage in net.stages] == [4 * widen * 2**i for i in range(3)]
 
 
 def test_a_dense_layer_adds_its_growth_to_all_that_came_before() -> None:
@@ -602,7 +601,9 @@ def test_patches_tile_the_image() -> None:
         ("wrn27_2", {}, "6n.4, .* 22 or 28"),
         ("wrn9_2", {}, "nearest are 10"),
         ("wrn28_0", {}, "model.widen=0: must be at least 1"),
-        ("wrn28_2", {"layout": "imagenet"}, "take model=resnext50_1x128d"),
+        ("wrn28_2", {"layout": "imagenet"}, "drop it .*model=resnext50_1x128d"),
+        ("wrn50_2", {}, "is model=resnext50_1x128d"),
+        ("resnet20", {"init": "torch7", "last_scale": 0}, "torch7 draws the scales of batch norm"),
         ("wrn28_2", {"transform": "bottleneck"}, "three stages of basic blocks"),
         ("resnet20", {"widen": 2}, "resnet nets have no such knob"),
         ("resnet20", {"dropout": float("nan")}, "at least 0.0"),

@@ -65,6 +65,7 @@ def middle(net: Any) -> Any:
     [
         ("he", math.sqrt(2 / (9 * 32))),
         ("he-fan-out", math.sqrt(2 / (9 * 64))),
+        ("torch7", math.sqrt(2 / (9 * 64))),
         ("xavier", math.sqrt(2 / (9 * (32 + 64)))),
         ("naive", 0.01),
     ],

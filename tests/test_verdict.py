@@ -372,9 +372,10 @@ WIDE = "protocol=zagoruyko2016-cifar"
         (["model=densenet40_k12", HUANG, "model.init=he-fan-out"], 5.24),
         (["model=densenet40_k12", HUANG, "model.init=he-fan-out", "protocol.pad=0", "protocol.flip=false"], None),
         (["model=densenet40_k12", HUANG, "model.init=he-fan-out", "protocol.steps=300000"], None),
-        (["model=wrn28_10", WIDE, "model.init=he-fan-out"], 4.00),
-        (["model=wrn28_10", WIDE, "model.init=he-fan-out", "protocol.pad_mode=zeros"], None),
-        (["model=wrn28_10", WIDE, "model.init=he-fan-out", "model.dropout=0.3"], None),
+        (["model=wrn28_10", WIDE, "model.init=torch7"], 4.00),
+        (["model=wrn28_10", WIDE, "model.init=he-fan-out"], None),
+        (["model=wrn28_10", WIDE, "model.init=torch7", "protocol.pad_mode=zeros"], None),
+        (["model=wrn28_10", WIDE, "model.init=torch7", "model.dropout=0.3"], None),
         (["model=highway32"], None),  # other widths
     ],
     ids=str,
@@ -658,6 +659,12 @@ def test_what_was_seen_is_said_in_words(tmp_path: Path) -> None:
     )
     assert "1 came out as claimed (one seed), 1 came out against it (one seed). One seed has no spread" in words
     assert words.endswith(" ".join(study.note.split()))
+
+
+@pytest.mark.parametrize(("shallow", "said"), [("wrn16_2", True), ("wrn16_4", False)])
+def test_depth_is_spoken_of_only_where_nothing_else_differs(shallow: str, said: bool, tmp_path: Path) -> None:
+    groups = group_runs([write_run(tmp_path, [f"model={net}", "dataset=cifar10"]) for net in (shallow, "wrn40_2")])
+    assert ("From 16 to 40 layers" in in_words(config.load_study("degradation")[0], groups, [])) == said
 
 
 def test_data_for_machines_has_every_side(tmp_path: Path) -> None:

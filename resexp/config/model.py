@@ -13,12 +13,16 @@ class ModelConfig:
     """The net. A knob that is null has the value of the family's paper; only some families have each."""
 
     family: str = setting(doc="one of resexp models; model=plain56 sets family and depth")
-    depth: int = setting(doc="layers with weights: 6n+2 or 9n+2 (CIFAR layout), 18 to 200 (ImageNet layout), ...")
+    depth: int = setting(
+        doc="layers with weights: 6n+2 or 9n+2 (CIFAR layout), 6n+4 (wide), 18 to 200 (ImageNet layout), ..."
+    )
     layout: str = setting("auto", doc="cifar (3 stages), imagenet (4 stages), auto: by the depth")
-    width: int | None = setting(None, doc="channels of the first stage; null: the paper's, 16 or 64")
+    width: int | None = setting(
+        None, doc="channels of the first stage, of wide nets of the stem; null: the paper's, 16 or 64"
+    )
     stem: str = setting("auto", doc="3x3, 7x7 (stride 2 and max pooling), auto: by layout and image size")
     shortcut: str | None = setting(
-        None, doc="A: identity, zero-padded; B: projection where the shape changes; C: always; null: A, or B by depth"
+        None, doc="A: identity, zero-padded; B: projection where the shape changes; C: always; null: the paper's"
     )
     zero_padding: str | None = setting(
         None,

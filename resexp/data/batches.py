@@ -63,9 +63,12 @@ class Batches:
         normalization: Normalization,
         world: World | None = None,
     ) -> None:
-        most = min(source.image_shape[1:]) - 1
-        if augmentation.pad_mode == "reflect" and augmentation.pad > most:
-            raise UserError(f"protocol.pad={augmentation.pad}: images of {most + 1} pixels reflect {most} at most")
+        side, pad = min(source.image_shape[1:]), augmentation.pad
+        if augmentation.pad_mode == "reflect" and pad >= side:
+            raise UserError(
+                f"protocol.pad={pad}: of a side of {side} pixels only {side - 1} can be mirrored; take less, or "
+                "protocol.pad_mode=zeros"
+            )
         self.source, self.order, self.generator = source, order, generator
         self.augmentation, self.normalization = augmentation, normalization
         self.world = world or World()

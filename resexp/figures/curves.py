@@ -64,17 +64,19 @@ def draw_curves(
         figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
         figure.tight_layout(rect=(0, below / height, 1, 1))
         anchor = (0.005, (below - 0.34) / height)
-        figure.legend(handles=_styles(), loc="lower left", ncols=3, bbox_to_anchor=anchor, borderaxespad=0.2)
+        figure.legend(handles=_styles(groups), loc="lower left", ncols=3, bbox_to_anchor=anchor, borderaxespad=0.2)
         figure.text(0.012, 0.08 / height, "\n".join(lines), fontsize=7, color="0.25", va="bottom")
         return write(figure, path)
 
 
-def _styles() -> list[Line2D]:
+def _styles(groups: Sequence[Group]) -> list[Line2D]:
     """The key of what the kinds of lines are."""
+    factors = {run.config["protocol"].get("lr_drop_factor", 0.1) for group in groups for run in group.runs}
+    drop = f"÷ {1 / factors.pop():g}" if len(factors) == 1 and min(factors) > 0 else "drops"
     return [
         Line2D([], [], color="0.2", linewidth=0.9, linestyle=DASHED, label="training error"),
         Line2D([], [], color="0.2", linewidth=2, label="test error"),
-        Line2D([], [], color="0.8", linewidth=0.8, label="learning rate ÷ 10"),
+        Line2D([], [], color="0.8", linewidth=0.8, label=f"learning rate {drop}"),
     ]
 
 
@@ -131,10 +133,14 @@ def _draw_split(axes: Axes, group: Group, split: str, colour: str) -> np.ndarray
 
 
 def _colours(groups: Sequence[Group]) -> dict[str, str]:
-    """A colour for each label; nets of one depth in different panels share theirs, deeper is darker."""
-    keys = sorted({(group.depth, group.label.removeprefix(group.net)) for group in groups})
+    """A colour for each label; nets alike but for their family, in different panels, share theirs; deeper is darker."""
+
+    def key(group: Group) -> tuple[int, str, str]:
+        return group.depth, group.kind.replace(group.family, "", 1), group.label.removeprefix(group.net)
+
+    keys = sorted({key(group) for group in groups})
     shade = dict(zip(keys, shades(len(keys)), strict=True))
-    return {group.label: shade[group.depth, group.label.removeprefix(group.net)] for group in groups}
+    return {group.label: shade[key(group)] for group in groups}
 
 
 def _net_and_errors(group: Group) -> str:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator
 
+from resexp import catalog
 from resexp.figures.style import DASHED, STYLE, error_floor, shades, short_label, write
 from resexp.studies.groups import Group, describe_runs
 
@@ -183,11 +184,12 @@ def _summary(
 
 
 def _series(group: Group, groups: Sequence[Group]) -> str:
-    """Family, and the settings in which nets of that family differ in this figure: what the nets of one line share."""
+    """Kind, and the settings in which nets of that family differ in this figure: what the nets of one line share."""
     alike = [other.words for other in groups if other.family == group.family]
-    varied = group.words - frozenset.intersection(*alike)
+    named = {f"{key}={value}" for key, value in catalog.parse_name(group.net).items()}
+    varied = group.words - frozenset.intersection(*alike) - named
     unusual = {word for word in varied if word not in group.usual}
-    return " ".join([group.net.rstrip("0123456789"), *sorted(unusual if len(varied) > 1 else varied)])
+    return " ".join([group.kind, *sorted(unusual if len(varied) > 1 else varied)])
 
 
 def _finished(groups: Sequence[Group]) -> list[Group]:

@@ -33,6 +33,8 @@ def initialise(net: nn.Module, generator: torch.Generator, settings: Mapping[str
                 module.bias.zero_()
         elif isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
             module.weight.fill_(1 if norm_scale is None else norm_scale)
+            if rule == "torch7":  # which left the scales of batch norm at random
+                module.weight.uniform_(generator=generator)
             module.bias.zero_()
         position = getattr(module, "position", None)
         if isinstance(position, nn.Parameter):
@@ -48,9 +50,11 @@ def _fill(layer: nn.Conv2d | nn.Linear, rule: str | None, generator: torch.Gener
     weight, gain = layer.weight, getattr(layer, "gain", math.sqrt(2))
     follows: Literal["linear", "relu"] = "linear" if gain == 1 else "relu"
     match rule:
-        case "he-fan-out" if weight.dim() == 2:  # the authors' frameworks leave the classifier as torch fills it
+        case "he-fan-out" | "torch7" if (
+            weight.dim() == 2
+        ):  # the authors' frameworks leave the classifier as torch fills it
             nn.init.uniform_(weight, -(bound := weight.shape[1] ** -0.5), bound, generator=generator)
-        case "he-fan-out":
+        case "he-fan-out" | "torch7":
             nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity=follows, generator=generator)
         case "xavier":
             nn.init.xavier_normal_(weight, generator=generator)

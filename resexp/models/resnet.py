@@ -25,17 +25,22 @@ class Stem(nn.Module):
     """The first layers. ``3x3``: one convolution, same size. ``7x7``: stride 2, then 3x3 max pooling with stride 2.
 
     ``3x3``: (N, in, H, W) -> (N, width, H, W); ``7x7``: (N, in, H, W) -> (N, width, H/4, W/4).
+
+    :param activates: with batch norm and ReLU behind the convolution.
     """
 
-    def __init__(self, in_channels: int, width: int, kind: str) -> None:
+    def __init__(self, in_channels: int, width: int, kind: str, *, activates: bool = True) -> None:
         kernel, stride = {"3x3": (3, 1), "7x7": (7, 2)}[kind]
         super().__init__()
         self.conv = nn.Conv2d(in_channels, width, kernel, stride=stride, padding=kernel // 2, bias=False)
-        self.bn = BatchNorm(width)
+        if activates:
+            self.bn = BatchNorm(width)
+        self.activates = activates
         self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1) if kind == "7x7" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pool(self.bn.relu(self.conv(x)))
+        x = self.conv(x)
+        return self.pool(self.bn.relu(x) if self.activates else x)
 
 
 class Stage(nn.Sequential):
@@ -98,6 +103,7 @@ class ResNet(nn.Module):
     :param channels: after the last of them.
     :param last: what pre-activation nets put after the last block.
     :param stem: ``"3x3"`` or ``"7x7"``.
+    :param stem_activates: with batch norm and ReLU behind the stem's convolution.
     :param activation_checkpointing: trade one more forward pass for memory; the numbers stay the same.
     """
 
@@ -109,12 +115,13 @@ class ResNet(nn.Module):
         channels: int,
         last: str,
         stem: str,
+        stem_activates: bool,
         in_channels: int,
         classes: int,
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.stem = Stem(in_channels, width, stem)
+        self.stem = Stem(in_channels, width, stem, activates=stem_activates)
         self.stages = nn.Sequential(*(Stage(*s, activation_checkpointing=activation_checkpointing) for s in stages))
         self.last = NormReLU(channels, last)
         self.head = nn.Linear(channels, classes)
@@ -132,6 +139,8 @@ def build_staged(
     counts = stages(knobs)
     total = sum(counts)
     survival = knobs.get("survival", 1.0)
+    # The first block of a wide net activates what it reads itself, as all others do (the authors' code).
+    stem_activates = knobs["family"] != "wrn"
     channels = width
     built: list[list[Block]] = []
     for index, count in enumerate(counts):
@@ -139,8 +148,9 @@ def build_staged(
         for position in range(count):
             number = sum(counts[:index]) + position + 1  # from 1 to total
             stride = 2 if index > 0 and position == 0 else 1
+            activated = number == 1 and stem_activates
             block = make_block(
-                knobs, channels, index, stride, is_first=number == 1, survival=1 - number / total * (1 - survival)
+                knobs, channels, index, stride, activated=activated, survival=1 - number / total * (1 - survival)
             )
             stage.append(block)
             channels = out_channels(knobs, index)
@@ -154,6 +164,7 @@ def build_staged(
         channels=channels,
         last=ORDERS[order].before,
         stem=stem,
+        stem_activates=stem_activates,
         in_channels=image_shape[0],
         classes=classes,
         activation_checkpointing=activation_checkpointing,
@@ -166,11 +177,11 @@ def out_channels(knobs: dict[str, Any], stage: int) -> int:
 
 
 def make_block(
-    knobs: dict[str, Any], in_channels: int, stage: int, stride: int, *, is_first: bool, survival: float
+    knobs: dict[str, Any], in_channels: int, stage: int, stride: int, *, activated: bool, survival: float
 ) -> Block:
     """One block of a staged net.
 
-    :param is_first: after the stem, whose ReLU is its activation (He et al. 2016, Sec. 3.2).
+    :param activated: what it reads, as behind the stem, whose ReLU is its activation (He et al. 2016, Sec. 3.2).
     :param survival: of this block.
     """
     out = out_channels(knobs, stage)
@@ -184,13 +195,13 @@ def make_block(
         convs,
         widths,
         order,
-        activates=not (is_first or changes),
+        activates=not (activated or changes),
         dropout=knobs.get("dropout", 0.0),
         reduction=knobs["reduction"],
     )
     connection = make_connection(knobs, in_channels, out, stride, norm=not words) if "shortcut" in knobs else None
     # Where the shape changes, the shortcut too starts from the activation (the authors' code).
-    before = NormReLU(in_channels, words) if words and changes and not is_first else None
+    before = NormReLU(in_channels, words) if words and changes and not activated else None
     return Block(
         transform,
         connection,

@@ -81,7 +81,8 @@ def stages(model: Mapping[str, Any]) -> tuple[int, ...]:
             str(d) for d in [*[d for d in legal if d < depth][-1:], *[d for d in legal if d > depth][:1]]
         )
         what = "a wide residual net" if wide else "a CIFAR net" + " of bottleneck blocks" * (kind == "bottleneck")
-        raise UserError(f"depth={depth} is not {layers}n+{others}, the depth of {what}: the nearest are {near}")
+        other = "; WRN-50-2-bottleneck, for ImageNet, is model=resnext50_1x128d" if wide and depth == 50 else ""
+        raise UserError(f"depth={depth} is not {layers}n+{others}, the depth of {what}: the nearest are {near}{other}")
     return ((depth - others) // layers * (2 if kind == "single" else 1),) * 3
 
 
@@ -140,8 +141,8 @@ def complete_wide(full: dict[str, Any], given: dict[str, Any]) -> None:
     for key, only in (("layout", "cifar"), ("transform", "basic")):
         if full[key] != only:
             raise UserError(
-                f"model.{key}={full[key]}: a wide residual net has three stages of basic blocks; drop it, or take "
-                "model=resnext50_1x128d, which is WRN-50-2-bottleneck for ImageNet"
+                f"model.{key}={full[key]}: a wide residual net has three stages of basic blocks; drop it "
+                "(WRN-50-2-bottleneck, for ImageNet, is model=resnext50_1x128d)"
             )
     complete_staged(full, given)
 
@@ -200,6 +201,8 @@ def _check_remedies(full: dict[str, Any], given: dict[str, Any]) -> None:
     for key in ("norm_scale", "last_scale"):
         if given[key] not in (None, 1) and full["norm"] == "none":
             raise UserError(f"model.{key}={given[key]}: there is no batch norm with model.norm=none; drop one of them")
+        if given[key] not in (None, 1) and init == "torch7":
+            raise UserError(f"model.{key}={given[key]}: model.init=torch7 draws the scales of batch norm; drop one")
     if given["last_scale"] not in (None, 1) and full["order"] in ("full", "bn-after-addition"):
         raise UserError(
             f"model.last_scale={given['last_scale']}: F ends without batch norm with model.order={full['order']}; "

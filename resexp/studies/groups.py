@@ -30,7 +30,7 @@ class Group:
     @property
     def usual(self) -> set[str]:
         """The settings of the paper's net, as words."""
-        implied = catalog.resolve({"family": self.family, "depth": self.depth})
+        implied = catalog.resolve(catalog.parse_name(self.net))
         return {f"{key}={value}" for key, value in implied.items()}
 
     @property
@@ -40,6 +40,11 @@ class Group:
     @property
     def depth(self) -> int:
         return self.runs[0].config["model"]["depth"]
+
+    @property
+    def kind(self) -> str:
+        """The net's name without its depth: what nets that differ in depth alone share, as ``plain`` or ``wrn_4``."""
+        return self.net.replace(str(self.depth), "", 1)
 
     @property
     def seeds(self) -> list[int]:

@@ -187,7 +187,7 @@ def in_words(study: Study, groups: Sequence[Group], verdicts: Sequence[Verdict])
     for family in dict.fromkeys(group.family for group in groups):
         known = [group for group in groups if group.family == family and group.error("train_error")]
         ends = sorted(known, key=lambda group: group.depth)
-        alike = len({group.name.removeprefix(group.net) for group in known}) == 1
+        alike = len({(group.kind, group.name.removeprefix(group.net)) for group in known}) == 1
         if alike and len({group.depth for group in ends}) > 1:
             low, high = ends[0], ends[-1]
             errors = " to ".join(f"{group.mean('train_error'):.1f}" for group in (low, high))
