@@ -11,7 +11,7 @@ from helpers import write_run
 from matplotlib.figure import Figure
 
 from resexp import config
-from resexp.figures.curves import _colours, _draw_split, draw_curves
+from resexp.figures.curves import _colours, _draw_key, _draw_split, draw_curves
 from resexp.figures.gap import gap_curve
 from resexp.figures.study import KINDS, draw_gaps, draw_study
 from resexp.figures.style import error_floor
@@ -183,6 +183,21 @@ def test_nets_of_one_depth_and_different_names_are_told_apart(tmp_path: Path) ->
     assert [_series(group, groups) for group in groups if group.family == "wrn"] == ["wrn_4", "wrn_8", "wrn_4"]
     pairs = group_runs([write_run(tmp_path, [f"model={net}"]) for net in ("plain20", "preresnet20", "plain56")])
     assert [*_colours(pairs).values()].count(_colours(pairs)["plain20"]) == 2  # with its residual twin
+
+
+@pytest.mark.parametrize("decays", [[0.0001], [0.001, 0.01]])
+def test_the_key_with_the_errors_lies_below_the_panel(decays: list[float], tmp_path: Path) -> None:
+    nets = [[f"model=plain{depth}", f"protocol.weight_decay={decay}"] for depth in (20, 32, 56) for decay in decays]
+    runs = [write_run(tmp_path, words, train_error=50.0) for words in nets]
+    groups = group_runs(runs)
+    figure = Figure()
+    axes = figure.add_subplot()
+    _draw_key(axes, groups, _colours(groups), with_errors=True)
+    figure.draw_without_rendering()
+    legend = axes.get_legend()
+    assert legend is not None and len(legend.get_texts()) == len(groups)
+    assert legend.get_window_extent().y1 < axes.get_window_extent().y0
+    assert draw_curves(groups, tmp_path / "figure", title="t")
 
 
 def test_the_key_says_how_far_the_rate_drops(tmp_path: Path) -> None:

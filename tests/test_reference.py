@@ -34,6 +34,7 @@ FOUND = {  # study: seeds, and the verdict on each claim in the order of the fil
     "transformer-depth-small": ((0, 1, 2), "uhhh"),
     "vgg-5x5-small": ((0, 1, 2), "uf"),
     "vgg-depth-small": ((0,), "ddaad"),
+    "widening-small": ((0, 1, 2), "hh"),
 }
 FINDINGS = {  # analysis: for each row whether it agrees with what was expected (y, n), or says nothing of it (-)
     "convergence": "------------------------------------y-yyyyyyyyyy------",

@@ -1,5 +1,6 @@
 """Error against steps, as in the papers' figures: thin dashed training error, bold test error, one scale."""
 
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from resexp import catalog
 from resexp.figures.style import DASHED, STYLE, error_floor, shades, short_label, write
 from resexp.figures.summary import depth_panel
 from resexp.studies.groups import Group, describe_runs, rate_drops
+
+SHORT = 26  # letters of a net and its errors, of which two fit side by side below a panel
 
 
 def draw_curves_depth(groups: Sequence[Group], path: Path, *, title: str, note: str = "") -> list[Path]:
@@ -34,23 +37,25 @@ def draw_curves(
     families = list(dict.fromkeys(group.family for group in groups))
     text = describe_runs(groups, seeds_as="mean, and least to most") + (f" {note}" if note else "")
     count = len(families) + with_depth
-    depths = [sorted(group.depth for group in groups if group.family == family) for family in families]
+    panel_groups = [[group for group in groups if group.family == family] for family in families]
+    depths = [sorted(group.depth for group in own) for own in panel_groups]
     shared_key = with_depth and all(own == depths[0] for own in depths)
     lines = textwrap.wrap(text, 82 * count)
-    below = 0.50 + 0.13 * len(lines)  # inches for the key and the caption
+    keys = 0.0 if shared_key else 0.12 + 0.185 * max(1 + math.ceil(len(own) / _columns(own)) for own in panel_groups)
+    text_below = 0.50 + 0.13 * len(lines)  # inches for the caption and the key of lines, below those of the nets
+    below = keys + text_below
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6 * count - 0.8 * with_depth, 3.5 + below))
         panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
         lowest, highest = 100.0, 0.0
-        for axes, family in zip(panels, families, strict=False):
-            members = [group for group in groups if group.family == family]
+        for axes, members in zip(panels, panel_groups, strict=False):
             least, most = _draw_panel(axes, members, _colours(groups))
             lowest, highest = min(lowest, least), max(highest, most)
-            axes.set_title(catalog.FAMILIES[family].title)
+            axes.set_title(catalog.FAMILIES[members[0].family].title)
             if not shared_key:
                 _draw_key(axes, members, _colours(groups), with_errors=True)
         if shared_key:  # the panel by depth shows the errors
-            _draw_key(panels[len(families) - 1], members, _colours(groups), with_errors=False)
+            _draw_key(panels[len(families) - 1], panel_groups[-1], _colours(groups), with_errors=False)
         panels[0].set_ylim(error_floor(lowest, highest), min(100.0, highest * 1.08 + 1) if highest else 100.0)
         if with_depth:
             depth_panel(panels[-1], groups)
@@ -63,7 +68,7 @@ def draw_curves(
         height = figure.get_figheight()
         figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
         figure.tight_layout(rect=(0, below / height, 1, 1))
-        anchor = (0.005, (below - 0.34) / height)
+        anchor = (0.005, (text_below - 0.34) / height)
         figure.legend(handles=_styles(groups), loc="lower left", ncols=3, bbox_to_anchor=anchor, borderaxespad=0.2)
         figure.text(0.012, 0.08 / height, "\n".join(lines), fontsize=7, color="0.25", va="bottom")
         return write(figure, path)
@@ -98,24 +103,33 @@ def _draw_panel(axes: Axes, groups: Sequence[Group], colours: dict[str, str]) ->
 
 
 def _draw_key(axes: Axes, groups: Sequence[Group], colours: dict[str, str], *, with_errors: bool) -> None:
-    """Which colour is which net, where it hides the least of the curves; with the errors at the end."""
+    """Which colour is which net: below the panel, with the errors at the end, or where it hides the least of it."""
     labels = [_net_and_errors(group) if with_errors else short_label(group, net=False) for group in groups]
     handles = [
         Line2D([], [], color=colours[group.label], linewidth=2, label=label)
         for group, label in zip(groups, labels, strict=True)
     ]
     known = with_errors and any(group.error("test_error") for group in groups)
-    axes.legend(
+    legend = axes.legend(
         handles=handles,
-        loc="best",
+        loc="upper left" if with_errors else "best",
+        bbox_to_anchor=(-0.02, -0.17) if with_errors else None,
+        ncols=_columns(groups) if with_errors else 1,
         handlelength=1.4,
         borderaxespad=0.1,
         title="at the end: train / test error" if known else None,
         title_fontsize=8,
-        frameon=True,
+        alignment="left",
+        frameon=not with_errors,
         framealpha=0.8,
         edgecolor="none",
     )
+    legend.set_in_layout(not with_errors)  # the figure has room for it, and a long name shall not narrow the panel
+
+
+def _columns(groups: Sequence[Group]) -> int:
+    """Of the key below a panel."""
+    return 2 if all(len(_net_and_errors(group)) <= SHORT for group in groups) else 1
 
 
 def _draw_split(axes: Axes, group: Group, split: str, colour: str) -> np.ndarray:
