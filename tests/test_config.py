@@ -279,7 +279,10 @@ def test_a_folder_whose_name_is_no_text_is_read_back(tmp_path: Path, monkeypatch
         (["seed=x"], "seed: Value 'x'"),
         (["seed=-1"], "seed=-1: must be from 0"),
         (["protocol.pad_mode=mirror"], "choose from zeros, reflect"),
-        (["protocol=smoke", "protocol.pad=0", "protocol.pad_mode=reflect"], "says nothing with protocol.pad=0"),
+        (
+            ["protocol=smoke", "protocol.pad=0", "protocol.pad_mode=reflect"],
+            "has no effect with protocol.pad=0; set it to zeros",
+        ),
         (["protocol.steps=0"], "protocol.steps=0: must be at least 1"),
         (["protocol.lr_drops=[9,3]"], "growing steps"),
         (["protocol.precision=int8"], "choose from fp32, bf16, fp16"),

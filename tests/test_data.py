@@ -283,7 +283,9 @@ def test_images_of_too_few_pixels_are_not_reflected() -> None:
     cfg = config.load(["model=plain8", "protocol.pad=7", "protocol.pad_mode=reflect"])
     build_state(cfg, load_data(cfg), torch.device("cpu"))
     cfg = config.load(["model=plain8", "protocol.pad=8", "protocol.pad_mode=reflect"])
-    with pytest.raises(UserError, match=r"pad=8: of a side of 8 pixels only 7 can be mirrored"):
+    with pytest.raises(
+        UserError, match=r"pad=8: images of 8 pixels a side have only 7 to mirror at an edge; take 7 or less"
+    ):
         build_state(cfg, load_data(cfg), torch.device("cpu"))
 
 

@@ -136,7 +136,7 @@ class ProtocolConfig:
         )
         check_choice("protocol.pad_mode", self.pad_mode, PAD_MODES)
         padded = self.pad > 0 or self.pad_mode == "zeros"
-        check(padded, "protocol.pad_mode", self.pad_mode, "says nothing with protocol.pad=0; set it to zeros")
+        check(padded, "protocol.pad_mode", self.pad_mode, "has no effect with protocol.pad=0; set it to zeros")
         check_choice("protocol.final_view", self.final_view, VIEWS)
         check_choice("protocol.normalize", self.normalize, ("pixel-mean", "channel", "imagenet", "none"))
         check(not self.std or self.mean != [], "protocol.std", self.std, "needs protocol.mean")

@@ -66,8 +66,8 @@ class Batches:
         side, pad = min(source.image_shape[1:]), augmentation.pad
         if augmentation.pad_mode == "reflect" and pad >= side:
             raise UserError(
-                f"protocol.pad={pad}: of a side of {side} pixels only {side - 1} can be mirrored; take less, or "
-                "protocol.pad_mode=zeros"
+                f"protocol.pad={pad}: images of {side} pixels a side have only {side - 1} to mirror at an edge; "
+                f"take {side - 1} or less, or protocol.pad_mode=zeros"
             )
         self.source, self.order, self.generator = source, order, generator
         self.augmentation, self.normalization = augmentation, normalization

@@ -181,7 +181,7 @@ def make_block(
 ) -> Block:
     """One block of a staged net.
 
-    :param activated: what it reads, as behind the stem, whose ReLU is its activation (He et al. 2016, Sec. 3.2).
+    :param activated: the block reads what a ReLU made: that of the stem (He et al. 2016, Sec. 3.2).
     :param survival: of this block.
     """
     out = out_channels(knobs, stage)
