@@ -34,10 +34,10 @@ def draw_curves(
     :param note: a sentence more for the caption.
     :return: the files written.
     """
-    families = list(dict.fromkeys(group.family for group in groups))
+    families = dict.fromkeys(group.family for group in groups)
     text = describe_runs(groups, seeds_as="mean, and least to most") + (f" {note}" if note else "")
-    count = len(families) + with_depth
     panel_groups = [[group for group in groups if group.family == family] for family in families]
+    count, colours = len(panel_groups) + with_depth, _colours(groups)
     depths = [sorted(group.depth for group in own) for own in panel_groups]
     shared_key = with_depth and all(own == depths[0] for own in depths)
     lines = textwrap.wrap(text, 82 * count)
@@ -49,13 +49,13 @@ def draw_curves(
         panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
         lowest, highest = 100.0, 0.0
         for axes, members in zip(panels, panel_groups, strict=False):
-            least, most = _draw_panel(axes, members, _colours(groups))
+            least, most = _draw_panel(axes, members, colours)
             lowest, highest = min(lowest, least), max(highest, most)
             axes.set_title(catalog.FAMILIES[members[0].family].title)
             if not shared_key:
-                _draw_key(axes, members, _colours(groups), with_errors=True)
+                _draw_key(axes, members, colours, with_errors=True)
         if shared_key:  # the panel by depth shows the errors
-            _draw_key(panels[len(families) - 1], panel_groups[-1], _colours(groups), with_errors=False)
+            _draw_key(panels[len(panel_groups) - 1], panel_groups[-1], colours, with_errors=False)
         panels[0].set_ylim(error_floor(lowest, highest), min(100.0, highest * 1.08 + 1) if highest else 100.0)
         if with_depth:
             depth_panel(panels[-1], groups)
