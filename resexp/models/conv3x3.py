@@ -1,7 +1,7 @@
 """The 3x3 convolution, with kernels of our own where they are faster than the library's.
 
 In fp32 that is nearly everywhere at stride 1, by Winograd's algorithm; with AVX-512 and 8 or 16 channels, as in the
-first stage on CIFAR, directly. In bf16 it is with any multiple of 16.
+first stage on CIFAR, directly. In bf16 it is with any multiple of 16; with AMX, up to 64.
 """
 
 import ctypes
@@ -15,8 +15,9 @@ from torch.autograd.function import once_differentiable
 from resexp.models.kernels import is_plain_cpu, load_kernels, takes_kernels, works_in
 
 CHANNELS = (8, 16)  # of the direct kernel in fp32, which needs AVX-512, stride 1
-LANES = 16  # the bf16 kernel takes multiples of this many channels, strides 1 and 2
-PIXELS = 8  # these two make rows of a multiple of this
+LANES = 16  # the bf16 kernels take multiples of this many channels, strides 1 and 2
+PIXELS = 8  # these and the direct one make rows of a multiple of this
+MOST_TILED = 64  # channels, with AMX: with more the library's own, which has it too, is as fast
 # Winograd's kernel takes even sides, multiples of as many channels as a vector has numbers, and at most so many: with
 # more the library's own is as fast.
 MOST_CHANNELS = {8: 256, 16: 128}
@@ -49,9 +50,8 @@ class Conv3x3(nn.Conv2d):
                     return _Conv3x3.apply(kernels, x, self.weight), x
                 if self._fits_winograd(x, winograd_lanes(kernels)):
                     return _SummedConv3x3.apply(Functions(kernels.winograd, kernels.winograd_weights), x, self.weight)
-            elif works_in(torch.bfloat16) and self._fits_half(x) and kernels.bf16_supported():
-                functions = Functions(kernels.conv3x3_bf16, kernels.conv3x3_bf16_weights, self.stride[:1])
-                return _SummedConv3x3.apply(functions, x, self.weight)
+            elif works_in(torch.bfloat16) and self._fits_half(x) and (half := self._half_functions(kernels)):
+                return _SummedConv3x3.apply(half, x, self.weight)
         return super().forward(x), x
 
     def _fits_direct(self, x: Tensor) -> bool:
@@ -68,6 +68,16 @@ class Conv3x3(nn.Conv2d):
         whole = self.in_channels % LANES == 0 and self.out_channels % LANES == 0
         sides = stride in (1, 2) and x.shape[2] % stride == 0 and x.shape[3] % (stride * PIXELS) == 0
         return whole and sides and is_plain_cpu(x, dtype=torch.bfloat16)
+
+    def _half_functions(self, kernels: ctypes.CDLL) -> "Functions | None":
+        """Ours in bf16; None where the processor has no bf16, or the library is as fast."""
+        if not kernels.bf16_supported():
+            return None
+        if not kernels.amx_supported():
+            return Functions(kernels.conv3x3_bf16, kernels.conv3x3_bf16_weights, self.stride[:1])
+        if max(self.in_channels, self.out_channels) > MOST_TILED:
+            return None
+        return Functions(kernels.conv3x3_amx, kernels.conv3x3_amx_weights, self.stride[:1])
 
 
 def winograd_lanes(kernels: ctypes.CDLL) -> int:

@@ -8,22 +8,17 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include "bf16.h"
+#include "conv3x3_bf16.h"
 #include "kernels.h"
 
 #ifdef BF16
 #define SUMS 16     /* vectors of sums in registers */
-#define PARTS 16    /* of a batch, at most, whose weight gradients are added in order: no sum depends on the threads */
+#define PARTS 16    /* of a batch, at most, whose weight gradients are added */
 #define ROOM (1L << 24) /* sums of all parts, at most, where there are four parts or more: 64 MB */
 #define RUN_OF_SUMS 4096 /* added up at a time, while they are in the cache */
 #define GROUP 32768 /* values of the images whose pairs are laid out at once; they fit into the cache */
 
-/* A convolution as its output sees it: height and width are the output's. */
-typedef struct {
-    long images, height, width, in, out, stride;
-} Shape;
 
-/* Whether this processor can run the bf16 kernels. */
 int bf16_supported(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512bf16");
@@ -158,10 +153,14 @@ static __attribute__((noinline)) AVX512 void spread_image(const Half *dy, const 
     }
 }
 
-/* (3, 3, pairs of from, to, 2), from float32 (out, 3, 3, in) as torch keeps them. turned: from the output's channels to
-   the input's; then, at stride 1, with the taps in reverse, which makes the gradient of the input a convolution. */
-static Half *pack(const float *weights, const Shape s, int turned) {
-    Half *packed = malloc(9 * s.in * s.out * sizeof(Half));
+void *zeros(long bytes) {
+    long lines = (bytes + 63) / 64;
+    void *memory = aligned_alloc(64, lines * 64);
+    return memory ? memset(memory, 0, lines * 64) : memory;
+}
+
+Half *pack(const float *weights, Shape s, int turned) {
+    Half *packed = zeros(9 * s.in * s.out * sizeof(Half));
     for (long out = 0; packed && out < s.out; out++)
         for (long t = 0; t < 9; t++)
             for (long in = 0; in < s.in; in++) {
@@ -270,14 +269,27 @@ static __attribute__((noinline)) AVX512 void weight_sums(const Half *x, const Ha
     }
 }
 
+long weight_parts(Shape s) {
+    long square = 9 * s.in * s.out, fitting = ROOM / square < 4 ? 4 : ROOM / square;
+    return least(least(PARTS, s.images), fitting);
+}
+
+void add_parts(float *sums, long count, long parts, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (long first = 0; first < count; first += RUN_OF_SUMS)
+        for (long k = 1; k < parts; k++)
+            for (long i = first; i < least(count, first + RUN_OF_SUMS); i++) sums[i] += sums[k * count + i];
+}
+
 /* The gradient of the weights, float32 (out, 3, 3, in), from x and the gradient of the output. 0, or 1 without memory. */
 int conv3x3_bf16_weights(const Half *x, const Half *dy, float *dweights, long images, long height, long width, long in,
                          long out, int stride, int threads) {
+    Shape all = {images, height, width, in, out, stride};
     long size_x = height * width * stride * stride * in, size_dy = height * width * out, square = 9 * in * out;
-    long fitting = ROOM / square < 4 ? 4 : ROOM / square, parts = least(least(PARTS, images), fitting);
+    long parts = weight_parts(all);
     long together = size_x < GROUP ? GROUP / size_x : 1, part = (images + parts - 1) / parts;
     int failed = 0;
-    float *sums = calloc(parts * square, sizeof(float));
+    float *sums = zeros(parts * square * sizeof(float));
     if (!sums) return 1;
 #pragma omp parallel for schedule(static) num_threads(threads) reduction(| : failed)
     for (long k = 0; k < parts; k++) {
@@ -292,10 +304,7 @@ int conv3x3_bf16_weights(const Half *x, const Half *dy, float *dweights, long im
         free(room);
         free(places);
     }
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (long first = 0; first < square; first += RUN_OF_SUMS)
-        for (long k = 1; k < parts; k++)
-            for (long i = first; i < least(square, first + RUN_OF_SUMS); i++) sums[i] += sums[k * square + i];
+    add_parts(sums, square, parts, threads);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (long t = 0; t < 9; t++)
         for (long o = 0; o < out; o++)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-VERSION = 5  # of their arguments, as in norm_relu.c
+VERSION = 6  # of their arguments, as in norm_relu.c
 _SIGNATURES = {  # a letter an argument: pointer, long, float, int
     "kernels_parallel": "",
     "norm_relu_forward": "pppillppffpppi",
@@ -19,7 +19,10 @@ _SIGNATURES = {  # a letter an argument: pointer, long, float, int
     "conv3x3_supported": "",
     "conv3x3_bf16": "ppppllllliii",
     "conv3x3_bf16_weights": "ppplllllii",
+    "conv3x3_amx": "ppppllllliii",
+    "conv3x3_amx_weights": "ppplllllii",
     "bf16_supported": "",
+    "amx_supported": "",
     "winograd": "pppplllllii",
     "winograd_weights": "pppllllli",
     "winograd_lanes": "",

@@ -101,7 +101,7 @@ VECTORISED void chunk_gradient(const Job *job, long start, long count) {
 static const Chunks FLOAT = {chunk_moments, chunk_apply, chunk_gradient_sums, chunk_gradient};
 
 /* Of the functions' arguments: kernels.py takes no library of another version, which a checkout may still have. */
-int kernels_version(void) { return 5; }
+int kernels_version(void) { return 6; }
 
 /* Whether these kernels share their work among threads. */
 int kernels_parallel(void) {
