@@ -4,6 +4,8 @@ They are optional: without a C compiler the package installs all the same, and t
 compiler without OpenMP, as on macOS, makes kernels that run on one thread.
 """
 
+import contextlib
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +15,22 @@ from setuptools.errors import CompileError, LinkError
 
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math"]
 OPENMP = ["-fopenmp"]
+NO_AMX = ["-DNO_AMX"]
 
 
 class BuildKernels(build_ext):
-    """With OpenMP, or else without."""
+    """With OpenMP and AMX, or else without what the compiler or its assembler does not know."""
 
     def build_extension(self, ext: Any) -> None:
-        ext.extra_compile_args, ext.extra_link_args = FLAGS + OPENMP, OPENMP
-        try:
-            super().build_extension(ext)
-        except (CompileError, LinkError):
-            ext.extra_compile_args, ext.extra_link_args = FLAGS, []
-            super().build_extension(ext)
+        *attempts, last = itertools.product((OPENMP, []), ([], NO_AMX))
+        for openmp, no_amx in attempts:
+            with contextlib.suppress(CompileError, LinkError):
+                return self._build(ext, openmp, no_amx)
+        return self._build(ext, *last)
+
+    def _build(self, ext: Any, openmp: list[str], no_amx: list[str]) -> None:
+        ext.extra_compile_args, ext.extra_link_args = FLAGS + openmp + no_amx, openmp
+        super().build_extension(ext)
 
 
 KERNELS = Extension(

@@ -185,10 +185,15 @@ def studies() -> str:
     rows = []
     for name in reference_studies():
         found, words = study_runs(name), [verdict.word for verdict in study_verdicts(name)]
-        first = found.runs[0].config
-        seeds = ", ".join(map(str, sorted({run.config["seed"] for run in found.runs})))
-        where = f"{first['dataset']['name']}, {first['protocol']['steps']:,}"
-        rows.append([f"[{name}](../{LINK}#{name})", found.study.title, where, seeds, tally(words) or "-"])
+        trained: dict[str, set[int]] = {}
+        for run in found.runs:
+            what = f"{run.config['dataset']['name']}, {run.config['protocol']['steps']:,}"
+            trained.setdefault(what, set()).add(run.config["seed"])
+        seeds = [", ".join(map(str, sorted(each))) for each in trained.values()]
+        if len(set(seeds)) == 1:
+            del seeds[1:]
+        link = f"[{name}](../{LINK}#{name})"
+        rows.append([link, found.study.title, "; ".join(trained), "; ".join(seeds), tally(words) or "-"])
     return table(("study", "title", "images, steps", "seeds", "claims"), rows)
 
 

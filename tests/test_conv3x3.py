@@ -221,6 +221,11 @@ BF16 = [  # images, channels, height and width, channels out, stride
     ((2, 48, 6, 48), 16, 2),
     ((3, 64, 56, 56), 32, 1),
     ((19, 16, 4, 16), 48, 2),
+    ((1, 16, 2, 16), 16, 2),
+    ((2, 32, 2, 40), 16, 1),
+    ((1, 16, 3, 88), 16, 1),
+    ((1, 16, 1, 136), 32, 1),
+    ((1, 16, 2, 208), 16, 2),
 ]
 
 
@@ -238,17 +243,17 @@ def test_in_bf16_it_is_the_exact_result_rounded_once_at_every_edge(
         assert bool(((found[name].double() - exact[name]).abs() <= bound).all()), name
 
 
-def test_in_bf16_it_gives_the_same_bits_on_any_number_of_threads(half: str) -> None:
+@pytest.mark.parametrize("stride", [1, 2])
+def test_in_bf16_it_gives_the_same_bits_on_any_number_of_threads(stride: int, half: str) -> None:
     before, results = torch.get_num_threads(), []
     for threads in (1, 3):
         torch.set_num_threads(threads)
-        results.append(run_bf16((37, 32, 16, 16), 32, 2)[0])
+        results.append(run_bf16((37, 32, 16, 16), 32, stride)[0])
     torch.set_num_threads(before)
     assert all(torch.equal(results[0][name], results[1][name]) for name in ("y", "x", "weight"))
 
 
-@needs_bf16
-def test_in_bf16_frozen_weights_get_no_gradient() -> None:
+def test_in_bf16_frozen_weights_get_no_gradient(half: str) -> None:
     convolution = Conv3x3(16, 16).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     convolution.fast = True
     convolution.weight.requires_grad_(False)
@@ -259,15 +264,35 @@ def test_in_bf16_frozen_weights_get_no_gradient() -> None:
 
 
 def test_in_bf16_torch_does_the_work_where_the_kernel_does_not_apply(half: str) -> None:
-    for channels, width, stride, dtype in (
-        (24, 8, 1, torch.bfloat16),
-        (16, 8, 1, torch.float32),
-        (16, 12, 1, torch.bfloat16),
-        (16, 8, 2, torch.bfloat16),
-        *([(MOST_TILED + 16, 8, 1, torch.bfloat16)] if half == "AMX" else []),
+    for channels, out, width, stride, dtype in (
+        (24, 24, 8, 1, torch.bfloat16),
+        (16, 16, 8, 1, torch.float32),
+        (16, 16, 12, 1, torch.bfloat16),
+        (16, 16, 8, 2, torch.bfloat16),
+        *([(16, MOST_TILED + 16, 8, 1, torch.bfloat16)] if half == "AMX" else []),
     ):
-        convolution = Conv3x3(channels, channels, stride).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        convolution = Conv3x3(channels, out, stride).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         convolution.fast = True
         x = torch.randn(2, channels, 8, width).to(memory_format=torch.channels_last).to(dtype)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert convolution(x).grad_fn.name() == "ConvolutionBackward0"
+
+
+def test_in_bf16_torchs_convolution_between_two_of_ours_changes_nothing(half: str) -> None:
+    """Both shape the processor's tiles."""
+    first = run_bf16((3, 32, 16, 16), 32, 1)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.nn.functional.conv2d(torch.randn(2, 48, 9, 9), torch.randn(24, 48, 3, 3))
+    second = run_bf16((3, 32, 16, 16), 32, 1)[0]
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_batch_of_no_images_has_no_output_and_a_gradient_of_zeros(dtype: torch.dtype) -> None:
+    convolution = Conv3x3(16, 32).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    convolution.fast = True
+    x = torch.zeros(0, 16, 8, 8, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        y = convolution(x)
+    y.sum().backward()
+    assert y.shape == (0, 32, 8, 8) and convolution.weight.grad is not None and not convolution.weight.grad.any()

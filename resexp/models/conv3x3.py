@@ -42,7 +42,7 @@ class Conv3x3(nn.Conv2d):
 
     def beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The output, and x for what else reads it: where a kernel allows, the two gradients are summed as it works."""
-        fits = x.dim() == 4 and x.shape[1] == self.in_channels  # else torch says what is wrong
+        fits = x.dim() == 4 and x.shape[1] == self.in_channels and x.numel() > 0  # else torch says what is wrong
         kernels = load_kernels() if self.fast and fits and takes_kernels(self) else None
         if kernels and is_plain_cpu(self.weight, dtype=torch.float32):
             if works_in(torch.float32) and is_plain_cpu(x, dtype=torch.float32):
@@ -183,4 +183,4 @@ def _sizes(output: Tensor, weight: Tensor) -> tuple[int, int, int, int, int]:
 
 def _check(code: int) -> None:
     if code:
-        raise MemoryError("conv3x3: no memory for the weights")
+        raise MemoryError("conv3x3: no memory for copies of the weights and images")

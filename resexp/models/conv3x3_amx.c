@@ -3,16 +3,17 @@
    times 16 columns of pairs, and adds to 16 x 16 float32.
 
    Rows of a tile lie a fixed distance apart, so that tiles of pixels are read from the image itself: the three taps of
-   a row of the kernel are neighbours in memory. Only its border has to be there, as zeros, hence one copy of an image,
-   which stays in the cache. At stride 2 the gradient of the output is spread out with zeros between, and what is asked
-   is then a convolution of stride 1: four times the products, which are cheap here. conv3x3.py calls this. */
+   a row of the kernel are neighbours in memory. Only a border of zeros has to be added, so each image is copied once,
+   into a buffer that stays in the cache. At stride 2 the gradient of the output is spread out with zeros between, and
+   the rest is a convolution of stride 1: four times the products, which are cheap here. conv3x3.py calls this. */
 
+#define _GNU_SOURCE /* syscall */
 #include <stdlib.h>
 #include <string.h>
 #include "conv3x3_bf16.h"
 #include "kernels.h"
 
-#if defined(BF16) && defined(__linux__) && __GNUC__ >= 11 /* whose assembler knows tiles */
+#if defined(BF16) && defined(__linux__) && !defined(NO_AMX) /* setup.py, where the assembler knows no tiles */
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -21,8 +22,8 @@
 #define TILE_DATA 18      /* whose registers are large */
 #define RUNS 4            /* runs of pixels whose sums are in tiles at once */
 #define TILES 6           /* of the weights' gradient at once */
-#define GROUP 16384       /* values of the images whose pixels are laid out at once */
-#define SUMS 256          /* float32 of a tile */
+#define GROUP 16384       /* values of the images that are laid out at once for it */
+#define TILE_SUMS 256     /* float32 of a tile */
 
 /* The "memory" is what a tile is read from or written to: the compiler must not keep it in registers. */
 #define LOAD(tile, from, step) \
@@ -43,7 +44,7 @@ static void release_tiles(void) { __asm__ volatile("tilerelease"); }
 
 /* Whether this processor can run these kernels, and the system lets it. */
 int amx_supported(void) {
-    static int known = -1; /* asking takes microseconds on a virtual machine */
+    static _Atomic int known = -1; /* asking takes microseconds on a virtual machine */
     if (known < 0) {
         unsigned a, b, c, d = 0;
         __get_cpuid_count(7, 0, &a, &b, &c, &d);
@@ -53,7 +54,7 @@ int amx_supported(void) {
     return known;
 }
 
-/* An image into the middle of one with a border of zeros, its pixels apart pixels from each other. */
+/* An image into the middle of one with a border of zeros; apart: the step there from one of its pixels to the next. */
 static void pad(const Half *x, Half *padded, long height, long width, long channels, long apart) {
     long line = (width * apart + 2) * channels;
     for (long h = 0; h < height; h++) {
@@ -64,9 +65,9 @@ static void pad(const Half *x, Half *padded, long height, long width, long chann
     }
 }
 
-/* Tiles 0 to 3: sums of the runs; 4 and 5: pixels, of 32 and of 16 numbers; 6 and 7: the weights of as many. */
+/* Tiles 0 to 3: sums of the runs; 4 and 5: 32 and 16 numbers of each pixel; 6 and 7: the weights for 32 and for 16. */
 static Tiles of_output(int pixels) {
-    Tiles tiles = {1};
+    Tiles tiles = {.palette = 1};
     for (int t = 0; t < 8; t++) {
         tiles.rows[t] = t < 6 ? pixels : t == 6 ? 16 : 8;
         tiles.bytes[t] = t == 5 ? 32 : 64;
@@ -79,7 +80,7 @@ static Tiles of_output(int pixels) {
 #define CLEAR(r) ZERO(r);
 #define ADD_32(r) { LOAD(4, places[r] + line * row + k, step); ADD_PRODUCT(r, 4, 6); }
 #define ADD_16(r) { LOAD(5, places[r] + line * row + k, step); ADD_PRODUCT(r, 5, 7); }
-#define KEEP(r) STORE(r, sums + r * SUMS, 64);
+#define KEEP(r) STORE(r, sums + r * TILE_SUMS, 64);
 
 /* 16 output channels of up to RUNS runs of pixels, which begin at places of a padded image with line values in a row.
    step: bytes from the input of a pixel to that of the next. */
@@ -102,8 +103,9 @@ static void add_runs(const Half *const *places, int runs, const Half *weights, f
 }
 
 /* height, width: the output's. */
-static AVX512 void image(const Half *padded, const Half *add, Half *y, const Half *weights, const Shape s, int pixels) {
-    float sums[RUNS * SUMS] __attribute__((aligned(64)));
+static AVX512 void convolve_padded(const Half *padded, const Half *add, Half *y, const Half *weights, const Shape s,
+                                   int pixels) {
+    float sums[RUNS * TILE_SUMS] __attribute__((aligned(64)));
     long line = (s.width * s.stride + 2) * s.in, in_row = s.width / pixels, all = s.height * in_row;
     for (long first = 0; first < all; first += RUNS) {
         const Half *places[RUNS];
@@ -117,7 +119,7 @@ static AVX512 void image(const Half *padded, const Half *add, Half *y, const Hal
             for (int r = 0; r < runs; r++)
                 for (int p = 0; p < pixels; p++) {
                     long to = ((first + r) * pixels + p) * s.out + c;
-                    __m512 sum = _mm512_load_ps(sums + r * SUMS + p * 16);
+                    __m512 sum = _mm512_load_ps(sums + r * TILE_SUMS + p * 16);
                     if (add) sum += widened(add + to);
                     store_rounded(y + to, sum);
                 }
@@ -128,9 +130,10 @@ static AVX512 void image(const Half *padded, const Half *add, Half *y, const Hal
 /* As conv3x3_bf16. */
 int conv3x3_amx(const Half *x, const float *weights, const Half *add, Half *y, long images, long height, long width,
                 long in, long out, int stride, int turned, int threads) {
-    long apart = turned ? stride : 1; /* from here on, what is computed: */
+    long apart = turned ? stride : 1;
+    /* The convolution that is really computed. */
     Shape s = {images, height * apart, width * apart, turned ? out : in, turned ? in : out, turned ? 1 : stride};
-    Shape given = {images, height, width, in, out, 1};
+    Shape given = {images, height, width, in, out, 1}; /* of stride 1, so that pack turns the taps round */
     long size_y = s.height * s.width * s.out, rows = s.height * s.stride, columns = s.width * s.stride;
     long size_x = rows * columns / apart / apart * s.in;
     int pixels = 16, failed = 0;
@@ -147,21 +150,13 @@ int conv3x3_amx(const Half *x, const float *weights, const Half *add, Half *y, l
         for (long n = 0; n < images; n++) {
             if (failed) continue;
             pad(x + n * size_x, padded, rows / apart, columns / apart, s.in, apart);
-            image(padded, add ? add + n * size_y : add, y + n * size_y, packed, s, pixels);
+            convolve_padded(padded, add ? add + n * size_y : add, y + n * size_y, packed, s, pixels);
         }
         release_tiles();
         free(padded);
     }
     free(packed);
     return failed;
-}
-
-/* 16 channels of two pixels, in pairs. */
-INLINE __m512i paired(const Half *first, const Half *second) {
-    __m256i zero = _mm256_setzero_si256(), one = first ? _mm256_loadu_si256((const __m256i *)first) : zero;
-    __m256i two = second ? _mm256_loadu_si256((const __m256i *)second) : zero;
-    __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(two), 16);
-    return _mm512_or_si512(_mm512_cvtepu16_epi32(one), high);
 }
 
 /* 16 x 16 numbers of 32 bits. */
@@ -217,8 +212,8 @@ static AVX512 void into_tiles(const Half *dy, Half *tiles, const Shape s, long a
     }
 }
 
-/* An image in pairs of neighbours (pairs, channels, 2), between zeros that are there already. Its rows lie as in the
-   tiles, but begin one pixel later. odd: pairs that begin with an odd pixel, which are the row's own. */
+/* An image in pairs of neighbours (pairs, channels, 2), between zeros that are there already. Rows follow each other as
+   in the tiles. odd: pairs begin with a row's first pixel, and otherwise with the zero before it. */
 static AVX512 void into_pairs(const Half *x, Half *pairs, long height, long width, long channels, int odd) {
     for (long h = 0; h < height; h++, x += width * channels, pairs += (width + 2) * channels)
         for (long w = odd ? 0 : -1; w < width; w += 2)
@@ -248,7 +243,7 @@ static void weight_tiles(const Half *const *places, int count, const Half *tiles
 }
 
 /* Adds the weights' gradient of some images to sums, (out, 3, 3, in). pairs: even and odd. */
-static void weight_sums(Half *const *pairs, const Half *tiles, float *sums, const Shape s, long blocks) {
+static void add_weights(Half *const *pairs, const Half *tiles, float *sums, const Shape s, long blocks) {
     long each = s.in / 16, line = s.width + 2;
     for (long first = 0; first < 9 * each; first += TILES) {
         const Half *places[TILES];
@@ -268,10 +263,10 @@ int conv3x3_amx_weights(const Half *x, const Half *dy, float *dweights, long ima
     Shape s = {images, height * stride, width * stride, in, out, 1};
     long size_x = s.height * s.width * in, size_dy = height * width * out, square = 9 * in * out;
     long parts = weight_parts(s), part = (images + parts - 1) / parts;
-    long together = size_x < GROUP ? GROUP / size_x : 1, line = s.width + 2, apart = (s.height + 1) * line;
-    long most = (together * apart + 31) / 32; /* blocks of pixels */
+    long together = least(part, size_x < GROUP ? GROUP / size_x : 1), line = s.width + 2, next = (s.height + 1) * line;
+    long most = (together * next + 31) / 32; /* blocks of pixels; next: pixels from one image to the next */
     int failed = 0;
-    Tiles shapes = {1};
+    Tiles shapes = {.palette = 1};
     memset(shapes.rows, 16, 8);
     for (int t = 0; t < 8; t++) shapes.bytes[t] = 64;
     float *sums = zeros(parts * square * sizeof(float));
@@ -288,12 +283,12 @@ int conv3x3_amx_weights(const Half *x, const Half *dy, float *dweights, long ima
             if (failed) continue;
             for (long n = k * part; n < last; n += together) {
                 Shape some = {least(together, last - n), s.height, s.width, in, out, 1};
-                long blocks = (some.images * apart + 31) / 32;
+                long blocks = (some.images * next + 31) / 32;
                 into_tiles(dy + n * size_dy, tiles, some, stride, blocks);
                 for (long i = 0; i < some.images; i++)
                     for (int odd = 0; odd < 2; odd++)
-                        into_pairs(x + (n + i) * size_x, pairs[odd] + (line + i * apart) * in, s.height, s.width, in, odd);
-                weight_sums(pairs, tiles, sums + k * square, some, blocks);
+                        into_pairs(x + (n + i) * size_x, pairs[odd] + (line + i * next) * in, s.height, s.width, in, odd);
+                add_weights(pairs, tiles, sums + k * square, some, blocks);
             }
         }
         release_tiles();

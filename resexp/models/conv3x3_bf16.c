@@ -18,7 +18,6 @@
 #define RUN_OF_SUMS 4096 /* added up at a time, while they are in the cache */
 #define GROUP 32768 /* values of the images whose pairs are laid out at once; they fit into the cache */
 
-
 int bf16_supported(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512bf16");
@@ -198,11 +197,9 @@ INLINE void pair_pixels(const Half *row, Half *pairs, long width, long channels,
     for (long j = 0; j < count; j++)
         for (long c = 0; c < channels; c += 16) {
             long first = start + 2 * step * j, second = first + step;
-            __m256i zero = _mm256_setzero_si256();
-            __m256i one = first < 0 ? zero : _mm256_loadu_si256((const __m256i *)(row + first * channels + c));
-            __m256i two = second >= width ? zero : _mm256_loadu_si256((const __m256i *)(row + second * channels + c));
-            __m512i low = _mm512_cvtepu16_epi32(one), high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(two), 16);
-            _mm512_storeu_si512(pairs + (j * channels + c) * 2, _mm512_or_si512(low, high));
+            const Half *one = first < 0 ? NULL : row + first * channels + c;
+            const Half *two = second >= width ? NULL : row + second * channels + c;
+            _mm512_storeu_si512(pairs + (j * channels + c) * 2, paired(one, two));
         }
 }
 
@@ -289,7 +286,7 @@ int conv3x3_bf16_weights(const Half *x, const Half *dy, float *dweights, long im
     long parts = weight_parts(all);
     long together = size_x < GROUP ? GROUP / size_x : 1, part = (images + parts - 1) / parts;
     int failed = 0;
-    float *sums = zeros(parts * square * sizeof(float));
+    float *sums = calloc(parts * square, sizeof(float));
     if (!sums) return 1;
 #pragma omp parallel for schedule(static) num_threads(threads) reduction(| : failed)
     for (long k = 0; k < parts; k++) {
