@@ -348,6 +348,13 @@ def test_only_a_sweep_of_hours_says_beforehand_how_long_it_takes() -> None:
     assert not is_long(done)
 
 
+@pytest.mark.parametrize(("model", "expected"), [("wrn28_10", True), ("resnet32", False)])
+def test_a_wide_net_is_long_in_few_steps(model: str, expected: bool) -> None:
+    words = [f"model={model}", "dataset=cifar10", "dataset.root=/none", "protocol.steps=1000"]
+    jobs = [Job(overrides, cfg) for overrides, cfg in config.expand(words)]
+    assert is_long(jobs) is expected
+
+
 def test_a_measurement_now_takes_the_place_of_what_the_folder_says() -> None:
     jobs = [Job(overrides, cfg) for overrides, cfg in config.expand(["model=plain20,plain110", "dataset=cifar10"])]
     write_run(Path("outputs/runs"), ["model=plain20", "dataset=cifar10", "seed=7"], images_per_s=1000.0)

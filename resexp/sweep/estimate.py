@@ -15,13 +15,16 @@ from resexp.run.reader import find_runs
 from resexp.sweep.plan import Job
 
 Rates = dict[str, tuple[dict[str, Any], float]]  # by net: a run's settings, and its images/s
-LONG = 2e10  # steps times images, pixels and layers: from here on a sweep says beforehand how long it will take
+LONG = 2e10  # steps times images, pixels, layers and the square of their widening: from here on the time is said first
 
 
 def is_long(jobs: Sequence[Job]) -> bool:
-    """Whether what is left takes hours rather than minutes on a few cores: by steps, images, pixels and layers."""
-    left = (job for job in jobs if job.is_left)
-    return sum(job.images_left * job.cfg.model.depth * _side(dataclasses.asdict(job.cfg)) ** 2 for job in left) > LONG
+    """Whether what is left takes hours rather than minutes on a few cores, without building its nets."""
+    return sum(job.images_left * _pixels_of_layers(job.cfg) for job in jobs if job.is_left) > LONG
+
+
+def _pixels_of_layers(cfg: Config) -> int:
+    return cfg.model.depth * (cfg.model.widen or 1) ** 2 * _side(dataclasses.asdict(cfg)) ** 2
 
 
 def seconds_left(jobs: Sequence[Job], now: tuple[Config, float] | None = None) -> list[float] | None:
