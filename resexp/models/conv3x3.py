@@ -42,7 +42,7 @@ class Conv3x3(nn.Conv2d):
 
     def beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The output, and x for what else reads it: where a kernel allows, the two gradients are summed as it works."""
-        fits = x.dim() == 4 and x.shape[1] == self.in_channels and x.numel() > 0  # else torch says what is wrong
+        fits = x.dim() == 4 and x.shape[1] == self.in_channels and x.numel() > 0  # else torch does it, or refuses
         kernels = load_kernels() if self.fast and fits and takes_kernels(self) else None
         if kernels and is_plain_cpu(self.weight, dtype=torch.float32):
             if works_in(torch.float32) and is_plain_cpu(x, dtype=torch.float32):
